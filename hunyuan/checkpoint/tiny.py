@@ -1,0 +1,169 @@
+"""Writes small random checkpoints in the official layout (spec sections 1 to 4, 11 and 16).
+
+They have every part of the real model at a size that runs on a laptop's CPU in seconds; the service uses one when no
+`MODEL_ID` is given, and tests use them everywhere. Pictures made with them are colourful noise. Knows files and
+folders; `tiny_config.py` has the sizes, `tiny_tokenizer.py` the vocabulary and `tiny_weights.py` the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hunyuan.checkpoint import names, tiny_config, tiny_tokenizer, tiny_weights
+from hunyuan.checkpoint.tiny_config import DEFAULT_SHAPE, DTYPES, TinyShape
+from hunyuan.errors import CheckpointError
+from hunyuan.model.config import ModelConfig
+
+_MANIFEST = "tiny_manifest.json"
+_INDEX = "model.safetensors.index.json"
+
+
+def write_tiny_checkpoint(
+    out: Path,
+    shape: TinyShape = DEFAULT_SHAPE,
+    *,
+    seed: int = 0,
+    shards: int = 1,
+    dtype: str = "bfloat16",
+    force: bool = False,
+) -> Path:
+    """Writes a checkpoint folder and returns its path.
+
+    Args:
+        seed: of the weights; the tokenizer and the texts are always the same.
+        shards: 1 writes `model.safetensors`, more write numbered files and their index.
+        dtype: of the stored weights, "bfloat16" or "float32"; the router's are float32 in either case.
+        force: replace the checkpoint's files in a folder that is not empty; other files there are left alone.
+
+    Raises:
+        CheckpointError: an argument is out of bounds, or the folder is not empty and `force` is false.
+    """
+    if dtype not in DTYPES:
+        raise CheckpointError(f"tiny checkpoint: dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    tokenizer = tiny_tokenizer.build_tokenizer()
+    raw = tiny_config.model_config(shape, tokenizer)
+    config = ModelConfig.from_dict(raw)
+    specs = names.expected_tensors(config)
+    if not 1 <= shards <= len(specs):
+        raise CheckpointError(f"tiny checkpoint: shards must be 1 to {len(specs)}; got {shards}")
+    out = Path(out)
+    _prepare_folder(out, force)
+
+    weights = tiny_weights.random_weights(config, tiny_tokenizer.script_pairs(tokenizer, shape.base_size), seed)
+    stored = {key: w if specs[key].float32 else w.to(DTYPES[dtype]) for key, w in weights.items()}
+    _write_json(out / "config.json", raw)
+    _write_json(out / "generation_config.json", tiny_config.generation_config(shape, tokenizer))
+    _write_json(out / "tokenizer_config.json", tiny_config.tokenizer_config())
+    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    (out / "system_prompt.py").write_text(tiny_config.SYSTEM_PROMPT, encoding="utf-8")
+    _write_weights(out, stored, shards)
+    return out
+
+
+def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
+    """The default tiny checkpoint, made at the first call and reused by later ones, of other processes too.
+
+    Args:
+        cache_dir: where to keep it; None: the user's cache folder, or the temporary one where that is not writable.
+
+    Raises:
+        CheckpointError: `cache_dir` cannot be written.
+    """
+    if cache_dir is not None:
+        candidates = [Path(cache_dir)]
+    else:
+        user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        candidates = [Path(user_cache) / "hunyuan-image-bento", Path(tempfile.gettempdir()) / "hunyuan-image-bento"]
+    failure: OSError | None = None
+    for parent in candidates:
+        try:
+            return _cached(parent / f"hunyuan-tiny-{_version()}")
+        except OSError as error:
+            failure = error
+    raise CheckpointError(f"the built-in tiny checkpoint cannot be written: {failure}") from failure
+
+
+def _version() -> str:
+    """Changes with everything that decides what is written, so that a cache never holds an old kind."""
+    sources = [Path(str(module.__file__)) for module in (names, tiny_config, tiny_tokenizer, tiny_weights)]
+    digest = hashlib.sha256()
+    for source in [*sources, Path(__file__)]:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _cached(folder: Path) -> Path:
+    """Returns `folder`, filled. It appears complete in one step: two processes may race for it."""
+    if _is_complete(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
+    try:
+        made = write_tiny_checkpoint(work / "new")
+        sizes = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
+        _write_json(made / _MANIFEST, {"files": sizes})
+        if folder.exists() and not _is_complete(folder):
+            folder.rename(work / "damaged")
+        try:
+            made.rename(folder)
+        except OSError:
+            # Somebody else was faster; theirs is as good.
+            if not _is_complete(folder):
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _prepare_folder(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file, not a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not force:
+            raise CheckpointError(f"{out} is not empty; choose another folder or force it")
+        # An old shard left behind would make the new folder a mixture of two checkpoints.
+        for stale in (*out.glob("model*.safetensors"), out / _INDEX):
+            stale.unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _write_weights(out: Path, weights: dict[str, Tensor], shards: int) -> None:
+    if shards == 1:
+        _save(weights, out / "model.safetensors")
+        return
+    keys = list(weights)
+    weight_map = {}
+    for shard in range(shards):
+        file_name = f"model-{shard + 1:04d}-of-{shards:04d}.safetensors"
+        part = keys[len(keys) * shard // shards : len(keys) * (shard + 1) // shards]
+        _save({key: weights[key] for key in part}, out / file_name)
+        weight_map.update(dict.fromkeys(part, file_name))
+    total = sum(weight.numel() * weight.element_size() for weight in weights.values())
+    _write_json(out / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _save(weights: dict[str, Tensor], path: Path) -> None:
+    save_file(weights, path, metadata={"format": "pt"})
+    # The library makes files that only their owner can read; a cache may be filled by one user and read by another.
+    shutil.copymode(path.parent / "config.json", path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

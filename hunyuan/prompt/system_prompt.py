@@ -1,0 +1,132 @@
+"""System prompts, read from the checkpoint's `system_prompt.py` without running it (spec section 16).
+
+Knows the constants of the official file and which choice uses which of them. Holds no prompt text itself.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from hunyuan.errors import CheckpointError, InvalidRequest
+from hunyuan.requests import SystemPromptChoice
+
+FILE_NAME = "system_prompt.py"
+CHOICES = get_args(SystemPromptChoice)
+UNIFIED_CONSTANT = "unified_system_prompt_en"
+PRESET_DICT = "t2i_system_prompts"
+_PRESETS = ("en_vanilla", "en_recaption", "en_think_recaption")
+_DYNAMIC = {"think": "en_think_recaption", "recaption": "en_recaption", "image": "en_vanilla"}
+
+
+class MissingPreset(CheckpointError):
+    """The checkpoint's file does not hold a preset."""
+
+    def __init__(self, choice: str) -> None:
+        constant = UNIFIED_CONSTANT if choice == "en_unified" else f'{PRESET_DICT}["{choice}"]'
+        super().__init__(f"system prompt {choice}: {FILE_NAME} of the checkpoint folder has no constant {constant}")
+
+
+class SystemPrompts:
+    """The presets of one checkpoint."""
+
+    def __init__(self, presets: Mapping[str, str]) -> None:
+        self._presets = dict(presets)
+
+    @classmethod
+    def read(cls, folder: Path) -> SystemPrompts:
+        """Reads the constants by parsing the file. A missing file gives no presets.
+
+        Raises:
+            CheckpointError: the file is not Python.
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            return cls({})
+        try:
+            constants = module_constants(path.read_text(encoding="utf-8-sig"))
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{FILE_NAME}: cannot be parsed ({type(error).__name__})") from error
+        presets = {}
+        if isinstance(constants.get(UNIFIED_CONSTANT), str):
+            presets["en_unified"] = constants[UNIFIED_CONSTANT]
+        table = constants.get(PRESET_DICT)
+        for name in _PRESETS:
+            value = table.get(name) if isinstance(table, dict) else None
+            if isinstance(value, list) and value and isinstance(value[0], str):
+                presets[name] = value[0]
+        return cls(presets)
+
+    def preset(self, name: str) -> str:
+        """A preset as it stands in the file, not stripped. Raises `MissingPreset`."""
+        if name not in self._presets:
+            raise MissingPreset(name)
+        return self._presets[name]
+
+    def resolve(self, choice: str, bot_task: str, custom: str | None) -> str:
+        """The system text of a request, stripped; empty for none.
+
+        Raises:
+            InvalidRequest: an unknown choice, or one whose preset the checkpoint does not hold.
+        """
+        if choice not in CHOICES:
+            raise InvalidRequest("use_system_prompt", f"got {choice!r}; allowed are {', '.join(CHOICES)}")
+        return self._select(choice, bot_task, custom).strip()
+
+    def request_preset(self, name: str) -> str:
+        """A preset that a request asks for, not stripped. Raises `InvalidRequest` when it is not there."""
+        try:
+            return self.preset(name)
+        except MissingPreset as error:
+            raise InvalidRequest("use_system_prompt", str(error)) from error
+
+    def _select(self, choice: str, bot_task: str, custom: str | None) -> str:
+        if choice == "None":
+            return ""
+        if choice == "custom":
+            return custom or ""
+        if choice == "dynamic":
+            if bot_task not in _DYNAMIC:
+                return custom or ""
+            text = self.request_preset(_DYNAMIC[bot_task])
+            return text.strip("\n") if bot_task == "image" else text
+        return self.request_preset(choice)
+
+
+def module_constants(source: str) -> dict[str, Any]:
+    """Module-level names whose values are strings, lists or dicts of them, names and `+` included.
+
+    Values of any other kind are left out, names that get such a value later too; nothing is executed.
+    """
+    constants: dict[str, Any] = {}
+    for node in ast.parse(source).body:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+            targets = [node.target]
+        value = None if isinstance(node, ast.AugAssign) else getattr(node, "value", None)
+        for name in (target.id for target in targets if isinstance(target, ast.Name)):
+            try:
+                constants[name] = _evaluate(value, constants)
+            except (ValueError, TypeError, RecursionError):
+                constants.pop(name, None)
+    return constants
+
+
+def _evaluate(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = _evaluate(node.left, names), _evaluate(node.right, names)
+        if isinstance(left, str) and isinstance(right, str):
+            return left + right
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_evaluate(item, names) for item in node.elts]
+    if isinstance(node, ast.Dict) and all(node.keys):
+        return {_evaluate(k, names): _evaluate(v, names) for k, v in zip(node.keys, node.values, strict=True) if k}
+    raise ValueError("not a constant")

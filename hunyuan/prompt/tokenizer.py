@@ -1,0 +1,105 @@
+"""The checkpoint's tokenizer and its special tokens by name (spec section 11).
+
+Knows ids and text, nothing of how a sequence is laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as BpeTokenizer
+
+from hunyuan.errors import CheckpointError
+from hunyuan.model.config import BASE_MODEL
+
+INSTRUCT_RATIOS = 37
+BASE_RATIOS = 33
+
+# What detokenised English looks like; applied in this order (spec section 15).
+_CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+class Tokenizer:
+    """Byte-level BPE plus the special tokens that the model was trained with.
+
+    Args:
+        folder: the checkpoint folder, holding `tokenizer.json`.
+        base_size: the checkpoint's `image_base_size`, which picks the `<img_size_N>` token.
+        model_version: the base model knows 33 ratio tokens, the others 37.
+        needed: further special tokens that this checkpoint's variant uses.
+
+    Raises:
+        CheckpointError: the file or a needed special token is missing.
+    """
+
+    def __init__(self, folder: Path, base_size: int, model_version: str = "", needed: Sequence[str] = ()) -> None:
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{path.name} is missing in the checkpoint folder")
+        try:
+            self._bpe = BpeTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more telling
+            raise CheckpointError(f"{path.name} is no tokenizer: {error}") from error
+        ratios = BASE_RATIOS if model_version == BASE_MODEL else INSTRUCT_RATIOS
+        self._require([*_NEEDED, f"<img_size_{base_size}>", *(f"<img_ratio_{i}>" for i in range(ratios)), *needed])
+        self.bos, self.endoftext, self.cfg = (self.id(t) for t in ("<|startoftext|>", "<|endoftext|>", "<cfg>"))
+        self.boi, self.eoi, self.img = (self.id(t) for t in ("<boi>", "<eoi>", "<img>"))
+        self.timestep, self.joint_sep = self.id("<timestep>"), self.id("<joint_img_sep>")
+        self.think, self.end_think = self.id("<think>"), self.id("</think>")
+        self.recaption, self.end_recaption = self.id("<recaption>"), self.id("</recaption>")
+        self.answer = self.id("<answer>")
+        self.size_text = f"<img_size_{base_size}>"
+        self.size = self.id(self.size_text)
+        # Index = bucket index. The ids are NOT contiguous between 32 and 33.
+        self.ratios = tuple(self.id(f"<img_ratio_{i}>") for i in range(ratios))
+        self._ratio_index = {token: index for index, token in enumerate(self.ratios)}
+
+    def id(self, token: str) -> int:
+        """The id of a special token by its name."""
+        found = self._bpe.token_to_id(token)
+        if found is None:
+            raise CheckpointError(f"tokenizer.json: special token {token} is missing")
+        return found
+
+    @property
+    def vocab_size(self) -> int:
+        return self._bpe.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """One text piece to ids. Special tokens spelled out in the text become those tokens."""
+        return self._bpe.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids to text, special tokens kept, spaces before punctuation cleaned up."""
+        text = self._bpe.decode(list(ids), skip_special_tokens=False)
+        for spaced in _CLEAN_UP:
+            text = text.replace(spaced, spaced.strip())
+        return text
+
+    def ratio_index(self, token: int) -> int | None:
+        """The bucket index that a ratio token stands for; None for any other token."""
+        return self._ratio_index.get(token)
+
+    def _require(self, tokens: Sequence[str]) -> None:
+        missing = [t for t in tokens if self._bpe.token_to_id(t) is None]
+        if missing:
+            raise CheckpointError(f"tokenizer.json: special tokens missing: {', '.join(missing)}")
+
+
+_NEEDED = (
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<boi>",
+    "<eoi>",
+    "<img>",
+    "<cfg>",
+    "<timestep>",
+    "<recaption>",
+    "</recaption>",
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "<joint_img_sep>",
+)

@@ -1,0 +1,97 @@
+"""What goes into an edit and what comes out: plain values, no model, no tensors.
+
+The names, types and defaults here are the stable Python interface of the project.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from hunyuan.errors import Cancelled, DeadlineExceeded
+
+MAX_IMAGES = 3
+MAX_SEED = 2**63 - 1
+MAX_STEPS = 100
+
+BotTask = Literal["image", "think", "recaption", "think_recaption"]
+SystemPromptChoice = Literal[
+    "None", "en_unified", "en_vanilla", "en_recaption", "en_think_recaption", "dynamic", "custom"
+]
+Stage = Literal["prefill", "think", "denoise", "decode"]
+ImageSource = Image.Image | str | Path
+ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
+
+
+@dataclass
+class EditRequest:
+    """One picture to make or edit.
+
+    `None` in the last block means the checkpoint's `generation_config.json`; `steps=None` means
+    `HUNYUAN_DEFAULT_STEPS`; `seed=None` means drawn, and returned in the result.
+    `resolution` is `auto`, `WIDTHxHEIGHT` or `W:H`. `cot_text`, when given, replaces the text stage.
+    """
+
+    prompt: str
+    images: Sequence[ImageSource] = ()
+    seed: int | None = None
+    steps: int | None = None
+    resolution: str = "auto"
+    bot_task: BotTask = "think_recaption"
+    use_system_prompt: SystemPromptChoice = "en_unified"
+    system_prompt: str | None = None
+    infer_align_image_size: bool = True
+    max_new_tokens: int = 2048
+    cot_text: str | None = None
+    guidance_scale: float | None = None
+    flow_shift: float | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    drop_think: bool | None = None
+    step_cache: str | None = None
+
+
+@dataclass
+class EditResult:
+    """The picture (RGB) and how it came about. `size` is (width, height); `timings` are seconds."""
+
+    image: Image.Image
+    cot_text: str | None
+    seed: int
+    size: tuple[int, int]
+    steps: int
+    tokens: int
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class CancelToken:
+    """Tells a running edit to stop; looked at before each token and each step.
+
+    Args:
+        deadline: a `time.monotonic()` value after which the edit stops by itself; None: never.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline = deadline
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def check(self) -> None:
+        """Raises `Cancelled` after `cancel()`, `DeadlineExceeded` after the deadline."""
+        if self._cancelled:
+            raise Cancelled("the request was cancelled")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded("the request's deadline passed")
