@@ -1,0 +1,90 @@
+"""The image stage: from noise to latents, one velocity a step (spec sections 13, 17 and 18).
+
+Everything before the timestep token keeps its keys and values over all steps; a step runs only the special
+tokens and the image's own, for the guided and the unguided row together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hunyuan.generation.scheduler import Schedule, guide
+from hunyuan.generation.sequence import run_tokens
+from hunyuan.generation.state import KVCache
+from hunyuan.generation.step_cache import TaylorCache
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.prompt.layout import GenBlock, Layout
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """One request's image stage.
+
+    Attributes:
+        kv: holds the tokens before `block.timestep`, one row, or two with the unconditional one second.
+        guidance_scale: used between the two rows, or given to the model as a token by a distilled checkpoint.
+        cache: forecasts the backbone at some steps; None: every step runs in full.
+    """
+
+    model: HunyuanImage3
+    layout: Layout
+    block: GenBlock
+    kv: KVCache
+    schedule: Schedule
+    guidance_scale: float
+    cache: TaylorCache | None = None
+
+    def predict(self, latents: Tensor, index: int) -> Tensor:
+        """The network's velocity at step `index`: fp32 `[rows, channels, h, w]`, the conditional row first."""
+        t = self.schedule.timesteps[index : index + 1].to(latents.device)  # [1]
+        if self.cache is None:
+            hidden = self._backbone(latents, t, index)
+        elif self.cache.needs_full(index):
+            hidden = self._backbone(latents, t, index)
+            self.cache.record(index, hidden)
+        else:
+            hidden = self.cache.forecast()
+        grid = self.block.image
+        image = hidden[:, grid.start - self.block.timestep :]
+        return self.model.velocity(image, t.expand(self.kv.rows), grid.height, grid.width)
+
+    def _backbone(self, latents: Tensor, t: Tensor, index: int) -> Tensor:
+        """The residual stream of the special tokens and the image's, `[rows, specials + h * w, hidden]`."""
+        image = self.model.embed_latents(latents, t)[0]  # [h * w, hidden]
+        x = torch.cat([*self._specials(t, index), image])[None].expand(self.kv.rows, -1, -1)
+        return run_tokens(self.model, self.layout, x, self.block.timestep, self.kv)
+
+    def _specials(self, t: Tensor, index: int) -> list[Tensor]:
+        """`<timestep>`, and a distilled checkpoint's `<guidance>` and `<timestep_r>`: `[1, hidden]` each."""
+        model, specials = self.model, [self.model.timestep_emb(t)]
+        if model.guidance_emb is not None:
+            # The model was trained with this value in bfloat16: 2.5 is 2496, not 2500.
+            value = torch.tensor([1000 * self.guidance_scale], dtype=torch.bfloat16, device=t.device)
+            specials.append(model.guidance_emb(value.float()))
+        if model.timestep_r_emb is not None:
+            landing = self.schedule.timesteps[index + 1 : index + 2].to(t.device)
+            specials.append(model.timestep_r_emb(landing))
+        return specials
+
+    def guided(self, predicted: Tensor) -> Tensor:
+        """`[rows, ...]` -> `[1, ...]`."""
+        if len(predicted) == 1:
+            return predicted
+        return guide(predicted[:1], predicted[1:], self.guidance_scale)
+
+    def run(self, noise: Tensor, on_step: Callable[[int], None]) -> Tensor:
+        """Noise `[1, channels, h, w]` to latents, fp32.
+
+        Args:
+            on_step: called with the number of steps done, before each step and after the last; may raise.
+        """
+        latents = noise
+        for index in range(self.schedule.steps):
+            on_step(index)
+            latents = self.schedule.step(latents, self.guided(self.predict(latents, index)), index)
+        on_step(self.schedule.steps)
+        return latents

@@ -1,0 +1,286 @@
+"""One edit from request to picture: the stages in order, and all of a request's state.
+
+Knows what each stage hands to the next. The network stays untouched by a request: keys, values, random numbers
+and timings live in the `EditJob`, which is thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hunyuan.errors import SequenceTooLong
+from hunyuan.generation.config import GenerationConfig, Options
+from hunyuan.generation.denoise import Denoiser
+from hunyuan.generation.scheduler import Schedule
+from hunyuan.generation.sequence import Conditions, encode_conditions, prefill, run_tokens
+from hunyuan.generation.state import KVCache, RequestRandom, shared_prefix
+from hunyuan.generation.step_cache import TaylorCache
+from hunyuan.generation.text import TextPlan, decode_text, read_text
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.prompt.images import CondImage, load_image, prepare_cond_image, stretch, to_pil
+from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_recaption
+from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
+from hunyuan.prompt.system_prompt import SystemPrompts
+from hunyuan.prompt.tokenizer import Tokenizer
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage
+
+STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything of a checkpoint that requests share; read-only."""
+
+    model: HunyuanImage3
+    tokenizer: Tokenizer
+    composer: Composer
+    prompts: SystemPrompts
+    generation: GenerationConfig
+
+
+@dataclass
+class Filled:
+    """A one-row cache and the tokens whose keys and values it holds."""
+
+    kv: KVCache
+    ids: list[int]
+    layout: Layout
+
+
+@dataclass
+class EditJob:
+    """One request on its way. Call `run` once."""
+
+    checkpoint: Checkpoint
+    request: EditRequest
+    seed: int
+    steps: int
+    noise_on_cpu: bool
+    on_progress: ProgressCallback | None = None
+    cancel: CancelToken | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.model = self.checkpoint.model
+        self.config = self.model.config
+        self.group = resolution_group(self.config.image_base_size, self.config.has_extra_ratios)
+        self.options = Options.resolve(self.request, self.checkpoint.generation)
+        self.random = RequestRandom(self.seed, self.model.device, self.noise_on_cpu)
+        self.images: list[CondImage] = []
+        self.conditions = Conditions((), torch.empty(0))
+        self.system = ""
+        self.cot = self.request.cot_text
+        self.filled: Filled | None = None
+
+    @torch.inference_mode()
+    def run(self) -> EditResult:
+        """Raises the errors of `hunyuan.errors` for what the request got wrong, `Cancelled`, `DeadlineExceeded`."""
+        began = time.perf_counter()
+        self.timings = dict.fromkeys(STAGES, 0.0)
+        self.look_up()
+        with self._timed("prepare"):
+            self.prepare()
+        output = self._text_stage()
+        latents = self._image_stage(output)
+        self._report("decode", 0, 1)
+        with self._timed("vae"):
+            picture = to_pil(self.model.decode_image(latents)[0])
+            size = self._output_size(output)
+            picture = picture if picture.size == (size.width, size.height) else stretch(picture, size)
+        self._report("decode", 1, 1)
+        self.timings["total"] = time.perf_counter() - began
+        cot = self.cot or None
+        return EditResult(picture, cot, self.seed, picture.size, self.steps, self.tokens, self.timings)
+
+    # -- before the network ------------------------------------------------------------------------------------
+
+    def look_up(self) -> None:
+        """Reads the wished size and the system prompt: what costs nothing and can be wrong comes first."""
+        r = self.request
+        self.wished = parse_resolution(r.resolution)
+        self.system = self.checkpoint.prompts.resolve(r.use_system_prompt, r.bot_task, r.system_prompt)
+
+    def prepare(self) -> None:
+        """Decodes the condition images and runs them through the autoencoder and the vision tower."""
+        self._check()
+        align = self.request.infer_align_image_size
+        pictures = [load_image(source) for source in self.request.images]
+        self.images = [prepare_cond_image(picture, self.config, align) for picture in pictures]
+        self.conditions = encode_conditions(self.model, self.images, self.random)
+
+    @property
+    def shapes(self) -> list[CondShape]:
+        return [CondShape(image.bucket, image.vision.grid) for image in self.images]
+
+    # -- text --------------------------------------------------------------------------------------------------
+
+    def _text_stage(self) -> Bucket:
+        """Thinks and rewrites as asked; returns the bucket to paint."""
+        auto = self.wished is None
+        fixed = self.group.square if self.wished is None else self.group.nearest(self.wished)
+        if self.cot is None and self.request.bot_task != "image":
+            return self._think(auto, fixed)
+        return self._pick_ratio() if auto else fixed
+
+    def _think(self, auto: bool, fixed: Bucket) -> Bucket:
+        request, tk = self.request, self.checkpoint.tokenizer
+        instruct = self.checkpoint.generation.sequence_template == "instruct"
+        plan = TextPlan.create(tk, request.bot_task, auto, instruct)
+        task: TextTask = "recaption" if request.bot_task == "recaption" else "think"
+        logits = self._fill_prompt(task, request.max_new_tokens)
+        with self._timed("think"):
+            new = self._decode(logits, plan)
+        self.tokens = len(new)
+        self.cot = read_text(new, plan, tk, request.bot_task)
+        if self.options.drop_think and "<think>" in self.cot:
+            self.cot = keep_recaption(self.cot)
+            if self.system:
+                self.system = self.checkpoint.prompts.request_preset("en_recaption")
+        if not auto:
+            return fixed
+        index = tk.ratio_index(new[-1])
+        # Ran out before a ratio: the first source's own shape is the best guess at what was wanted.
+        fallback = self.images[0].bucket if self.images else self.group.square
+        return fallback if index is None else self.group.buckets[index]
+
+    def _decode(self, logits: Tensor, plan: TextPlan) -> list[int]:
+        filled, budget = self._filled(), self.request.max_new_tokens
+
+        def feed(token: int) -> Tensor:
+            position = len(filled.ids)
+            self._check_length(position + 1, "text stage")
+            x = self.model.embed_tokens(torch.tensor([[token]], device=self.model.device))
+            hidden = run_tokens(self.model, filled.layout, x, position, filled.kv)
+            filled.ids.append(token)
+            return self.model.logits(hidden[0, -1])
+
+        def on_token(done: int) -> None:
+            self._report("think", done, budget)
+            self._check()
+
+        sampling, generator = self.options.sampling, self.random.text
+        return decode_text(logits, filled.ids[-1], plan, sampling, generator, budget, feed, on_token)
+
+    def _pick_ratio(self) -> Bucket:
+        """One greedy step over the ratio tokens."""
+        logits = self._fill_prompt("img_ratio", 0, self.cot)
+        ratios = torch.tensor(self.checkpoint.tokenizer.ratios, device=logits.device)
+        return self.group.buckets[int(logits[ratios].argmax())]
+
+    def _fill_prompt(self, task: TextTask, new_tokens: int, cot: str | None = None) -> Tensor:
+        """Runs the text stage's prompt; returns the logits after it, `[vocab]`."""
+        layout = self.checkpoint.composer.text_layout(
+            self.system, self.request.prompt, self.shapes, task, cot, self.options.drop_think
+        )
+        length = len(layout)
+        self._check_length(length, "text stage's prompt")
+        self._report("prefill", 0, length)
+        self._check()
+        kv = self._allocate(1, min(length + new_tokens, self.config.max_position_embeddings))
+        with self._timed("prefill"):
+            hidden = prefill(self.model, layout, layout.ids, self.conditions, (0, length), kv)
+            logits = self.model.logits(hidden)
+        self.filled = Filled(kv, list(layout.ids), layout)
+        self._report("prefill", length, length)
+        return logits
+
+    # -- image -------------------------------------------------------------------------------------------------
+
+    def _image_stage(self, output: Bucket) -> Tensor:
+        """Noise to latents, fp32 `[1, channels, h, w]`."""
+        composer, options = self.checkpoint.composer, self.options
+        layout = composer.image_layout(
+            self.system, self.request.prompt, self.shapes, output, self.cot, options.drop_think
+        )
+        block = layout.painted
+        self._check_length(len(layout), "image stage")
+        self._check()
+        marks = [time.perf_counter()]
+        guided = options.guidance_scale > 1 and not self.config.cfg_distilled
+        kv = self._fill_fixed(layout, block.timestep, block.image.stop, 2 if guided else 1)
+        schedule = Schedule.create(self.steps, options.flow_shift)
+        denoiser = Denoiser(self.model, layout, block, kv, schedule, options.guidance_scale, self.step_cache())
+        shape = (1, self.config.vae.latent_channels, block.image.height, block.image.width)
+        noise = self.random.normal(shape, torch.bfloat16, self.model.device)
+
+        def on_step(done: int) -> None:
+            if done in (1, self.steps):
+                self._synchronise()
+                marks.append(time.perf_counter())
+            self._report("denoise", done, self.steps)
+            if done < self.steps:
+                self._check()
+
+        latents = denoiser.run(noise, on_step)
+        self.timings["first_step"], self.timings["denoise"] = marks[1] - marks[0], marks[-1] - marks[1]
+        return latents
+
+    def step_cache(self) -> TaylorCache | None:
+        """The forecaster that the request asks for."""
+        return None if self.request.step_cache is None else TaylorCache(self.steps)
+
+    def _fill_fixed(self, layout: Layout, stop: int, capacity: int, rows: int) -> KVCache:
+        """Keys and values of everything before the timestep token, computed once for equal tokens.
+
+        What the text stage has run already is taken over; the unconditional row takes over what it shares with
+        the conditional one.
+        """
+        model, kv, start, known = self.model, self._allocate(rows, capacity), 0, self.filled
+        if known is not None:
+            start = shared_prefix(known.ids, layout.ids[:stop], known.layout.full_blocks, layout.full_blocks)
+            kv.select(0).copy_prefix(known.kv, start)
+            self.filled = None
+        if start < stop:
+            prefill(model, layout, layout.ids, self.conditions, (start, stop), kv.select(0))
+        if rows == 2:
+            shared = shared_prefix(layout.ids[:stop], layout.uncond_ids[:stop], layout.full_blocks)
+            kv.select(1).copy_prefix(kv.select(0), shared)
+            if shared < stop:
+                prefill(model, layout, layout.uncond_ids, self.conditions, (shared, stop), kv.select(1))
+        return kv
+
+    def _output_size(self, output: Bucket):
+        if not self.request.infer_align_image_size:
+            return output.size
+        sources = [(image.source, image.bucket.index) for image in self.images]
+        return aligned_output_size(sources, output, self.config.image_base_size)
+
+    # -- small things ------------------------------------------------------------------------------------------
+
+    def _filled(self) -> Filled:
+        if self.filled is None:
+            raise RuntimeError("the prompt has not been run yet")
+        return self.filled
+
+    def _allocate(self, rows: int, capacity: int) -> KVCache:
+        return KVCache.allocate(self.config, rows, capacity, self.model.dtype, self.model.device)
+
+    def _check_length(self, length: int, stage: str) -> None:
+        if length > self.config.max_position_embeddings:
+            raise SequenceTooLong(length, self.config.max_position_embeddings, stage)
+
+    def _check(self) -> None:
+        if self.cancel is not None:
+            self.cancel.check()
+
+    def _report(self, stage: Stage, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(stage, done, total)
+
+    def _synchronise(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._synchronise()
+        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began

@@ -1,0 +1,41 @@
+"""The flow-matching schedule and its Euler step (spec section 17). Pure arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRAIN_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`sigmas` fp32 `[steps + 1]` from 1 to 0, on the CPU."""
+
+    sigmas: Tensor
+
+    @classmethod
+    def create(cls, steps: int, shift: float) -> Schedule:
+        sigmas = torch.linspace(1, 0, steps + 1)
+        return cls(shift * sigmas / (1 + (shift - 1) * sigmas))
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def timesteps(self) -> Tensor:
+        """fp32 `[steps + 1]`, 1000 to 0; step i runs at entry i and lands on entry i + 1."""
+        return self.sigmas * TRAIN_STEPS
+
+    def step(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
+        """One Euler step in fp32."""
+        delta = (self.sigmas[index + 1] - self.sigmas[index]).to(latents.device)
+        return latents.float() + delta * velocity.float()
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance, fp32."""
+    return unconditional + scale * (conditional - unconditional)

@@ -1,0 +1,133 @@
+"""Dresses the framework's ASGI app: the envelope around it, a telling /readyz, an honest OpenAPI page.
+
+Knows BentoML's service object; what an edit is, it does not know.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import bentoml
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from hunyuan.serving.calls import Call
+from hunyuan.serving.envelope import Envelope, HideExpectedErrors
+
+API_PATH = "/edit"
+_FRAMEWORK_ERRORS = "bentoml._internal.server.http_app"  # the logger of its tracebacks
+_ERRORS = {
+    400: "invalid_image, invalid_prompt, invalid_field or unknown_field",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    429: "queue_full; see Retry-After",
+    503: "loading (see Retry-After), out_of_memory, inference_failed or shutting_down",
+    504: "timeout",
+}
+_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error", "message", "request_id"],
+    "properties": {name: {"type": "string"} for name in ("error", "message", "request_id")},
+    "additionalProperties": False,
+}
+_ANSWER_HEADERS = {
+    "X-Request-ID": "the caller's own, if it sent one, else a new one",
+    "X-Seed": "the seed that was used; with the same fields it gives the same picture",
+    "X-Image-Size": "WIDTHxHEIGHT",
+    "X-Steps": "denoising steps",
+    "X-Model": "the checkpoint's name",
+    "Server-Timing": "milliseconds in the queue and in each stage",
+}
+
+
+@attrs.define
+class Dressing:
+    """What the service hands over for its ASGI app.
+
+    `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
+    request that is over.
+    """
+
+    max_body_bytes: int
+    model_name: Callable[[], str | None]
+    describe: Callable[[], str]
+    on_end: Callable[[Call], None]
+
+
+def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
+    """A service class for `@bentoml.service(service_class=...)`."""
+
+    class DressedService(bentoml.Service[Any]):
+        @property
+        def openapi_spec(self) -> Any:
+            specification = super().openapi_spec
+            _describe_answers(specification.paths[API_PATH].post)
+            return specification
+
+        def to_asgi(self, is_main: bool = True) -> ASGIApp:
+            app = super().to_asgi(is_main=is_main)
+            assert isinstance(app, Starlette)
+            logging.getLogger(_FRAMEWORK_ERRORS).addFilter(HideExpectedErrors())
+            _explain_readyz(app, dressing.describe)
+            app.router.redirect_slashes = False  # /edit/ is no path of ours: 404, not a redirect without a body
+            app.add_middleware(  # the last one added is the outermost
+                Envelope,
+                max_body_bytes=dressing.max_body_bytes,
+                model_name=dressing.model_name,
+                known_paths=_paths_of(app),
+                on_end=dressing.on_end,
+            )
+            return app
+
+    return DressedService
+
+
+def _paths_of(app: Starlette) -> frozenset[str]:
+    """Every path that is answered with something: no route here has a parameter."""
+    paths = {route.path for route in app.routes if isinstance(route, Route)}
+    for mount in (route for route in app.routes if isinstance(route, Mount)):
+        if isinstance(mount.app, StaticFiles):
+            folder = Path(str(mount.app.directory))
+            files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+            paths.update(f"{mount.path}/{file}" for file in files)
+    return frozenset(paths)
+
+
+def _explain_readyz(app: Starlette, describe: Callable[[], str]) -> None:
+    """Puts a line about the model, or why there is none, into the framework's empty answers."""
+    framework_route = next(route for route in app.routes if isinstance(route, Route) and route.name == "readyz")
+
+    async def readyz(request: Request) -> Response:
+        try:
+            answer = await framework_route.endpoint(request)
+        except HTTPException as error:  # the service's __is_ready__ is false
+            return PlainTextResponse(f"not ready: {describe()}\n", error.status_code)
+        return PlainTextResponse(f"ready: {describe()}\n", answer.status_code)
+
+    app.router.routes.insert(0, Route(framework_route.path, readyz, name="readyz"))
+
+
+def _describe_answers(operation: dict[str, Any]) -> None:
+    """The framework documents its own error bodies and JSON parts; neither is what this service does."""
+    success = operation["responses"][200]
+    success["headers"] = {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in _ANSWER_HEADERS.items()
+    }
+    operation["responses"] = {
+        200: success,
+        **{
+            status: {"description": codes, "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
+            for status, codes in _ERRORS.items()
+        },
+    }
+    bodies = operation["requestBody"]["content"]
+    bodies.update({media_type: attrs.evolve(body, encoding=None) for media_type, body in bodies.items()})

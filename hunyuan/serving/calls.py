@@ -1,0 +1,70 @@
+"""One HTTP request on its way through the server, and what there is to tell about it afterwards.
+
+Plain values that every layer fills in as it learns them; logs and metrics read them when the answer is out. Nothing
+here may hold the prompt, a picture or the value of a header.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from hunyuan.errors import HunyuanError
+
+CALL = "hunyuan.call"  # the key of the `Call` in the ASGI scope
+
+Pixels = tuple[int, int]  # (width, height)
+
+
+@dataclass
+class GpuMemory:
+    """Bytes on the card around one edit."""
+
+    before: int
+    after: int
+    peak: int
+
+
+@dataclass
+class EditFacts:
+    """What is known of one edit. None: not known, or the request ended before."""
+
+    prompt_chars: int
+    resolution: str
+    seed: int | None
+    steps: int | None
+    images: int = 1
+    input_size: Pixels | None = None
+    output_size: Pixels | None = None
+    steps_done: int = 0
+    tokens: int = 0
+    queue_s: float | None = None
+    stages: dict[str, float] = field(default_factory=dict)  # seconds
+    gpu_memory: GpuMemory | None = None
+
+
+@dataclass
+class Call:
+    """One HTTP request. `started` and `ended` are `time.monotonic()` values; `status` is None until it is sent."""
+
+    request_id: str
+    path: str = ""
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    error: HunyuanError | None = None
+    status: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    edit: EditFacts | None = None
+
+    @property
+    def seconds(self) -> float:
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
+
+
+def call_of(scope: Scope) -> Call:
+    call = scope[CALL]
+    assert isinstance(call, Call)
+    return call

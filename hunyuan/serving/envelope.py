@@ -1,0 +1,228 @@
+"""What every answer has in common: the request id, the body cap, one shape for errors, one report at the end.
+
+`Envelope` is the outermost ASGI layer, so that it also sees the answers the framework makes by itself (wrong method,
+its own timeout, a shutdown that cancels a request). It knows nothing of edits.
+
+An error of ours travels beside the framework: `reporting` notes it in the request's `Call`, the framework then
+answers whatever it likes, and the envelope replaces that answer by the noted error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from bentoml.exceptions import BentoMLException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hunyuan.errors import Cancelled, HunyuanError
+from hunyuan.serving.calls import CALL, Call, call_of
+from hunyuan.serving.http_errors import (
+    PayloadTooLarge,
+    ShuttingDown,
+    describe_failure,
+    error_of_status,
+    failed,
+)
+
+logger = logging.getLogger(__name__)
+
+PLAIN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # read by machines that expect plain text
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_NOT_PRINTABLE = re.compile(r"[^ -~]")
+_KEPT_HEADERS = ("allow", "retry-after")
+
+
+def request_id_from(scope: Scope) -> str:
+    """The caller's own `X-Request-ID` where it is harmless in a header and a log, else a new one."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+@contextmanager
+def reporting(scope: Scope, hide: str = "") -> Iterator[None]:
+    """Notes an error raised inside for the envelope, and logs it where it is not the caller's.
+
+    Args:
+        hide: the prompt, which must not reach the log.
+    """
+    call = call_of(scope)
+    try:
+        yield
+    except HunyuanError as error:
+        call.error = error
+        if error.status >= 500 and error.__cause__ is not None:
+            logger.error("request %s: %s", call.request_id, describe_failure(error, hide))
+        raise
+    except ClientDisconnect:
+        call.error = Cancelled("the client went away")
+        raise call.error from None
+    except Exception as error:
+        logger.error("request %s: %s", call.request_id, describe_failure(error, hide))
+        call.error = failed()
+        raise call.error from None
+
+
+def let_go(error: BaseException | None) -> None:
+    """Drops the frames that an error's traceback keeps alive, and with them the upload and the decoded picture.
+
+    The framework holds on to a request, and through it to this error, until its own timeout would have passed.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        following = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = following
+
+
+class HideExpectedErrors(logging.Filter):
+    """Keeps the framework from logging a traceback for a caller's mistake or for what `reporting` has logged."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, BentoMLException):
+            return error.error_code.value >= 500
+        return not isinstance(error, HunyuanError)
+
+
+class Envelope:
+    """The outermost ASGI layer.
+
+    Args:
+        app: everything inside.
+        max_body_bytes: a longer request body is answered with 413.
+        model_name: what to put in `X-Model`; None while it is not known yet.
+        known_paths: any other path is 404 right here. The framework would count each path that someone tries under a
+            name of its own, for ever. None: the framework decides.
+        on_end: called once a request, probes excepted, after its answer was sent.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        model_name: Callable[[], str | None],
+        known_paths: Collection[str] | None = None,
+        on_end: Callable[[Call], None] = lambda call: None,
+    ) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self.model_name = model_name
+        self.known_paths = known_paths
+        self.on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        call = scope[CALL] = Call(request_id_from(scope), scope["path"])
+        plain = scope["path"] in PLAIN_PATHS
+        try:
+            await self._answered(scope, receive, _Answer(call, send, self.model_name, plain))
+        finally:
+            call.ended = time.monotonic()
+            if not plain:
+                self.on_end(call)
+            let_go(call.error)
+
+    async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        call = call_of(scope)
+        try:
+            self._check_path(scope)
+            self._check_announced_length(scope)
+            await self.app(scope, self._counted(receive, call), answer.send)
+        except HunyuanError as error:
+            await answer.fail(error)
+        except asyncio.CancelledError:  # the web server's patience with a shutdown is over
+            if answer.started:
+                raise
+            await answer.fail(ShuttingDown())  # with an answer out, nobody above needs to hear of it
+        except Exception as error:
+            logger.error("request %s: %s", call.request_id, describe_failure(error))
+            if answer.started:
+                raise  # half an answer is out; closing the connection is all that is left
+            await answer.fail(failed())
+
+    def _check_path(self, scope: Scope) -> None:
+        if self.known_paths is not None and scope["path"] not in self.known_paths:
+            raise error_of_status(404)
+
+    def _check_announced_length(self, scope: Scope) -> None:
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self.max_body_bytes:
+            raise PayloadTooLarge(self.max_body_bytes)
+
+    def _counted(self, receive: Receive, call: Call) -> Receive:
+        """A chunked body announces no length, so what really comes is counted as well."""
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            call.bytes_in = seen
+            if seen > self.max_body_bytes:
+                call.error = PayloadTooLarge(self.max_body_bytes)
+                raise call.error
+            return message
+
+        return counted
+
+
+class _Answer:
+    """Passes one answer on, or puts the error envelope in its place."""
+
+    def __init__(self, call: Call, send: Send, model_name: Callable[[], str | None], plain: bool) -> None:
+        self.started = False
+        self._call = call
+        self._send = send
+        self._model_name = model_name
+        self._plain = plain
+        self._replaced = False
+
+    async def send(self, message: Message) -> None:
+        if self._replaced:
+            return  # the rest of an answer that `fail` has replaced
+        if message["type"] == "http.response.start":
+            if message["status"] >= 400 and not self._plain:
+                await self.fail(self._call.error or error_of_status(message["status"]), message)
+                return
+            self.started = True
+            self._call.status = message["status"]
+            self._mark(MutableHeaders(raw=message.setdefault("headers", [])))
+        self._call.bytes_out += len(message.get("body", b""))
+        await self._send(message)
+
+    async def fail(self, error: HunyuanError, replaced: Message | None = None) -> None:
+        """Sends the envelope of `error`, keeping what a client needs of the answer it replaces."""
+        self.started = self._replaced = True
+        self._call.status, self._call.error = error.status, error
+        body = {"error": error.code, "message": str(error), "request_id": self._call.request_id}
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(content))})
+        given = Headers(raw=replaced.get("headers", []) if replaced else [])
+        for name in _KEPT_HEADERS:
+            if name in given:
+                headers[name] = given[name]
+        retry_after_s = getattr(error, "retry_after_s", None)
+        if retry_after_s is not None:
+            headers["retry-after"] = str(retry_after_s)
+        self._mark(headers)
+        self._call.bytes_out = len(content)
+        await self._send({"type": "http.response.start", "status": error.status, "headers": headers.raw})
+        await self._send({"type": "http.response.body", "body": content})
+
+    def _mark(self, headers: MutableHeaders) -> None:
+        headers["X-Request-ID"] = self._call.request_id
+        name = self._model_name()
+        if name is not None:
+            headers["X-Model"] = _NOT_PRINTABLE.sub("?", name)  # a folder's name may be anything

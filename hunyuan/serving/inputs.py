@@ -1,0 +1,141 @@
+"""The fields of `POST /edit`: their names, bounds and meaning, for the server and for its OpenAPI page.
+
+Takes a multipart body apart into plain values. Pictures stay bytes here: decoding one is work, and the service
+decides when to do it (`images.open_image`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+import bentoml
+from pydantic import ConfigDict, WithJsonSchema
+from pydantic import Field as Described
+from starlette.requests import Request
+
+from hunyuan.errors import InvalidImage, InvalidPrompt, InvalidRequest
+from hunyuan.prompt.resolution import parse_resolution
+from hunyuan.requests import MAX_SEED, MAX_STEPS
+from hunyuan.serving.attend import before
+from hunyuan.serving.calls import call_of
+from hunyuan.serving.envelope import reporting
+from hunyuan.serving.images import ALLOWED
+from hunyuan.serving.multipart import MULTIPART, Form, read_form
+from hunyuan.settings import Settings
+
+if TYPE_CHECKING:
+    from _bentoml_impl.serde import Serde
+
+FILES = ("image",)
+TEXTS = ("prompt", "seed", "steps", "resolution")
+
+# BentoML's own client asks schema.json which fields are files, people read docs.json: two words for the same.
+Upload = Annotated[
+    bytes,
+    WithJsonSchema({"type": "file", "format": "image"}, mode="validation"),
+    WithJsonSchema({"type": "string", "format": "binary"}, mode="serialization"),
+]
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}")
+_BENTOML_CLIENT = "BentoML HTTP Client/"
+
+
+def max_body_bytes(settings: Settings) -> int:
+    return int(settings.max_upload_mb * 1024 * 1024)
+
+
+def edit_form(
+    settings: Settings, one_upload: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> type[bentoml.IODescriptor]:
+    """The input specification of `/edit`, with this server's limits.
+
+    `one_upload` is entered for as long as a body arrives; it may refuse.
+    """
+
+    class EditForm(bentoml.IODescriptor):
+        """One edit, as multipart/form-data."""
+
+        model_config = ConfigDict(extra="forbid")
+        media_type = MULTIPART
+
+        image: Upload = Described(description=f"the picture to edit, as a file: {ALLOWED}")
+        prompt: str = Described(
+            min_length=1, max_length=settings.prompt_max_chars, description="what to change, in any language"
+        )
+        seed: int | None = Described(None, ge=0, le=MAX_SEED, description="drawn, and returned in X-Seed, if absent")
+        steps: int | None = Described(None, ge=1, le=MAX_STEPS, description="denoising steps")
+        resolution: str = Described(
+            "auto", pattern=r"^(auto|[0-9]+[x:][0-9]+)$", description="auto, WIDTHxHEIGHT or W:H; at most 8:1"
+        )
+
+        @classmethod
+        async def from_http_request(cls, request: Request, serde: Serde) -> bentoml.IODescriptor:
+            with reporting(request.scope):
+                deadline = call_of(request.scope).started + settings.request_timeout_s
+                with one_upload():
+                    async with before(deadline):
+                        form = await read_form(request, FILES, TEXTS, max_body_bytes(settings))
+                if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):
+                    form.texts = json_decoded(form.texts)
+                # `model_construct`: the bounds are checked by now, with messages of our own.
+                return cls.model_construct(**values_of(form, settings.prompt_max_chars))
+
+    return EditForm
+
+
+def json_decoded(texts: dict[str, str]) -> dict[str, str]:
+    """Undoes what BentoML's own client does: it sends the JSON of each value, and `null` for None."""
+    plain: dict[str, str] = {}
+    for name, text in texts.items():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if isinstance(value, str):
+            plain[name] = value
+        elif value is not None:
+            plain[name] = text
+    return plain
+
+
+def values_of(form: Form, prompt_max_chars: int) -> dict[str, Any]:
+    """Checks every field's bounds; absent optional fields get their defaults."""
+    if "image" not in form.files:
+        raise InvalidImage(f"this field is missing; send one {ALLOWED.replace(' and ', ' or ')} file")
+    resolution = form.texts.get("resolution", "auto")
+    parse_resolution(resolution)
+    return {
+        "image": form.files["image"],
+        "prompt": checked_prompt(form.texts.get("prompt"), prompt_max_chars),
+        "seed": whole_number(form.texts, "seed", 0, MAX_SEED),
+        "steps": whole_number(form.texts, "steps", 1, MAX_STEPS),
+        "resolution": resolution,
+    }
+
+
+def checked_prompt(prompt: str | None, max_chars: int) -> str:
+    allowed = f"1 to {max_chars:,} characters, not only blanks"
+    if prompt is None:
+        raise InvalidPrompt(f"this field is missing; allowed are {allowed}")
+    if not prompt.strip():
+        raise InvalidPrompt(f"it is blank; allowed are {allowed}")
+    if len(prompt) > max_chars:
+        raise InvalidPrompt(f"it has {len(prompt):,} characters; allowed are {allowed}")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+        raise InvalidPrompt(f"character {error.start} is half a character; send whole Unicode text") from error
+    return prompt
+
+
+def whole_number(texts: dict[str, str], name: str, low: int, high: int) -> int | None:
+    """None where the field is absent; nothing is rounded, trimmed or clipped."""
+    text = texts.get(name)
+    if text is None:
+        return None
+    if _WHOLE_NUMBER.fullmatch(text) and low <= int(text) <= high:
+        return int(text)
+    raise InvalidRequest(name, f"got {text[:40]!r}; allowed is a whole number from {low} to {high}")

@@ -1,0 +1,120 @@
+"""What goes into the log: one JSON object a line, written by a thread of its own.
+
+`JsonLog` takes over the loggers of this project ("hunyuan" and below); `request_record` is the one line about a
+request. No prompt, no picture and no header value gets here: the record is built from `Call` and `EditFacts`, which
+hold none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any, TextIO
+
+from hunyuan.serving.calls import Call, EditFacts
+
+ROOT = "hunyuan"
+KNOWN_PATHS = frozenset({"/edit", "/", "/docs.json", "/schema.json"})
+_NO_FACTS = EditFacts(0, "", None, None)
+
+requests_logger = logging.getLogger(f"{ROOT}.request")
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON; a message of several lines stays one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        fields = getattr(record, "fields", None)
+        if fields is None:
+            line["message"] = record.getMessage()
+        else:
+            line |= fields
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class _Handover(QueueHandler):
+    """Puts the record into the queue as it is: the listener lives in the same process, nothing needs pickling."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+
+class JsonLog:
+    """Sends this project's log records to `stream`, from `start` to `stop`."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        # A bounded queue would have to block or drop; records are small and their number is that of the requests.
+        waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        output = logging.StreamHandler(sys.stderr if stream is None else stream)
+        output.setFormatter(JsonLines())
+        self._handover = _Handover(waiting)
+        self._listener = QueueListener(waiting, output)
+        self._running = False
+
+    def start(self) -> None:
+        logger = logging.getLogger(ROOT)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # the framework's handlers on the root logger would print every line again
+        logger.addHandler(self._handover)
+        self._listener.start()
+        self._running = True
+
+    def stop(self) -> None:
+        """Writes what is still in the queue, then lets go of the loggers. Does nothing the second time."""
+        if not self._running:
+            return
+        self._running = False
+        logger = logging.getLogger(ROOT)
+        logger.removeHandler(self._handover)
+        logger.propagate = True
+        self._listener.stop()
+
+
+def log_request(call: Call) -> None:
+    requests_logger.info("request", extra={"fields": request_record(call)})
+
+
+def request_record(call: Call) -> dict[str, Any]:
+    """The line about one request. Fields that do not apply are null, so that every line has the same ones."""
+    edit = call.edit or _NO_FACTS
+    record: dict[str, Any] = {
+        "event": "request",
+        "request_id": call.request_id,
+        "path": call.path if call.path in KNOWN_PATHS else "other",
+        "status": call.status,
+        "error": call.error.code if call.error else None,
+        "seconds": round(call.seconds, 4),
+        "bytes_in": call.bytes_in,
+        "bytes_out": call.bytes_out,
+    }
+    facts: dict[str, Any] = {
+        "prompt_chars": edit.prompt_chars,
+        "seed": edit.seed,
+        "images": edit.images,
+        "input_size": _size(edit.input_size),
+        "output_size": _size(edit.output_size),
+        "resolution": edit.resolution,
+        "steps": edit.steps,
+        "steps_done": edit.steps_done,
+        "tokens": edit.tokens,
+        "queue_s": None if edit.queue_s is None else round(edit.queue_s, 4),
+        "stages": {stage: round(seconds, 4) for stage, seconds in edit.stages.items()},
+        "gpu_memory": asdict(edit.gpu_memory) if edit.gpu_memory else None,
+    }
+    return record | (facts if call.edit else dict.fromkeys(facts))
+
+
+def _size(pixels: tuple[int, int] | None) -> str | None:
+    return None if pixels is None else f"{pixels[0]}x{pixels[1]}"

@@ -1,0 +1,74 @@
+"""Prometheus figures of the service, on BentoML's own /metrics.
+
+Every label value comes from a fixed set: a client cannot make new series by what it sends. The figures are fed from
+`Call` and `EditFacts` once a request is over, so the way to an answer does not pass through here.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from hunyuan.errors import Cancelled, DeadlineExceeded
+from hunyuan.serving.calls import Call, EditFacts
+from hunyuan.serving.http_errors import ShuttingDown
+
+STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
+_TOKENS_A_SECOND = (1, 3, 10, 20, 40, 80, 120, 160, 200, 240, 280, 400, 1000)
+_STEPS_A_SECOND = (0.1, 0.3, 0.5, 1, 2, 3, 4, 5, 7, 10, 20, 50)
+_REASONS = {Cancelled: "disconnect", DeadlineExceeded: "deadline", ShuttingDown: "shutdown"}
+
+
+class Metrics:
+    """One object a process: a second one would register the same names again."""
+
+    def __init__(self) -> None:
+        # Imported here, in the process that serves: the library decides at its import whether it shares its figures
+        # through PROMETHEUS_MULTIPROC_DIR, and the framework sets that for its worker processes only.
+        # `bentoml.metrics` is the same library behind a deprecation warning.
+        from prometheus_client import Counter, Gauge, Histogram
+
+        newest = functools.partial(Gauge, multiprocess_mode="mostrecent")  # one process serves; dead ones do not count
+        self.requests = Counter("hunyuan_requests_total", "Answers by status and error code", ["status", "error"])
+        self.cancellations = Counter("hunyuan_cancellations_total", "Admitted edits not finished, by why", ["reason"])
+        self.depth = newest("hunyuan_queue_depth", "Edits that wait for the model")
+        self.queue_wait = Histogram("hunyuan_queue_wait_seconds", "Seconds an edit waited", buckets=_SECONDS)
+        self.stage = Histogram("hunyuan_stage_seconds", "Seconds by stage of an edit", ["stage"], buckets=_SECONDS)
+        self.tokens = Histogram("hunyuan_tokens_per_second", "Decoding speed of an edit", buckets=_TOKENS_A_SECOND)
+        self.steps = Histogram("hunyuan_steps_per_second", "Denoising speed of an edit", buckets=_STEPS_A_SECOND)
+        self.gpu_memory = newest("hunyuan_gpu_memory_bytes", "GPU memory of tensors around the last edit", ["when"])
+        self.depth.set(0)
+        for stage in STAGES:
+            self.stage.labels(stage)
+        for reason in _REASONS.values():
+            self.cancellations.labels(reason)
+
+    def request(self, call: Call) -> None:
+        """Counts a request that is over."""
+        self.requests.labels(str(call.status or 0), call.error.code if call.error else "").inc()
+        if call.edit is not None:
+            self._edit(call.edit)
+            for kind, reason in _REASONS.items():
+                if isinstance(call.error, kind):
+                    self.cancellations.labels(reason).inc()
+
+    def _edit(self, facts: EditFacts) -> None:
+        if facts.queue_s is not None:
+            self.queue_wait.observe(facts.queue_s)
+        for stage in STAGES:
+            if stage in facts.stages:
+                self.stage.labels(stage).observe(facts.stages[stage])
+        think, denoise = facts.stages.get("think", 0.0), facts.stages.get("denoise", 0.0)
+        if facts.tokens and think > 0:
+            self.tokens.observe(facts.tokens / think)
+        if facts.steps_done > 1 and denoise > 0:
+            self.steps.observe((facts.steps_done - 1) / denoise)  # the first step has a stage of its own
+        if facts.gpu_memory is not None:
+            self.gpu_memory.labels("before").set(facts.gpu_memory.before)
+            self.gpu_memory.labels("after").set(facts.gpu_memory.after)
+            self.gpu_memory.labels("peak").set(facts.gpu_memory.peak)
+
+
+@functools.cache
+def metrics() -> Metrics:
+    return Metrics()

@@ -1,0 +1,217 @@
+"""The one thread that owns the editor: it loads it, warms it up, then runs one edit after the other.
+
+Knows threads, failures and the state of the process. Who waits and in which order is `queue.py`; HTTP is elsewhere.
+One request's failure leaves the next untouched; a failure that no later request could survive makes `alive` false,
+so that whoever watches /livez starts a new process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from hunyuan.errors import HunyuanError, OutOfMemory
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage
+from hunyuan.serving import gpu
+from hunyuan.serving.calls import EditFacts, GpuMemory
+from hunyuan.serving.http_errors import Loading, Restarting, ShuttingDown
+from hunyuan.serving.queue import EditQueue, Job
+
+logger = logging.getLogger(__name__)
+
+
+class EditorLike(Protocol):
+    """What the service needs of `hunyuan.editor.Editor`."""
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def is_builtin(self) -> bool: ...
+
+    def run(
+        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    ) -> EditResult: ...
+
+    def warm_up(self) -> object: ...
+
+
+class EditorWorker:
+    """Owns the editor.
+
+    Args:
+        load: builds the editor; called on the worker's own thread.
+        queue: where the jobs come from.
+        stuck_s: how long an edit may go on after its caller has gone before `alive` turns false.
+        on_failure: called when loading or warming up has failed, after the reason was logged.
+    """
+
+    def __init__(
+        self, load: Callable[[], EditorLike], queue: EditQueue, stuck_s: float, on_failure: Callable[[], None]
+    ) -> None:
+        self._load = load
+        self._queue = queue
+        self._stuck_s = stuck_s
+        self._on_failure = on_failure
+        self._editor: EditorLike | None = None
+        self._phase = "loading"
+        self._lost = self._closing = False
+        # A daemon: a process told to stop while it loads 160 GB must not wait for them.
+        self._thread = threading.Thread(target=self._main, name="editor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def shut_down(self) -> None:
+        """Waiting requests get their 503 now, later ones when they come; the running one finishes."""
+        self._closing = True
+        self._queue.close(ShuttingDown)
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return self._editor is not None and self.alive and not self._closing
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._lost and not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        return self._queue.overdue_s() > self._stuck_s
+
+    @property
+    def model_name(self) -> str | None:
+        """None until the editor is ready."""
+        return self._editor.model_name if self._editor else None
+
+    def describe(self) -> str:
+        """One line on what is being served, or why nothing is."""
+        if self._closing:
+            return "shutting down"
+        if self._lost:
+            return "the GPU's state is lost; this process has to be restarted"
+        if self.stuck:
+            return "the running edit does not return; this process has to be restarted"
+        if self._editor is None:
+            return self._phase
+        if self._editor.is_builtin:
+            return f"{self._editor.model_name}: the built-in tiny checkpoint with random weights (MODEL_ID is unset)"
+        return self._editor.model_name
+
+    def require_usable(self) -> None:
+        """Raises what a request that comes now gets without waiting."""
+        if self._closing:
+            raise ShuttingDown
+        if self._editor is None:
+            raise Loading(f"the model is not ready yet ({self._phase}); GET /readyz tells when it is")
+        if not self.alive:
+            raise _restarting()
+
+    # -- the event loop's side ---------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def place(self, cancel: CancelToken, facts: EditFacts) -> AsyncIterator[Job]:
+        """Holds a place in the queue for as long as the caller is inside.
+
+        Raises:
+            QueueFull, Loading, ShuttingDown, Restarting: there is no place to be had.
+        """
+        self.require_usable()
+        job = Job(cancel, facts)
+        self._queue.admit(job)
+        try:
+            yield job
+        finally:
+            self._queue.leave(job)
+
+    async def run(self, job: Job, request: EditRequest) -> EditResult:
+        """Waits for the thread and for the edit."""
+        self._queue.put(job, request)
+        return await asyncio.wrap_future(job.done)
+
+    # -- the thread's side -------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        editor = self._bring_up()
+        if editor is None:
+            self._phase = "failed; the log has the reason"
+            self._on_failure()
+            return
+        self._editor = editor
+        logger.info("ready: serving %s", self.describe())
+        while True:
+            job = self._queue.next()
+            self._queue.end(job, self._outcome(job, editor))
+
+    def _bring_up(self) -> EditorLike | None:
+        try:
+            editor = self._load()
+            logger.info("loaded %s; warming up", editor.model_name)
+            self._phase = "warming up"
+            editor.warm_up()
+        except HunyuanError as error:
+            logger.critical("cannot serve: %s", error)
+        except BaseException as error:
+            logger.exception("loading failed")
+            logger.critical("cannot serve: %s: %s", type(error).__name__, error)
+        else:
+            return editor
+        return None
+
+    def _outcome(self, job: Job, editor: EditorLike) -> EditResult | BaseException:
+        """Whatever happens, the caller hears of it and the thread goes on."""
+        try:
+            return _run(job, editor)
+        except BaseException as error:
+            if gpu.is_lost(error):
+                self._lost = True
+                logger.critical("the GPU's state is lost; this process takes no more work and has to be restarted")
+                self._queue.close(_restarting)
+            failure = _as_out_of_memory(error)
+            gpu.release(error)
+            return failure
+
+
+def _run(job: Job, editor: EditorLike) -> EditResult:
+    """One edit, with its figures written down as they become known."""
+    facts, request = job.facts, job.request
+    assert request is not None
+    job.request = None  # its pictures go when the edit is over, not when the answer is out
+    before = gpu.memory_used()
+    gpu.forget_peak()
+
+    def on_progress(stage: Stage, done: int, total: int) -> None:
+        if stage == "think":
+            facts.tokens = done
+        elif stage == "denoise":
+            facts.steps_done = done
+
+    try:
+        job.cancel.check()
+        result = editor.run(request, on_progress, job.cancel)
+    finally:
+        after, peak = gpu.memory_used(), gpu.memory_peak()
+        if after is not None and peak is not None:
+            facts.gpu_memory = GpuMemory(before or 0, after, peak)
+    facts.seed, facts.steps, facts.output_size = result.seed, result.steps, result.size
+    facts.steps_done, facts.tokens, facts.stages = result.steps, result.tokens, dict(result.timings)
+    return result
+
+
+def _as_out_of_memory(error: BaseException) -> BaseException:
+    """An engine may not know that its allocator's error is an everyday one."""
+    if isinstance(error, HunyuanError) or not gpu.is_out_of_memory(error):
+        return error
+    failure = OutOfMemory("the server ran out of memory on this request; try a smaller resolution")
+    failure.__cause__ = error
+    return failure
+
+
+def _restarting() -> Restarting:
+    return Restarting("this server cannot go on and is about to be restarted; try again later")
