@@ -1,0 +1,157 @@
+"""The HTTP service: settings in, one editor behind one thread, `POST /edit` out.
+
+Knows which endpoint does what and puts the parts together. How a body is read, an error looks, a request waits or the
+model runs is in `hunyuan.serving` and `hunyuan.editor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
+
+import bentoml
+from bentoml.validators import ContentType
+
+from hunyuan import __version__
+from hunyuan.requests import CancelToken, EditRequest, EditResult
+from hunyuan.serving.app import API_PATH, Dressing, dressed_service
+from hunyuan.serving.attend import attended
+from hunyuan.serving.calls import Call, EditFacts, call_of
+from hunyuan.serving.envelope import reporting
+from hunyuan.serving.images import open_image
+from hunyuan.serving.inputs import edit_form, max_body_bytes
+from hunyuan.serving.lifecycle import Drain, end_process
+from hunyuan.serving.logs import JsonLog, log_request
+from hunyuan.serving.metrics import metrics
+from hunyuan.serving.png import encode_png
+from hunyuan.serving.queue import EditQueue, Uploads
+from hunyuan.serving.tracing import Tracing
+from hunyuan.serving.worker import EditorLike, EditorWorker
+from hunyuan.settings import Settings
+
+SETTINGS = Settings()
+TIMEOUT_MARGIN_S = 30  # the framework's own timeout is a backstop behind the request's deadline
+MAX_UPLOADS = 32
+DECODERS = 2  # pictures decoded at the same time: one of 50 megapixels takes 200 MB
+
+logger = logging.getLogger("hunyuan.service")
+
+
+def load_editor(settings: Settings) -> EditorLike:
+    from hunyuan.editor import Editor  # imports torch: only in the process that serves
+
+    return Editor.load(settings)
+
+
+def cannot_serve() -> None:
+    LOG.stop()  # writes the reason first
+    end_process()
+
+
+def finished(call: Call) -> None:
+    """After every answer. Both only hand figures over; the log is written by a thread of its own."""
+    log_request(call)
+    metrics().request(call)
+
+
+def show_depth(depth: int) -> None:
+    metrics().depth.set(depth)
+
+
+LOG = JsonLog()
+TRACING = Tracing()
+QUEUE = EditQueue(SETTINGS.queue_size, on_depth=show_depth)
+WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve)
+UPLOADS = Uploads(MAX_UPLOADS, QUEUE.retry_after_s)
+DRAIN = Drain(WORKER.shut_down, lambda: QUEUE.attended > 0)
+DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+
+
+@bentoml.service(
+    name="HunyuanImage",
+    service_class=dressed_service(
+        Dressing(max_body_bytes(SETTINGS), lambda: WORKER.model_name, WORKER.describe, finished)
+    ),
+    resources={"gpu": 1, "gpu_type": "nvidia-h100-80gb"},
+    traffic={"timeout": SETTINGS.request_timeout_s + TIMEOUT_MARGIN_S},
+    workers=1,
+    http={"port": 8000, "cors": {"enabled": False}},
+    logging={"access": {"enabled": False}},
+)
+class HunyuanImage:
+    """Edits a picture as a prompt says, with HunyuanImage-3.0-Instruct."""
+
+    @bentoml.on_startup
+    async def begin(self) -> None:
+        LOG.start()
+        TRACING.start()
+        metrics()  # so that all names are there from the first scrape on
+        for line in SETTINGS.lines():
+            logger.info("setting %s", line)
+        DRAIN.install()
+        WORKER.start()
+
+    @bentoml.on_shutdown
+    def end(self) -> None:
+        WORKER.shut_down()
+        QUEUE.stop_running()
+        TRACING.stop()
+        LOG.stop()
+
+    def __is_ready__(self) -> bool:
+        return WORKER.ready
+
+    def __is_alive__(self) -> bool:
+        return WORKER.alive
+
+    @bentoml.api(route=API_PATH, input_spec=edit_form(SETTINGS, UPLOADS.one))
+    async def edit(
+        self, *, image: bytes, prompt: str, seed: int | None, steps: int | None, resolution: str, ctx: bentoml.Context
+    ) -> Annotated[bytes, ContentType("image/png")]:
+        """Edits `image` as `prompt` says and answers with a PNG.
+
+        The answer's headers give the seed, so that the same picture can be made again, and the time each stage
+        took. `resolution` defaults to the size that fits the image best.
+        """
+        call = call_of(ctx.request.scope)
+        facts = call.edit = EditFacts(len(prompt), resolution, seed, steps)
+        deadline = call.started + SETTINGS.request_timeout_s
+        request = EditRequest(prompt, seed=seed, steps=steps, resolution=resolution)
+        with TRACING.edit(ctx.request.headers, call), reporting(ctx.request.scope, hide=prompt):
+            work = make_picture(request, image, CancelToken(deadline), facts)
+            result, png = await attended(work, deadline, ctx.request.is_disconnected)
+        ctx.response.headers.update(headers_of(result, facts))
+        return png
+
+
+async def make_picture(
+    request: EditRequest, image: bytes, cancel: CancelToken, facts: EditFacts
+) -> tuple[EditResult, bytes]:
+    """A place in the queue first, and only then the work that an upload causes."""
+    loop = asyncio.get_running_loop()
+    async with WORKER.place(cancel, facts) as job:
+        picture = await loop.run_in_executor(DECODING, open_image, image, SETTINGS.max_pixels)
+        facts.input_size = picture.size
+        request.images = [picture]
+        del picture
+        result = await WORKER.run(job, request)
+    return result, await loop.run_in_executor(DECODING, png_of, result, request.prompt)
+
+
+def png_of(result: EditResult, prompt: str) -> bytes:
+    shown = prompt if SETTINGS.png_prompt else None
+    return encode_png(result, model_name=WORKER.model_name or "", version=__version__, prompt=shown)
+
+
+def headers_of(result: EditResult, facts: EditFacts) -> dict[str, str]:
+    """What the answer says about the edit; the envelope adds `X-Request-ID` and `X-Model`."""
+    width, height = result.size
+    timings = {"queue": facts.queue_s or 0.0, **result.timings}
+    return {
+        "X-Seed": str(result.seed),
+        "X-Image-Size": f"{width}x{height}",
+        "X-Steps": str(result.steps),
+        "Server-Timing": ", ".join(f"{stage};dur={seconds * 1e3:.1f}" for stage, seconds in timings.items()),
+    }
