@@ -1,0 +1,479 @@
+"""The loader: every tensor in its place once, little held at a time, and one clear error for a folder that is wrong."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from small_model import Buffers, model_config
+from torch import Tensor
+
+from hunyuan.checkpoint import load
+from hunyuan.checkpoint.load import check_keys, empty_model, load_model, read_config, read_json, weight_files
+from hunyuan.checkpoint.names import expected_tensors
+from hunyuan.checkpoint.tiny import write_tiny_checkpoint
+from hunyuan.checkpoint.tiny_config import TinyShape
+from hunyuan.errors import CheckpointError
+from hunyuan.model.attention import split_segments
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.rope import positions_2d, rope_table
+
+CPU = torch.device("cpu")
+SHARDS = [f"model-000{i}-of-0003.safetensors" for i in (1, 2, 3)]
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("single") / "out")
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("sharded") / "out", shards=3)
+
+
+@pytest.fixture
+def broken(sharded: Path, tmp_path: Path) -> Path:
+    """A copy of the sharded checkpoint for a test to damage."""
+    return shutil.copytree(sharded, tmp_path / "broken")
+
+
+def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> HunyuanImage3:
+    return load_model(folder, read_config(folder), CPU, dtype)
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(path)
+    return weights
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes the tensors of a weight file, or the values of a JSON file, in place."""
+    if path.suffix == ".json":
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+    else:
+        weights = load_file(path)
+        change(weights)
+        save_file(weights, path)
+
+
+def error_of(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        loaded(folder)
+    return str(caught.value)
+
+
+def nbytes(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+# --- what is loaded
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_tensor_stands_in_its_place(single, dtype):
+    dtype = getattr(torch, dtype)
+    model, config = loaded(single, dtype), read_config(single)
+    parameters = dict(model.named_parameters())
+    filled = dict.fromkeys(parameters, 0)
+    specs, weights = expected_tensors(config), stored(single)
+    for key, weight in weights.items():
+        target = parameters[specs[key].param]
+        place = target if specs[key].slot is None else target[specs[key].slot]
+        assert torch.equal(place.float(), weight.float()), key
+        filled[specs[key].param] += weight.numel()
+    assert filled == {name: parameter.numel() for name, parameter in parameters.items()}
+
+
+def test_shards_load_the_same_as_one_file(single, sharded):
+    ours, theirs = (dict(loaded(folder).named_parameters()) for folder in (single, sharded))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.trap(9)
+def test_experts_are_stacked_at_load_by_their_own_number(single):
+    model, weights = loaded(single), stored(single)
+    for layer in range(2):
+        experts = model.model.layers[layer].mlp.experts
+        for name in ("gate_and_up_proj", "down_proj"):
+            keys = [f"model.layers.{layer}.mlp.experts.{e}.{name}.weight" for e in range(8)]
+            assert torch.equal(getattr(experts, name), torch.stack([weights[k].float() for k in keys]))
+
+
+@pytest.mark.trap(9)
+def test_experts_are_stacked_by_number_in_files_of_any_order(tmp_path):
+    """Twelve experts: 10 sorts before 2. Shards hold them in turns and last first."""
+    folder = write_tiny_checkpoint(tmp_path / "out", TinyShape(experts=12), dtype="float32")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    keys = sorted(weights, reverse=True)
+    parts = {"b.safetensors": keys[::2], "a.safetensors": keys[1::2]}
+    for name, part in parts.items():
+        save_file({key: weights[key] for key in part}, folder / name)
+    weight_map = {key: name for name, part in parts.items() for key in part}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    stack = loaded(folder).model.layers[1].mlp.experts.down_proj
+    for expert in range(12):
+        assert torch.equal(stack[expert], weights[f"model.layers.1.mlp.experts.{expert}.down_proj.weight"]), expert
+
+
+@pytest.mark.trap(9)
+@torch.no_grad()
+def test_weights_exist_once_and_stay_once_after_a_forward(single):
+    model = loaded(single, torch.bfloat16)
+    size = nbytes(stored(single).values())
+    assert nbytes(model.parameters()) == size
+
+    def storages() -> dict[int, int]:
+        tensors = [
+            value
+            for module in model.modules()
+            for holder in (vars(module), module._parameters, module._buffers)
+            for value in holder.values()
+            if isinstance(value, Tensor)
+        ]
+        return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+
+    before = storages()
+    assert sum(before.values()) == size
+    assert not any("experts." in name for name, _ in model.named_modules())
+    rope = rope_table(positions_2d(0, 6, []), 16, 10000.0)
+    model.model(model.embed_tokens(torch.arange(6))[None], rope, Buffers(), split_segments(0, 6, []))
+    assert storages() == before
+
+
+@pytest.mark.trap(14)
+def test_router_is_fp32_to_the_last_bit_in_a_bf16_model(single):
+    model, weights = loaded(single, torch.bfloat16), stored(single)
+    for layer in range(2):
+        router, key = model.model.layers[layer].mlp.gate.wg.weight, f"model.layers.{layer}.mlp.gate.wg.weight"
+        assert router.dtype == torch.float32
+        assert torch.equal(router, weights[key])
+        assert not torch.equal(router, router.bfloat16().float())
+    others = {p.dtype for name, p in model.named_parameters() if "mlp.gate.wg" not in name}
+    assert others == {torch.bfloat16}
+
+
+def test_model_is_ready_for_inference(single):
+    model = loaded(single)
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {t.device for t in (*model.parameters(), *model.buffers())} == {CPU}
+
+
+def test_device_is_obeyed(single):
+    model = load_model(single, read_config(single), torch.device("meta"), torch.bfloat16)
+    assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+def test_loaded_weights_do_not_hang_on_the_file(tmp_path):
+    folder = write_tiny_checkpoint(tmp_path / "out", dtype="float32")
+    model = loaded(folder)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    path = folder / "model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xff" * (path.stat().st_size // 2))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_tied_embeddings_need_no_second_matrix(broken):
+    edit(broken / "config.json", lambda raw: raw.update(tie_word_embeddings=True))
+    for shard in SHARDS:
+        edit(broken / shard, lambda weights: weights.pop("lm_head.weight", None))
+    edit(broken / INDEX, lambda index: index["weight_map"].pop("lm_head.weight"))
+    model = loaded(broken)
+    assert model.lm_head.weight is model.model.wte.weight
+    assert torch.equal(model.lm_head.weight, stored(broken)["model.wte.weight"].float())
+
+
+def test_distil_checkpoint_loads(tmp_path):
+    model = loaded(write_tiny_checkpoint(tmp_path / "out", TinyShape(distil=True, layers=1)))
+    weight = stored(tmp_path / "out")["timestep_r_emb.mlp.2.weight"]
+    assert torch.equal(model.timestep_r_emb.mlp[2].weight, weight.float())
+
+
+@pytest.mark.trap(11)
+def test_folder_may_have_dots_in_its_name(single, tmp_path):
+    folder = shutil.copytree(single, tmp_path / "v1.0.dots" / "HunyuanImage-3.0.Instruct")
+    assert torch.equal(loaded(folder).lm_head.weight, loaded(single).lm_head.weight)
+
+
+def test_other_files_in_the_folder_do_not_matter(single, tmp_path):
+    folder = shutil.copytree(single, tmp_path / "out")
+    (folder / "modeling.py").write_text("raise SystemExit")
+    (folder / "other.safetensors").write_bytes(b"no weights")
+    assert loaded(folder) is not None
+
+
+def test_index_wins_over_a_single_file(sharded, tmp_path):
+    folder = shutil.copytree(sharded, tmp_path / "out")
+    (folder / "model.safetensors").write_bytes(b"left behind")
+    assert weight_files(folder).keys() == set(SHARDS)
+
+
+def test_progress_shows_in_the_log_and_not_on_a_pipe(sharded, caplog, capfd):
+    caplog.set_level(logging.INFO, logger="hunyuan")
+    loaded(sharded)
+    count = len(expected_tensors(read_config(sharded)))
+    assert caplog.messages == [f"loading {count} tensors from 3 files of out", "all weights loaded"]
+    assert capfd.readouterr().err == ""
+
+
+# --- how much is held
+
+
+class WatchedFile:
+    """A safetensors file that knows which of its tensors, and which files, are still held by anybody."""
+
+    open_files: ClassVar[weakref.WeakSet[WatchedFile]] = weakref.WeakSet()
+    tensors: ClassVar[list[weakref.ref[Tensor]]] = []
+    most_tensors = most_files = 0
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.file = safe_open(path, **options)
+        self.open_files.add(self)
+
+    def __enter__(self) -> WatchedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open_files.discard(self)
+
+    def keys(self) -> list[str]:
+        return list(self.file.offset_keys())
+
+    def get_slice(self, key: str) -> Any:
+        return self.file.get_slice(key)
+
+    def get_tensor(self, key: str) -> Tensor:
+        tensor = self.file.get_tensor(key)
+        kind = type(self)
+        kind.tensors.append(weakref.ref(tensor))
+        kind.most_tensors = max(kind.most_tensors, sum(ref() is not None for ref in kind.tensors))
+        kind.most_files = max(kind.most_files, len(kind.open_files))
+        return tensor
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[WatchedFile]:
+    # A class of its own: each test counts from zero.
+    kind = type("Watched", (WatchedFile,), {"open_files": weakref.WeakSet(), "tensors": []})
+    monkeypatch.setattr(load, "safe_open", kind)
+    return kind
+
+
+def test_one_tensor_and_one_shard_are_held_at_a_time(sharded, watched):
+    gc.disable()  # they must go by themselves, not when the collector happens to run
+    try:
+        loaded(sharded)
+    finally:
+        gc.enable()
+    assert len(watched.tensors) == len(expected_tensors(read_config(sharded)))
+    assert watched.most_tensors == 1
+    assert watched.most_files == 1
+    assert not any(ref() is not None for ref in watched.tensors)
+
+
+def test_each_tensor_is_read_once(sharded, monkeypatch):
+    read: list[str] = []
+
+    class Counted(WatchedFile):
+        def get_tensor(self, key: str) -> Tensor:
+            read.append(key)
+            return self.file.get_tensor(key)
+
+    monkeypatch.setattr(load, "safe_open", Counted)
+    loaded(sharded)
+    assert sorted(read) == sorted(expected_tensors(read_config(sharded)))
+
+
+# --- what is refused
+
+
+def test_all_differences_are_named_in_one_error(broken):
+    def damage(weights: dict[str, Tensor]) -> None:
+        if "model.ln_f.weight" in weights:
+            weights["model.ln_f.bias"] = torch.zeros(64)
+        weights.pop("model.ln_f.weight", None)
+        weights.pop("model.layers.1.mlp.experts.3.down_proj.weight", None)
+        if "vision_aligner.layers.0.bias" in weights:
+            weights["vision_aligner.layers.0.bias"] = torch.zeros(65)
+        if "model.layers.0.mlp.experts.7.gate_and_up_proj.weight" in weights:
+            weights["model.layers.0.mlp.experts.7.gate_and_up_proj.weight"] = torch.zeros(32, 64)
+            weights["model.layers.0.mlp.experts.8.gate_and_up_proj.weight"] = torch.zeros(64, 64)
+
+    for shard in SHARDS:
+        edit(broken / shard, damage)
+    message = error_of(broken)
+    missing, unexpected, shapes = message.split("; ")[1:]
+    assert missing == "2 missing: model.layers.1.mlp.experts.3.down_proj.weight, model.ln_f.weight"
+    assert unexpected.startswith("2 unexpected: ")
+    assert "model.ln_f.bias" in unexpected
+    assert "model.layers.0.mlp.experts.8.gate_and_up_proj.weight" in unexpected
+    assert shapes.startswith("2 of the wrong shape: ")
+    assert "vision_aligner.layers.0.bias (65,) instead of (64,)" in shapes
+    assert "model.layers.0.mlp.experts.7.gate_and_up_proj.weight (32, 64) instead of (64, 64)" in shapes
+
+
+def test_same_number_of_values_in_another_shape_is_refused(broken):
+    key = "model.layers.0.mlp.experts.0.down_proj.weight"
+    for shard in SHARDS:
+        edit(broken / shard, lambda weights: key in weights and weights.update({key: torch.zeros(32, 64)}))
+    assert f"1 of the wrong shape: {key} (32, 64) instead of (64, 32)" in error_of(broken)
+
+
+def test_long_lists_of_names_are_cut_with_their_number():
+    specs = expected_tensors(model_config())
+    with pytest.raises(CheckpointError) as caught:
+        check_keys(specs, {})
+    message = str(caught.value)
+    assert f"{len(specs)} missing: " in message
+    assert message.endswith(f" and {len(specs) - 200} more")
+    assert message.count(", ") == 199
+
+
+def test_config_of_another_size_is_refused_and_named(broken):
+    edit(broken / "config.json", lambda raw: raw.update(num_experts=9))
+    message = error_of(broken)
+    assert "model.layers.1.mlp.experts.8.down_proj.weight" in message
+    assert "model.layers.0.mlp.gate.wg.weight (8, 64) instead of (9, 64)" in message
+
+
+def test_nothing_is_built_for_weights_that_do_not_match(broken, monkeypatch):
+    edit(broken / SHARDS[2], lambda weights: weights.popitem())
+    monkeypatch.setattr(load, "empty_model", lambda *_: pytest.fail("built before the check"))
+    assert "1 missing" in error_of(broken)
+
+
+def test_failure_on_the_way_leaves_no_half_model(sharded, watched, monkeypatch):
+    built: list[weakref.ref[HunyuanImage3]] = []
+
+    def build(*arguments: Any) -> HunyuanImage3:
+        model = empty_model(*arguments)
+        built.append(weakref.ref(model))
+        return model
+
+    def fail(_self: WatchedFile, _key: str) -> Tensor:
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr(load, "empty_model", build)
+    monkeypatch.setattr(watched, "get_tensor", fail)
+    with pytest.raises(OSError, match="went away") as caught:
+        loaded(sharded)
+    assert len(built) == 1
+    del caught
+    gc.collect()
+    assert built[0]() is None
+
+
+@pytest.mark.parametrize("gone", [SHARDS[1:2], SHARDS[1:]])
+def test_missing_shards_are_named(broken, gone):
+    for name in gone:
+        (broken / name).unlink()
+    message = error_of(broken)
+    assert message == f"weight files named by {INDEX} are missing: {', '.join(gone)}"
+
+
+@pytest.mark.parametrize("kept", [0, 4, 2000, -1])
+def test_truncated_shard_is_named(broken, kept):
+    path = broken / SHARDS[1]
+    path.write_bytes(path.read_bytes()[:kept])
+    assert error_of(broken).startswith(f"{SHARDS[1]} cannot be read as safetensors: ")
+
+
+def test_truncated_single_file_is_named(single, tmp_path):
+    folder = shutil.copytree(single, tmp_path / "out")
+    (folder / "model.safetensors").write_bytes((single / "model.safetensors").read_bytes()[:-1])
+    assert error_of(folder).startswith("model.safetensors cannot be read as safetensors: ")
+
+
+def test_key_of_the_index_that_no_shard_holds_is_named(broken):
+    key = "time_embed.mlp.0.bias"
+    for shard in SHARDS:
+        edit(broken / shard, lambda weights: weights.pop(key, None))
+    assert key in json.loads((broken / INDEX).read_text())["weight_map"]
+    assert error_of(broken).endswith(f"1 missing: {key}")
+
+
+def test_folder_without_weights(broken):
+    for path in (*broken.glob("*.safetensors"), broken / INDEX):
+        path.unlink()
+    assert error_of(broken) == f"neither {INDEX} nor model.safetensors is in the checkpoint folder broken"
+
+
+def test_index_without_a_map(broken):
+    (broken / INDEX).write_text('{"metadata": {}}')
+    assert error_of(broken) == f"{INDEX}: weight_map must map each key to the name of a file"
+
+
+@pytest.mark.parametrize("name", [3, ["a"], None])
+def test_index_that_names_no_file(broken, name):
+    edit(broken / INDEX, lambda raw: raw["weight_map"].update({"lm_head.weight": name}))
+    assert error_of(broken) == f"{INDEX}: weight_map must map each key to the name of a file"
+
+
+def test_index_key_that_nobody_holds_is_named(broken):
+    edit(broken / INDEX, lambda raw: raw["weight_map"].update({"novel.weight": SHARDS[0]}))
+    assert error_of(broken).endswith(f"that their shards do not hold: novel.weight (in {SHARDS[0]})")
+
+
+def test_key_in_two_shards_is_named(broken):
+    edit(broken / SHARDS[0], lambda weights: weights.update({"model.ln_f.weight": torch.zeros(64)}))
+    edit(broken / SHARDS[1], lambda weights: weights.update({"model.ln_f.weight": torch.zeros(64)}))
+    assert error_of(broken).endswith("in more than one shard: model.ln_f.weight")
+
+
+def test_weights_of_another_kind_are_named(broken):
+    key = "model.layers.0.mlp.shared_mlp.down_proj.weight"
+
+    def quantise(weights: dict[str, Tensor]) -> None:
+        if key in weights:
+            weights[key] = weights[key].to(torch.int8)
+
+    for shard in SHARDS:
+        edit(broken / shard, quantise)
+    assert error_of(broken).endswith(f"these are not: {key} I8")
+
+
+@pytest.mark.parametrize("name", ["config.json", INDEX])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is no valid JSON: "),
+        (b"", "is no valid JSON: "),
+        (b"\xff\xfe{}", "is no valid JSON: "),
+        (b"[]", "holds no JSON object"),
+        (b"null", "holds no JSON object"),
+    ],
+)
+def test_broken_json_is_named(broken, name, content, message):
+    (broken / name).write_bytes(content)
+    assert error_of(broken).startswith(f"{name} {message}")
+
+
+def test_missing_json_is_named_with_its_folder(broken):
+    (broken / "config.json").unlink()
+    assert error_of(broken) == "config.json is missing in the checkpoint folder broken"
+
+
+def test_folder_in_place_of_a_file_is_missing(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        read_json(tmp_path, "config.json")

@@ -1,0 +1,38 @@
+"""What every test shares: one thread (tests may run beside a server), no network, the tiny golden checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from hunyuan import Editor, Settings
+
+torch.set_num_threads(1)
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "golden_a"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell's own HUNYUAN_* and MODEL_ID must not reach a test."""
+    for name in list(os.environ):
+        if name.upper().startswith("HUNYUAN_") or name.upper() == "MODEL_ID":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """A folder of recorded values with its checkpoint (`GOLDEN/checkpoint`, base size 256, fp32)."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def golden_editor() -> Editor:
+    """The golden checkpoint, loaded once, fp32 on the CPU."""
+    return Editor.load(Settings(model_id=GOLDEN / "checkpoint", device="cpu", dtype="float32", moe_impl="eager"))

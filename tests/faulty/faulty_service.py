@@ -1,0 +1,80 @@
+"""The real service with an editor that fails as a prompt tells it to; only the fault tests serve it.
+
+`PROMPT_STEPS` of 50 ms each stand for a denoising loop. What happens is written to the file that FAULTS_RECORD
+names, one line an event, so that a test can see when the work really stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from PIL import Image
+
+import service
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+
+STEP_S = 0.05
+RECORD = Path(os.environ["FAULTS_RECORD"])
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's own, which is raised where an allocation on the card fails."""
+
+
+def note(event: str) -> None:
+    with RECORD.open("a") as record:
+        record.write(f"{time.time():.3f} {event}\n")
+
+
+class FaultyEditor:
+    """`KIND NAME`: the prompt's first word says what goes wrong, the rest names the request in the record."""
+
+    model_name = "faulty"
+    is_builtin = False
+
+    def warm_up(self) -> None:
+        time.sleep(0.2)
+
+    def run(
+        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+    ) -> EditResult:
+        assert cancel is not None
+        assert on_progress is not None
+        kind, _, name = request.prompt.partition(" ")
+        steps = request.steps or 2
+        note(f"start {name}")
+        try:
+            self._stage("prefill", kind)
+            for step in range(steps):
+                cancel.check()
+                time.sleep(STEP_S)
+                note(f"step {name}")
+                on_progress("denoise", step + 1, steps)
+                self._stage("step", kind)
+                if kind == "stuck":
+                    time.sleep(4)  # does not look at its token
+            self._stage("vae", kind)
+        finally:
+            note(f"end {name}")
+        image = request.images[0]
+        assert isinstance(image, Image.Image)
+        timings = {"denoise": steps * STEP_S, "total": steps * STEP_S}
+        return EditResult(image.convert("RGB"), None, request.seed or 0, image.size, steps, 0, timings)
+
+    def _stage(self, stage: str, kind: str) -> None:
+        if kind == f"oom-{stage}":
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
+        if kind == f"error-{stage}":
+            raise ValueError("shapes do not match")
+        if kind == f"lost-{stage}":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def load_editor(settings: object) -> FaultyEditor:
+    return FaultyEditor()
+
+
+service.load_editor = load_editor
+HunyuanImage = service.HunyuanImage

@@ -1,0 +1,38 @@
+"""The flow-matching schedule and Euler step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hunyuan.generation.scheduler import Schedule, guide
+
+
+def test_recorded_tables(golden: Path) -> None:
+    for table in json.loads((golden / "scheduler.json").read_text())["tables"]:
+        schedule = Schedule.create(table["steps"], table["shift"])
+        torch.testing.assert_close(schedule.sigmas, torch.tensor(table["sigmas"]), rtol=1e-6, atol=0)
+        torch.testing.assert_close(schedule.timesteps, torch.tensor(table["timesteps_full"]), rtol=1e-6, atol=0)
+
+
+def test_shift_moves_time_towards_noise() -> None:
+    plain, shifted = (Schedule.create(8, shift).sigmas for shift in (1.0, 3.0))
+    assert (shifted[1:-1] > plain[1:-1]).all()
+    assert shifted[0] == 1
+    assert shifted[-1] == 0
+
+
+def test_steps_under_constant_velocity_travel_the_whole_way() -> None:
+    schedule, x = Schedule.create(5, 3.0), torch.ones(1, 2, 3, 3, dtype=torch.bfloat16)
+    for i in range(schedule.steps):
+        x = schedule.step(x, torch.full_like(x, 2.0), i)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x, torch.full((1, 2, 3, 3), -1.0))
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (1.0, 3.0), (2.5, 6.0)])
+def test_guidance_extrapolates_from_the_unconditional_row(scale: float, expected: float) -> None:
+    assert guide(torch.tensor([3.0]), torch.tensor([1.0]), scale).item() == expected

@@ -1,0 +1,155 @@
+"""The log: JSON lines, one a request, nothing of what a request holds; the figures made of the same facts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from io import StringIO
+
+import pytest
+
+from hunyuan.errors import Cancelled, InvalidPrompt
+from hunyuan.serving.calls import Call, EditFacts, GpuMemory
+from hunyuan.serving.logs import JsonLog, log_request, request_record
+from hunyuan.serving.metrics import metrics
+from hunyuan.serving.tracing import Tracing
+
+
+def full_call() -> Call:
+    facts = EditFacts(9, "4:3", 7, 8)
+    facts.input_size, facts.output_size = (40, 30), (1024, 768)
+    facts.tokens, facts.steps_done, facts.queue_s = 100, 8, 0.25
+    facts.stages = {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0}
+    facts.gpu_memory = GpuMemory(1, 2, 3)
+    call = Call("id-1", "/edit", started=10.0, ended=17.0, status=200, bytes_in=5, bytes_out=6)
+    call.edit = facts
+    return call
+
+
+def test_the_line_about_an_edit() -> None:
+    assert request_record(full_call()) == {
+        "event": "request",
+        "request_id": "id-1",
+        "path": "/edit",
+        "status": 200,
+        "error": None,
+        "seconds": 7.0,
+        "bytes_in": 5,
+        "bytes_out": 6,
+        "prompt_chars": 9,
+        "seed": 7,
+        "images": 1,
+        "input_size": "40x30",
+        "output_size": "1024x768",
+        "resolution": "4:3",
+        "steps": 8,
+        "steps_done": 8,
+        "tokens": 100,
+        "queue_s": 0.25,
+        "stages": {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0},
+        "gpu_memory": {"before": 1, "after": 2, "peak": 3},
+    }
+
+
+def test_the_line_about_a_refused_request_has_the_same_fields() -> None:
+    call = Call("id-2", "/somewhere?else", error=InvalidPrompt("secret"), status=400)
+    record = request_record(call)
+    assert set(record) == set(request_record(full_call()))
+    assert (record["path"], record["error"], record["steps"], record["stages"]) == (
+        "other",
+        "invalid_prompt",
+        None,
+        None,
+    )
+    assert "secret" not in json.dumps(record)
+
+
+def test_lines_are_json_and_all_are_out_when_it_stops() -> None:
+    stream = StringIO()
+    log = JsonLog(stream)
+    log.start()
+    try:
+        logging.getLogger("hunyuan.somewhere").info("two\nlines of %s", "text")
+        try:
+            raise ValueError("a reason")
+        except ValueError:
+            logging.getLogger("hunyuan.somewhere").exception("it failed")
+        log_request(full_call())
+    finally:
+        log.stop()
+        log.stop()
+    first, second, third = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["message"], first["level"], first["logger"]) == ("two\nlines of text", "info", "hunyuan.somewhere")
+    assert first["time"].endswith("+00:00")
+    assert "ValueError: a reason" in second["traceback"]
+    assert third["request_id"] == "id-1"
+    assert logging.getLogger("hunyuan").propagate
+
+
+def sample(name: str, **labels: str) -> float:
+    from prometheus_client import REGISTRY
+
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_figures_of_a_request() -> None:
+    metrics()
+    before = {
+        "count": sample("hunyuan_requests_total", status="200", error=""),
+        "tokens": sample("hunyuan_tokens_per_second_sum"),
+        "steps": sample("hunyuan_steps_per_second_sum"),
+        "denoise": sample("hunyuan_stage_seconds_sum", stage="denoise"),
+    }
+    metrics().request(full_call())
+    assert sample("hunyuan_requests_total", status="200", error="") == before["count"] + 1
+    assert sample("hunyuan_tokens_per_second_sum") == before["tokens"] + 50
+    assert sample("hunyuan_steps_per_second_sum") == before["steps"] + 2
+    assert sample("hunyuan_stage_seconds_sum", stage="denoise") == before["denoise"] + 3.5
+    assert sample("hunyuan_gpu_memory_bytes", when="peak") == 3
+    assert sample("hunyuan_stage_seconds_count", stage="a stage of tomorrow") == 0
+
+
+def test_only_an_admitted_edit_counts_as_cancelled() -> None:
+    def count() -> float:
+        return sample("hunyuan_cancellations_total", reason="disconnect")
+
+    metrics()
+    before = count()
+    metrics().request(Call("x", error=Cancelled("gone"), status=499))
+    assert count() == before
+    call = full_call()
+    call.error, call.status = Cancelled("gone"), 499
+    metrics().request(call)
+    assert count() == before + 1
+
+
+def test_no_variable_no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OTEL_TRACES_EXPORTER", raising=False)
+    tracing = Tracing()
+    tracing.start()
+    with tracing.edit({}, full_call()):
+        pass
+    tracing.stop()
+
+
+def test_a_span_carries_the_figures_into_the_callers_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = StringIO()
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console,unheard-of")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "pictures")
+    monkeypatch.setattr(sys, "stdout", stream)
+    tracing = Tracing()
+    tracing.start()
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    call = full_call()
+    call.error = Cancelled("gone")
+    with tracing.edit({"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}, call):
+        pass
+    tracing.stop()
+    span = json.loads(stream.getvalue())
+    assert span["name"] == "edit"
+    assert span["context"]["trace_id"] == f"0x{trace_id}"
+    assert span["resource"]["attributes"]["service.name"] == "pictures"
+    attributes = span["attributes"]
+    assert (attributes["hunyuan.tokens"], attributes["hunyuan.stage.denoise_s"]) == (100, 3.5)
+    assert attributes["hunyuan.error"] == "cancelled"

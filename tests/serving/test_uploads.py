@@ -1,0 +1,113 @@
+"""Which files are accepted as pictures, and that a refusal says why."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from contextlib import suppress
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hunyuan.errors import InvalidImage
+from hunyuan.serving.images import open_image
+
+LIMIT = 1_000_000
+
+
+def noise(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def encoded(image: Image.Image, fmt: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format=fmt, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP"])
+def test_three_formats_are_accepted(fmt: str) -> None:
+    image = open_image(encoded(noise(40, 30), fmt), LIMIT)
+    assert image.size == (40, 30)
+    assert image.convert("RGB").getpixel((0, 0)) is not None
+
+
+def test_a_phone_photo_with_a_second_picture_behind_it_is_no_animation() -> None:
+    data = encoded(noise(64, 48), "MPO", save_all=True, append_images=[noise(16, 16)])
+    image = open_image(data, LIMIT)
+    assert image.size == (64, 48)
+    assert getattr(image, "n_frames", 1) == 1
+
+
+def test_exif_rotation_survives_for_the_engine() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = open_image(encoded(noise(40, 30), "JPEG", exif=exif), LIMIT)
+    assert image.getexif()[0x0112] == 6
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "WEBP"])
+def test_an_animation_is_refused(fmt: str) -> None:
+    data = encoded(noise(40, 30), fmt, save_all=True, append_images=[noise(40, 30).rotate(180)])
+    with pytest.raises(InvalidImage, match="image: an animated"):
+        open_image(data, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"just some text", "none of PNG, JPEG and WebP"),
+        (encoded(noise(40, 30), "GIF"), "none of PNG, JPEG and WebP"),
+        (encoded(noise(40, 30), "BMP"), "none of PNG, JPEG and WebP"),
+        (encoded(noise(1001, 1000), "JPEG"), "1001x1000 is 1,001,000 pixels; at most 1,000,000"),
+        (encoded(noise(15, 100), "PNG"), "15x100 px; each side must be at least 16 px"),
+        (encoded(noise(16, 129), "PNG"), "at most 8:1"),
+        (png_header(9_000, 9_000), "81,000,000 pixels"),
+        (png_header(10_000, 10_000), "1,000,000 pixels allowed"),  # beyond where Pillow only warns
+        (png_header(60_000, 60_000), "1,000,000 pixels allowed"),  # beyond where Pillow refuses
+        (png_header(100, 100), "damaged"),
+    ],
+)
+def test_a_refusal_names_what_came_and_what_is_allowed(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidImage) as caught:
+        open_image(data, LIMIT, field="image")
+    assert str(caught.value).startswith("image: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.97])
+def test_a_file_cut_short_is_refused(fmt: str, kept: float) -> None:
+    data = encoded(noise(200, 150), fmt)
+    with pytest.raises(InvalidImage, match="damaged"):
+        open_image(data[: int(len(data) * kept)], LIMIT)
+
+
+def test_random_damage_never_escapes_as_another_error() -> None:
+    rng = np.random.default_rng(1)
+    for fmt in ("PNG", "JPEG", "WEBP"):
+        good = np.frombuffer(encoded(noise(64, 48), fmt), dtype=np.uint8)
+        for _ in range(60):
+            bad = good.copy()
+            bad[rng.integers(0, len(bad), 8)] = rng.integers(0, 255, 8)
+            with suppress(InvalidImage):
+                open_image(bad.tobytes(), LIMIT)
+
+
+def test_the_extremes_that_are_allowed() -> None:
+    assert open_image(encoded(noise(16, 128), "PNG"), LIMIT).size == (16, 128)
+    assert open_image(encoded(noise(1000, 1000), "JPEG"), LIMIT).size == (1000, 1000)

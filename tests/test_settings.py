@@ -1,0 +1,221 @@
+"""Settings: their names in the environment, what is refused, and what the log shows of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hunyuan.errors import SettingsError
+from hunyuan.settings import Settings, known_variables, unknown_variables, variable
+
+# field, variable, text in the environment, value
+EXAMPLES: list[tuple[str, str, str, Any]] = [
+    ("engine", "HUNYUAN_ENGINE", "official", "official"),
+    ("device", "HUNYUAN_DEVICE", "cuda", "cuda"),
+    ("dtype", "HUNYUAN_DTYPE", "bfloat16", "bfloat16"),
+    ("weights", "HUNYUAN_WEIGHTS", "4bit", "4bit"),
+    ("dense", "HUNYUAN_DENSE", "fp8", "fp8"),
+    ("moe_impl", "HUNYUAN_MOE_IMPL", "flashinfer", "flashinfer"),
+    ("noise_device", "HUNYUAN_NOISE_DEVICE", "cpu", "cpu"),
+    ("default_steps", "HUNYUAN_DEFAULT_STEPS", "17", 17),
+    ("request_timeout_s", "HUNYUAN_REQUEST_TIMEOUT_S", "1.5", 1.5),
+    ("stuck_s", "HUNYUAN_STUCK_S", "7", 7.0),
+    ("queue_size", "HUNYUAN_QUEUE_SIZE", "3", 3),
+    ("max_upload_mb", "HUNYUAN_MAX_UPLOAD_MB", "0.5", 0.5),
+    ("max_pixels", "HUNYUAN_MAX_PIXELS", "4096", 4096),
+    ("prompt_max_chars", "HUNYUAN_PROMPT_MAX_CHARS", "10", 10),
+    ("png_prompt", "HUNYUAN_PNG_PROMPT", "true", True),
+    ("cache_dir", "HUNYUAN_CACHE_DIR", "somewhere/else", Path("somewhere/else")),
+]
+
+DEFAULTS = {
+    "model_id": None,
+    "engine": "native",
+    "device": "auto",
+    "dtype": "auto",
+    "weights": "auto",
+    "dense": "bf16",
+    "moe_impl": "auto",
+    "noise_device": "auto",
+    "default_steps": None,
+    "request_timeout_s": 300,
+    "stuck_s": 120,
+    "queue_size": 8,
+    "max_upload_mb": 20,
+    "max_pixels": 50_000_000,
+    "prompt_max_chars": 4000,
+    "png_prompt": False,
+    "cache_dir": None,
+}
+
+
+def refused(**values: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Settings(**values)
+    return str(caught.value)
+
+
+def test_defaults():
+    assert Settings().model_dump() == DEFAULTS
+
+
+def test_every_setting_has_an_example_here():
+    assert {name for name, *_ in EXAMPLES} | {"model_id"} == set(Settings.model_fields)
+
+
+# --- the environment
+
+
+@pytest.mark.parametrize(("field", "name", "text", "value"), EXAMPLES)
+def test_variable_sets_its_own_field_and_no_other(monkeypatch, field, name, text, value):
+    monkeypatch.setenv(name, text)
+    assert variable(field) == name
+    assert Settings().model_dump() == {**DEFAULTS, field: value}
+
+
+def test_model_id_is_the_one_without_a_prefix(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODEL_ID", str(tmp_path))
+    assert variable("model_id") == "MODEL_ID"
+    assert Settings().model_dump() == {**DEFAULTS, "model_id": tmp_path}
+
+
+def test_model_id_with_a_prefix_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setenv("HUNYUAN_MODEL_ID", str(tmp_path))
+    assert refused().startswith("unknown settings HUNYUAN_MODEL_ID; known are MODEL_ID, ")
+
+
+def test_unknown_variables_are_all_named_with_the_known_ones(monkeypatch):
+    monkeypatch.setenv("HUNYUAN_STEPS", "4")
+    monkeypatch.setenv("HUNYUAN_DEVISE", "cuda")
+    monkeypatch.setenv("hunyuan_lower", "1")
+    message = refused()
+    assert message.startswith("unknown settings HUNYUAN_DEVISE, HUNYUAN_STEPS, hunyuan_lower; known are ")
+    known = message.split("known are ")[1].split(", ")
+    assert known == known_variables() == [variable(name) for name in DEFAULTS]
+
+
+def test_unknown_variable_is_refused_beside_keyword_arguments_and_when_empty(monkeypatch):
+    monkeypatch.setenv("HUNYUAN_STEPS", "")
+    assert unknown_variables() == ["HUNYUAN_STEPS"]
+    assert "HUNYUAN_STEPS" in refused(device="cpu")
+
+
+def test_variables_of_others_do_not_matter(monkeypatch):
+    for name in ("MODEL_IDS", "XHUNYUAN_STEPS", "HUNYUANIMAGE", "DEVICE", "QUEUE_SIZE", "CACHE_DIR"):
+        monkeypatch.setenv(name, "1")
+    assert Settings().model_dump() == DEFAULTS
+
+
+def test_case_of_a_variable_does_not_matter(monkeypatch):
+    monkeypatch.setenv("hunyuan_queue_size", "5")
+    assert Settings().queue_size == 5
+
+
+def test_empty_variables_count_as_unset(monkeypatch):
+    for name in known_variables():
+        monkeypatch.setenv(name, "")
+    assert Settings().model_dump() == DEFAULTS
+
+
+# --- malformed values
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("HUNYUAN_ENGINE", "vllm"),
+        ("HUNYUAN_DEVICE", "cuda:0"),
+        ("HUNYUAN_DTYPE", "float16"),
+        ("HUNYUAN_WEIGHTS", "int8"),
+        ("HUNYUAN_DENSE", "4bit"),
+        ("HUNYUAN_MOE_IMPL", "fast"),
+        ("HUNYUAN_NOISE_DEVICE", "cuda"),
+        ("HUNYUAN_DEFAULT_STEPS", "0"),
+        ("HUNYUAN_DEFAULT_STEPS", "101"),
+        ("HUNYUAN_DEFAULT_STEPS", "8.5"),
+        ("HUNYUAN_REQUEST_TIMEOUT_S", "0"),
+        ("HUNYUAN_REQUEST_TIMEOUT_S", "nan"),
+        ("HUNYUAN_STUCK_S", "-1"),
+        ("HUNYUAN_QUEUE_SIZE", "0"),
+        ("HUNYUAN_QUEUE_SIZE", "many"),
+        ("HUNYUAN_MAX_UPLOAD_MB", "0"),
+        ("HUNYUAN_MAX_PIXELS", "255"),
+        ("HUNYUAN_PROMPT_MAX_CHARS", "0"),
+        ("HUNYUAN_PNG_PROMPT", "perhaps"),
+        ("MODEL_ID", "no/such/folder"),
+    ],
+)
+def test_malformed_value_is_named_with_its_variable(monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    assert refused().startswith(f"{name}={text!r}: ")
+
+
+def test_all_malformed_values_are_named(monkeypatch):
+    monkeypatch.setenv("HUNYUAN_QUEUE_SIZE", "x")
+    monkeypatch.setenv("HUNYUAN_DEVICE", "tpu")
+    parts = refused(stuck_s=-1).split("; ")
+    assert sorted(part.split(":")[0] for part in parts) == [
+        "HUNYUAN_DEVICE='tpu'",
+        "HUNYUAN_QUEUE_SIZE='x'",
+        "HUNYUAN_STUCK_S=-1",
+    ]
+
+
+def test_bounds_themselves_are_allowed():
+    settings = Settings(default_steps=100, queue_size=1, max_pixels=256, prompt_max_chars=1)
+    assert (settings.default_steps, Settings(default_steps=1).default_steps) == (100, 1)
+
+
+def test_file_is_no_checkpoint_folder(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    message = refused(model_id=tmp_path / "model.safetensors")
+    assert message.startswith("MODEL_ID=")
+    assert "no such folder" in message
+
+
+# --- keyword arguments
+
+
+@pytest.mark.parametrize(("field", "name", "text", "value"), EXAMPLES)
+def test_keyword_wins_over_the_environment(monkeypatch, field, name, text, value):
+    monkeypatch.setenv(name, text)
+    assert getattr(Settings(**{field: DEFAULTS[field]}), field) == DEFAULTS[field] != value
+
+
+def test_keyword_wins_for_the_model_too(monkeypatch, tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    monkeypatch.setenv("MODEL_ID", str(theirs))
+    assert Settings(model_id=ours).model_id == ours
+    assert Settings(model_id=None).model_id is None
+
+
+def test_keyword_wins_over_a_malformed_variable(monkeypatch):
+    monkeypatch.setenv("HUNYUAN_QUEUE_SIZE", "many")
+    assert Settings(queue_size=2).queue_size == 2
+
+
+def test_unknown_keyword_is_refused():
+    assert refused(steps=4).startswith("steps=4: ")
+
+
+def test_settings_are_frozen():
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.queue_size = 3
+    assert settings.queue_size == 8
+
+
+# --- the log
+
+
+def test_lines_show_every_setting_under_its_variable(monkeypatch, tmp_path):
+    for _, name, text, _ in EXAMPLES:
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("MODEL_ID", str(tmp_path))
+    shown = {"model_id": tmp_path, **{field: value for field, _, _, value in EXAMPLES}}
+    assert Settings().lines() == [f"{variable(field)}={shown[field]}" for field in DEFAULTS]
