@@ -119,8 +119,8 @@ def empty_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -
     with torch.device("meta"):
         model = HunyuanImage3(config)
     for name, parameter in model.named_parameters():
-        kept = torch.float32 if name.endswith("mlp.gate.wg.weight") else dtype
-        _replace(model, name, torch.empty(parameter.shape, dtype=kept, device=device))
+        own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
+        _replace(model, name, torch.empty(parameter.shape, dtype=parameter.dtype if own else dtype, device=device))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.wte.weight
     return model.eval().requires_grad_(False)

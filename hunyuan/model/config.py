@@ -13,6 +13,9 @@ from typing import Any
 from hunyuan.errors import CheckpointError
 
 BASE_MODEL = "HunyuanImage-3.0"
+QUANT_METHOD, QUANT_VERSION = "hunyuan-bento", 1
+EXPERT_FORMATS = ("bf16", "fp8", "mxfp4")
+DENSE_FORMATS = ("bf16", "fp8")
 COND_ATTENTION_TYPES = ("joint_full", "full", "full_causal", "causal")
 
 # Values that change the arithmetic and that the published checkpoints never use: (key, the accepted one).
@@ -105,6 +108,10 @@ class ModelConfig:
     vit_image_std: tuple[float, ...]
     vit_rescale_factor: float
     vit_aligner: AlignerConfig
+    expert_formats: tuple[str, ...]
+    """How each layer's experts are stored: bf16, fp8 or mxfp4; bf16 stands for the model's own dtype."""
+    dense_format: str
+    """How attention, shared MLP and lm_head are stored: bf16 or fp8."""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
@@ -191,6 +198,19 @@ class ConfigReader:
         if key in self.raw and self.raw[key] != accepted:
             self._wrong(key, repr(accepted))
 
+    def equal(self, key: str, accepted: Any) -> None:
+        """Like `fixed`, for a key that must be there."""
+        if self.raw.get(key) != accepted:
+            self._wrong(key, repr(accepted))
+
+    def choices(self, key: str, known: Sequence[str], length: int) -> tuple[str, ...]:
+        """One word of `known` for all, or a list of `length` of them."""
+        value = self.raw.get(key)
+        words = [value] * length if isinstance(value, str) else value
+        if not isinstance(words, list) or len(words) != length or any(word not in known for word in words):
+            return tuple(self._wrong(key, f"one of {', '.join(known)}, or a list of {length}", (known[0],) * length))
+        return tuple(words)
+
     def _wrong(self, key: str, expected: str, stand_in: Any = None) -> Any:
         got = repr(self.raw[key])[:60] if key in self.raw else "missing"
         self.problems.append(f"{self.path}{key}: {got}, expected {expected}")
@@ -245,7 +265,21 @@ def _parse(c: ConfigReader) -> ModelConfig:
         vit_image_std=processor.numbers("image_std", (0.5, 0.5, 0.5)),
         vit_rescale_factor=processor.number("rescale_factor", 1 / 255),
         vit_aligner=AlignerConfig(aligner.whole("input_dim"), aligner.whole("n_embed"), aligner.whole("depth", 2)),
+        **_parse_quantization(c, layers),
     )
+
+
+def _parse_quantization(c: ConfigReader, layers: int) -> dict[str, Any]:
+    """Our own section `quantization_config` (docs/weights.md); a folder without it holds the model's own dtype."""
+    if c.raw.get("quantization_config") is None:
+        return {"expert_formats": ("bf16",) * layers, "dense_format": "bf16"}
+    q = c.section("quantization_config")
+    q.equal("quant_method", QUANT_METHOD)
+    q.equal("version", QUANT_VERSION)
+    return {
+        "expert_formats": q.choices("experts", EXPERT_FORMATS, layers),
+        "dense_format": q.choices("dense", DENSE_FORMATS, 1)[0],
+    }
 
 
 def _parse_vae(c: ConfigReader) -> VaeConfig:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed, TimestepEmbedder
+from hunyuan.model.linear import dense_linear
 from hunyuan.model.transformer import Transformer
 from hunyuan.model.vae import Posterior, Vae
 from hunyuan.model.vision import VisionAligner, build_vision_model
@@ -24,7 +25,9 @@ class HunyuanImage3(nn.Module):
         self.config = config
         hidden, width, channels = config.hidden_size, config.patch_embed_hidden_dim, config.vae.latent_channels
         self.model = Transformer(config)
-        self.lm_head = nn.Linear(hidden, config.vocab_size, bias=False)
+        # A tied head is the embedding table, which is never stored in fp8.
+        head_format = "bf16" if config.tie_word_embeddings else config.dense_format
+        self.lm_head = dense_linear(hidden, config.vocab_size, head_format)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.wte.weight
         self.vae = Vae(config.vae)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hunyuan.model.attention import Segment, attend
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.linear import dense_linear
 from hunyuan.model.moe.layer import GatedMlp, MoE
 from hunyuan.model.rope import apply_rope
 
@@ -50,8 +51,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.attention_head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        width, dense = (self.heads + 2 * self.kv_heads) * self.head_dim, config.dense_format
+        self.qkv_proj = dense_linear(config.hidden_size, width, dense)
+        self.o_proj = dense_linear(self.heads * self.head_dim, config.hidden_size, dense)
         norm = config.use_qk_norm
         self.query_layernorm = RMSNorm(self.head_dim, config.rms_norm_eps) if norm else None
         self.key_layernorm = RMSNorm(self.head_dim, config.rms_norm_eps) if norm else None
@@ -96,13 +98,15 @@ class DecoderLayer(nn.Module):
 
 def _feed_forward(config: ModelConfig, layer: int) -> nn.Module:
     if not config.is_moe(layer):
-        return GatedMlp(config.hidden_size, config.intermediate_size)
+        return GatedMlp(config.hidden_size, config.intermediate_size, config.dense_format)
     return MoE(
         config.hidden_size,
         config.moe_intermediate_size[layer],
         config.num_experts[layer],
         config.moe_topk[layer],
         config.num_shared_expert[layer] if config.use_mixed_mlp_moe else 0,
+        config.expert_formats[layer],
+        config.dense_format,
     )
 
 

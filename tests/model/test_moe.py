@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hunyuan.checkpoint.load import empty_model
 from hunyuan.model.moe.eager import eager_experts, gated_mlp, route
-from hunyuan.model.moe.layer import EXPERT_BACKENDS, GatedMlp, MoE
+from hunyuan.model.moe.layer import GatedMlp, MoE
 from hunyuan.model.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -168,7 +170,7 @@ def test_given_choices_are_followed_in_any_order():
         sum(w * one_expert(t, stacks[0][e], stacks[1][e]) for w, e in zip(ws, es, strict=True))
         for t, ws, es in zip(x, weights, index, strict=True)
     ]
-    torch.testing.assert_close(eager_experts(x, weights, index, *stacks), torch.stack(expected))
+    torch.testing.assert_close(eager_experts(x, weights, index, picked(stacks)), torch.stack(expected))
 
 
 def test_bf16_result_is_rounded_once_after_the_weighted_sum():
@@ -176,10 +178,14 @@ def test_bf16_result_is_rounded_once_after_the_weighted_sum():
     stacks = block.experts.gate_and_up_proj, block.experts.down_proj
     x, index = noise(12, 16, seed=5).bfloat16(), torch.tensor([[0, 5]]).expand(12, 2)
     weights = torch.tensor([[0.7123, 0.2877]]).expand(12, 2)
-    out = eager_experts(x, weights, index, *stacks)
+    out = eager_experts(x, weights, index, picked(stacks))
     parts = [linear(_gated(x, stacks[0][e]), stacks[1][e]).float() for e in (0, 5)]
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, (parts[0] * 0.7123 + parts[1] * 0.2877).bfloat16())
+
+
+def picked(stacks: tuple[Tensor, Tensor]) -> Callable[[int], tuple[Tensor, Tensor]]:
+    return lambda expert: (stacks[0][expert], stacks[1][expert])
 
 
 def _gated(x: Tensor, gate_and_up: Tensor) -> Tensor:
@@ -251,22 +257,26 @@ def test_strided_tokens_are_fine():
     torch.testing.assert_close(block(x), block(x.contiguous()))
 
 
-def test_backend_is_called_with_the_stacks_and_its_result_is_used():
-    block = moe(shared=0)
-    x, calls = noise(2, 5, 16), []
+class Sevens(nn.Module):
+    """A backend that remembers what it was called with."""
 
-    def backend(*arguments: Tensor) -> Tensor:
-        calls.append(arguments)
-        return torch.full((10, 16), 7.0)
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, ...]] = []
 
-    assert block.run_experts is EXPERT_BACKENDS["eager"]
-    block.run_experts = backend
+    def forward(self, *arguments: Tensor) -> Tensor:
+        self.calls.append(arguments)
+        return torch.full_like(arguments[0], 7.0)
+
+
+def test_backend_gets_tokens_and_choices_and_its_result_is_used():
+    block, x = moe(shared=0), noise(2, 5, 16)
+    expected = route(x.flatten(0, 1), block.gate.wg.weight, 2)
+    block.experts = Sevens()
     assert torch.equal(block(x), torch.full((2, 5, 16), 7.0))
-    ((tokens, weights, index, gate_and_up, down),) = calls
+    ((tokens, *choices),) = block.experts.calls
     assert torch.equal(tokens, x.flatten(0, 1))
-    assert weights.shape == index.shape == (10, 2)
-    assert gate_and_up is block.experts.gate_and_up_proj
-    assert down is block.experts.down_proj
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(choices, expected, strict=True))
 
 
 def test_recorded_block(golden, golden_editor):

@@ -5,6 +5,8 @@ Routing keeps every token: no expert has a capacity. This is the reference for e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
@@ -31,14 +33,15 @@ def gated_mlp(x: Tensor, gate_and_up: Tensor, down: Tensor) -> Tensor:
     return linear(up * silu(gate), down)
 
 
-def eager_experts(x: Tensor, weights: Tensor, index: Tensor, gate_and_up: Tensor, down: Tensor) -> Tensor:
+def eager_experts(
+    x: Tensor, weights: Tensor, index: Tensor, expert_weights: Callable[[int], tuple[Tensor, Tensor]]
+) -> Tensor:
     """Loops over the experts that were chosen by any token.
 
     Args:
         x: `[tokens, hidden]`.
         weights, index: from `route`.
-        gate_and_up: `[experts, 2 * width, hidden]`.
-        down: `[experts, hidden, width]`.
+        expert_weights: an expert's gate_and_up `[2 * width, hidden]` and down `[hidden, width]`, by its number.
 
     Returns:
         `[tokens, hidden]`, x's dtype; the sum over a token's choices is taken in fp32.
@@ -46,5 +49,5 @@ def eager_experts(x: Tensor, weights: Tensor, index: Tensor, gate_and_up: Tensor
     outputs = torch.empty(*index.shape, x.shape[-1], dtype=x.dtype, device=x.device)  # [tokens, topk, hidden]
     for expert in index.unique().tolist():
         chosen = index == expert  # [tokens, topk]
-        outputs[chosen] = gated_mlp(x[chosen.any(dim=-1)], gate_and_up[expert], down[expert])
+        outputs[chosen] = gated_mlp(x[chosen.any(dim=-1)], *expert_weights(expert))
     return (outputs * weights[..., None]).sum(dim=1).to(x.dtype)

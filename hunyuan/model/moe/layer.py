@@ -5,29 +5,26 @@ Holds the weights under the checkpoint's names, experts stacked. Does not know t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
-from hunyuan.model.moe.eager import eager_experts, gated_mlp, route
-
-ExpertsFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-
-# HUNYUAN_MOE_IMPL -> (x, weights, index, gate_and_up, down) -> out
-EXPERT_BACKENDS: dict[str, ExpertsFunction] = {"eager": eager_experts}
+from hunyuan.model.linear import dense_linear
+from hunyuan.model.moe.eager import route
+from hunyuan.model.moe.experts import EXPERT_FORMATS
 
 
 class GatedMlp(nn.Module):
     """`down_proj(up * silu(gate))`; the weights carry no bias."""
 
-    def __init__(self, hidden: int, width: int) -> None:
+    def __init__(self, hidden: int, width: int, dense_format: str = "bf16") -> None:
         super().__init__()
-        self.gate_and_up_proj = nn.Linear(hidden, 2 * width, bias=False)
-        self.down_proj = nn.Linear(width, hidden, bias=False)
+        self.gate_and_up_proj = dense_linear(hidden, 2 * width, dense_format)
+        self.down_proj = dense_linear(width, hidden, dense_format)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., hidden] -> [..., hidden]
-        return gated_mlp(x, self.gate_and_up_proj.weight, self.down_proj.weight)
+        up, gate = self.gate_and_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(up * silu(gate))
 
 
 class Router(nn.Module):
@@ -38,30 +35,29 @@ class Router(nn.Module):
         self.wg = nn.Linear(hidden, experts, bias=False, dtype=torch.float32)
 
 
-class Experts(nn.Module):
-    """All experts of a layer: gate_and_up `[experts, 2 * width, hidden]`, down `[experts, hidden, width]`."""
-
-    def __init__(self, experts: int, hidden: int, width: int) -> None:
-        super().__init__()
-        self.gate_and_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
-        self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
-
-
 class MoE(nn.Module):
     """Shared MLP plus the routed experts."""
 
-    def __init__(self, hidden: int, width: int, experts: int, topk: int, shared_experts: int) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        width: int,
+        experts: int,
+        topk: int,
+        shared_experts: int,
+        expert_format: str = "bf16",
+        dense_format: str = "bf16",
+    ) -> None:
         super().__init__()
         self.topk = topk
         self.gate = Router(hidden, experts)
-        self.experts = Experts(experts, hidden, width)
-        self.shared_mlp = GatedMlp(hidden, width * shared_experts) if shared_experts else None
-        self.run_experts: ExpertsFunction = eager_experts
+        self.experts: nn.Module = EXPERT_FORMATS[expert_format](experts, hidden, width)
+        self.shared_mlp = GatedMlp(hidden, width * shared_experts, dense_format) if shared_experts else None
 
     def forward(self, x: Tensor) -> Tensor:  # [rows, tokens, hidden] -> the same
         flat = x.reshape(-1, x.shape[-1])  # [rows * tokens, hidden]
         weights, index = route(flat, self.gate.wg.weight, self.topk)
-        out = self.run_experts(flat, weights, index, self.experts.gate_and_up_proj, self.experts.down_proj)
+        out = self.experts(flat, weights, index)
         if self.shared_mlp is not None:
             out = out + self.shared_mlp(flat)
         return out.view_as(x)
