@@ -72,6 +72,43 @@ def copy(golden: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(golden, tmp_path / "copy"))
 
 
+@pytest.mark.parametrize(
+    ("section", "names", "still"),
+    [
+        ("moe", ["x"], "out_easy_topk"),
+        ("vae", ["decode_in"], "decode_out"),
+        ("embed", ["patch_in", "final_in"], "final_out"),
+    ],
+)
+def test_an_input_that_was_trimmed_is_drawn_again(copy: Path, section: str, names: list[str], still: str) -> None:
+    trim(copy, section, names)
+    check = check_goldens.check_section(Golden(copy), section)
+    assert check.failures == []
+    assert still in check.compared
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "lost"),
+    [("embed", "patch_t", "final_out"), ("embed", "t", "sinusoid"), ("backbone_easymoe", "positions", "layer0")],
+)
+def test_what_cannot_be_computed_any_more_is_left_out_by_name(copy: Path, section: str, name: str, lost: str) -> None:
+    trim(copy, section, [name])
+    check = check_goldens.check_section(Golden(copy), section)
+    assert check.failures == []
+    assert lost not in check.compared
+    assert name in check.left_out[lost]
+
+
+def trim(folder: Path, section: str, names: list[str]) -> None:
+    """Takes tensors out of a section, as a trimmed folder would lack them."""
+    path = folder / f"{section}.safetensors"
+    save_file({key: value for key, value in load_file(path).items() if key not in names}, path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in names:
+        del manifest["sections"][section]["keys"][name]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def perturb_weight(folder: Path, key: str) -> None:
     tensors = load_file(folder / WEIGHTS)
     tensors[key] = (tensors[key].float() * 1.5 + 0.05).to(tensors[key].dtype)

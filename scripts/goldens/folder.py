@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -69,6 +71,18 @@ class Golden:
 
     def tensors(self, section: str) -> dict[str, Tensor]:
         return load_file(self.folder / self.sections[section]["file"])
+
+    def given(self, section: str, recorded: dict[str, Tensor], name: str, shape: Sequence[int] | None) -> Tensor | None:
+        """An input of a section: as recorded or, where a trimmed folder left it out, drawn again from its seed.
+
+        None where neither can be had: `shape` is None when what would tell it is not there either.
+        """
+        if name in recorded:
+            return recorded[name].to(self.model.device)
+        seed = self.sections[section].get("seeds", {}).get(name)
+        if seed is None or shape is None:
+            return None
+        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)).to(self.model.device)
 
     def values(self, section: str) -> dict[str, Any]:
         return json.loads((self.folder / self.sections[section]["file"]).read_text())

@@ -80,6 +80,10 @@ class Check:
         if not equal:
             self.failures.append(f"{name}: {_short(ours)}, recorded {_short(theirs)}")
 
+    def without_input(self, names: Iterable[str], given: str) -> None:
+        """What cannot be computed because the folder holds neither that input nor its seed."""
+        self.leave_out((name for name in names if name in self.present), f"{given} is not in the folder")
+
     def used(self, *names: str) -> None:
         """Recorded inputs that our code was fed."""
         self.compared.update(names)

@@ -91,12 +91,14 @@ def preprocess(golden: Golden, section: str) -> Check:
 
 def tokens(golden: Golden, section: str) -> Check:
     recorded = golden.values(section)
-    names = [f"{c['name']}.{key}" for c in recorded["cases"] for key in c if key not in ("name", "inputs")]
-    check = golden.check(section, ["special_ids", "decode", *names])
+    cases = recorded.get("cases", [])
+    names = [f"{c['name']}.{key}" for c in cases for key in c if key not in ("name", "inputs")]
+    check = golden.check(section, [*(key for key in recorded if key != "cases"), *names])
     tk = golden.checkpoint.tokenizer
-    check.exact("special_ids", {t: tk.id(t) for t in recorded["special_ids"]}, recorded["special_ids"])
-    check.exact("decode", [tk.decode(d["ids"]) for d in recorded["decode"]], [d["text"] for d in recorded["decode"]])
-    for case in recorded["cases"]:
+    ids, texts = recorded.get("special_ids", {}), recorded.get("decode", [])
+    check.exact("special_ids", {t: tk.id(t) for t in ids}, ids)
+    check.exact("decode", [tk.decode(d["ids"]) for d in texts], [d["text"] for d in texts])
+    for case in cases:
         name, inputs = case["name"], case["inputs"]
         keys = [k for k in case if k not in ("name", "inputs")]
         if "message_list" in inputs:
