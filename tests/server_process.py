@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,11 @@ class Server:
                 return found[0]
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.02)
+
+    def rss_mib(self) -> float:
+        """Resident memory of all its processes together."""
+        master = psutil.Process(self.process.pid)
+        return sum(process.memory_info().rss for process in [master, *master.children(recursive=True)]) / 2**20
 
     def stop(self, seconds: float = 20) -> None:
         if self.process.poll() is None:

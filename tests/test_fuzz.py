@@ -41,7 +41,7 @@ def test_a_broken_file_is_a_picture_or_refused() -> None:
 
 @pytest.mark.server
 def test_a_server_answers_every_broken_file(server: LocalServer) -> None:
-    report = fuzz_over_http(server, 80, seed=2)
+    report = fuzz_over_http(server, 80, seed=2, warm_up=20)
     assert report.problems == []
     assert set(report.outcomes) == {"200", "400 invalid_image"}
 

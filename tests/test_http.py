@@ -6,8 +6,10 @@ editor is the scripted one of the fault tests, so that an edit takes millisecond
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from server_process import ROOT, Server, assert_envelope, photo_bytes, running
+from span_collector import Spans, collecting
 
 pytestmark = pytest.mark.server
 
@@ -189,9 +192,16 @@ CASES = FIELDS | IMAGES | BODIES | ROUTES
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def spans() -> Iterator[Spans]:
+    with collecting() as collected:
+        yield collected
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, spans: Spans) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("bad")
     extra = {"FAULTS_RECORD": str(folder / "record"), "HUNYUAN_MAX_UPLOAD_MB": str(UPLOAD_LIMIT_MB)}
+    extra |= {"OTEL_EXPORTER_OTLP_ENDPOINT": spans.url, "OTEL_BSP_SCHEDULE_DELAY": "100", "NO_PROXY": "127.0.0.1"}
     with running(folder, "faulty_service:HunyuanImage", FAULTY, **extra) as shared:
         yield shared
 
@@ -239,17 +249,35 @@ def test_the_script_does_the_same(server: Server, photo: Path, tmp_path: Path) -
     assert not out.exists()
 
 
-def test_bentomls_own_client_works(server: Server, photo: Path) -> None:
+LITERAL = ["42", "true", "null", '"quoted"', '{"a": 1}', 'say "hi"']
+
+
+def prompts_seen(server: Server) -> list[str]:
+    """Every prompt the editor got, in order."""
+    events = (line.split(" ", 2) for line in (server.folder / "record").read_text().splitlines())
+    return [json.loads(rest[0]) for _, event, *rest in events if event == "prompt"]
+
+
+def test_prompts_arrive_literally_from_bentomls_own_client(server: Server, photo: Path) -> None:
     code = (
-        "import sys, bentoml\n"
+        "import json, sys, bentoml\n"
         "from pathlib import Path\n"
         "with bentoml.SyncHTTPClient(sys.argv[1], timeout=100) as client:\n"
-        "    png = client.edit(image=Path(sys.argv[2]), prompt='say \"hi\"', seed=None, steps=1)\n"
-        "sys.stdout.buffer.write(bytes(png))\n"
+        "    for prompt in json.loads(sys.argv[3]):\n"
+        "        png = bytes(client.edit(image=Path(sys.argv[2]), prompt=prompt, seed=None, steps=1))\n"
+        "        assert png.startswith(b'\\x89PNG')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, server.url, str(photo)], capture_output=True, check=False)
+    command = [sys.executable, "-c", code, server.url, str(photo), json.dumps(LITERAL)]
+    done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.startswith(b"\x89PNG")
+    assert prompts_seen(server)[-len(LITERAL) :] == LITERAL
+
+
+def test_prompts_arrive_literally_from_any_other(server: Server, client: httpx.Client) -> None:
+    for prompt in LITERAL:
+        body = IMAGE + part("prompt", prompt) + part("steps", "1") + END
+        assert send(client, Bad(200, "", "", body), "literal").status_code == 200
+    assert prompts_seen(server)[-len(LITERAL) :] == LITERAL
 
 
 def test_httpx_works(server: Server, photo: Path) -> None:
@@ -315,6 +343,40 @@ def test_a_body_that_announces_no_length_is_counted(server: Server, client: http
     pieces = (piece for piece in [part("image", b"", "a")[:-2], *[bytes(100_000)] * 12])
     answer = client.post("/edit", content=pieces, headers={"Content-Type": MULTIPART, "X-Request-ID": "chunked"})
     assert_envelope(answer, 413, "payload_too_large")
+
+
+def test_bad_requests_leave_no_memory_behind(server: Server, client: httpx.Client) -> None:
+    def all_of_them() -> float:
+        for name, bad in CASES.items():
+            assert send(client, bad, "again").status_code == bad.status, name
+        return server.rss_mib()
+
+    all_of_them()
+    before = all_of_them()
+    for _ in range(4):
+        after = all_of_them()
+    assert after < before * 1.05
+
+
+def test_a_websocket_gets_the_envelope_too(server: Server) -> None:
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
+    head = f"GET /edit HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        answer = b""
+        while not answer.endswith(b"}"):
+            received = connection.recv(65536)
+            assert received, answer
+            answer += received
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b'{"error": "not_found"' in answer
+
+
+def test_a_span_of_each_edit_is_sent(client: httpx.Client, spans: Spans) -> None:
+    answer = send(client, Bad(200, "", "", IMAGE + PROMPT + part("steps", "1") + END), "traced")
+    assert answer.status_code == 200
+    _, span, attributes = spans.of_request("traced")
+    assert (span.name, attributes["hunyuan.steps"]) == ("edit", 1)
 
 
 def test_paths_that_somebody_tries_make_no_figures(server: Server, client: httpx.Client) -> None:

@@ -83,7 +83,20 @@ def test_a_short_run_sheds_and_does_not_fail() -> None:
     settings = {"STAND_IN_SECONDS": "0.5", "HUNYUAN_QUEUE_SIZE": "1"}
     with local_server(settings, STAND_IN) as server:
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--headless", "--only-summary"]
-        load = ["--host", server.url, "--users", "6", "--spawn-rate", "6", "--run-time", "8s", "--edit-steps", "2"]
+        load = [
+            "--host",
+            server.url,
+            "--users",
+            "6",
+            "--spawn-rate",
+            "6",
+            "--run-time",
+            "8s",
+            "--edit-steps",
+            "2",
+            "--stop-timeout",
+            "30",
+        ]
         done = subprocess.run([*command, *load], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"edits by outcome: (.*)", done.stdout)

@@ -260,6 +260,22 @@ def test_a_failed_edit_is_503_and_its_details_are_logged_without_the_prompt(
     assert edit(served.client).status_code == 200
 
 
+def test_the_file_holds_the_prompt_only_where_the_operator_wants_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Prompt" not in Image.open(BytesIO(edit(served.client).content)).text
+    monkeypatch.setattr(served.module, "SETTINGS", served.module.SETTINGS.model_copy(update={"png_prompt": True}))
+    text = Image.open(BytesIO(edit(served.client, seed="5", steps="3").content)).text
+    assert text["Prompt"] == "make it blue"
+    assert {name: text[name] for name in ("Seed", "Steps", "Size", "Model")} == {
+        "Seed": "5",
+        "Steps": "3",
+        "Size": "64x48",
+        "Model": "stand-in",
+    }
+    assert text["Software"].startswith("hunyuan-image-bento ")
+
+
 def test_running_out_of_memory_has_its_own_code(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     assert_envelope(edit(served.client, prompt="too big"), 503, "out_of_memory")
     assert "asked for 80 GiB" in caplog.text

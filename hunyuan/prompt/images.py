@@ -96,14 +96,38 @@ def _orientation(image: Image.Image) -> Any:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to 8-bit RGB."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # 16-bit grey: keep the high byte; PIL's own conversion would clip at 255.
-        image = Image.fromarray((np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _grey_of_integers(image)
+    elif image.mode == "RGB" and isinstance(image.info.get("transparency"), tuple):
+        image = image.copy()  # the caller's `info` stays as it is
+        image.info["transparency"] = _eight_bit_colour(image.info["transparency"])
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _grey_of_integers(image: Image.Image) -> Image.Image:
+    """16-bit grey keeps its high byte; PIL's own conversion would clip at 255.
+
+    PIL's 32-bit mode `I` says nothing of its range: with no value above 255 it holds 8-bit grey (what `convert("I")`
+    makes of it), else 16-bit grey.
+    """
+    values = np.asarray(image)
+    if image.mode == "I":
+        values = values.clip(0, 65535)
+    eight_bit = image.mode == "I" and int(values.max()) <= 255
+    grey = (values if eight_bit else values >> 8).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if clear is not None:
+        grey[values == clear] = 255  # a transparent grey, in the file's own range, lies on white
+    return Image.fromarray(grey)
+
+
+def _eight_bit_colour(colour: tuple[int, ...]) -> tuple[int, ...]:
+    """PIL reads the pixels of a 16-bit PNG as 8-bit ones, but leaves its transparent colour as it was."""
+    return tuple(value >> 8 for value in colour) if max(colour) > 255 else colour
 
 
 def prepare_cond_image(image: Image.Image, config: ModelConfig, align: bool) -> CondImage:

@@ -121,9 +121,11 @@ class Envelope:
         self.on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            send = _as_refusal(send)
         call = scope[CALL] = Call(request_id_from(scope), scope["path"])
         plain = scope["path"] in PLAIN_PATHS
         try:
@@ -153,7 +155,8 @@ class Envelope:
             await answer.fail(failed())
 
     def _check_path(self, scope: Scope) -> None:
-        if self.known_paths is not None and scope["path"] not in self.known_paths:
+        known = self.known_paths is None or scope["path"] in self.known_paths
+        if not known or scope["type"] == "websocket":  # the framework would refuse a websocket without a word
             raise error_of_status(404)
 
     def _check_announced_length(self, scope: Scope) -> None:
@@ -176,6 +179,15 @@ class Envelope:
             return message
 
         return counted
+
+
+def _as_refusal(send: Send) -> Send:
+    """Turns a websocket down with an HTTP answer, which ASGI spells with other message types."""
+
+    async def refuse(message: Message) -> None:
+        await send({**message, "type": f"websocket.{message['type']}"})
+
+    return refuse
 
 
 class _Answer:

@@ -100,20 +100,29 @@ class EditQueue:
             self._line.append(job)
             self._line_changed()
 
-    def leave(self, job: Job) -> None:
-        """The caller wants nothing more: a waiting job is dropped, a running one told to stop."""
+    def leave(self, job: Job) -> bool:
+        """The caller wants nothing more: a waiting job is dropped, a running one told to stop.
+
+        Returns whether the job still runs.
+        """
         with self._changed:
             if job.state is State.ENDED:
-                return
+                return False
             job.cancel.cancel()
             job.left_at = self._clock()
             if job.state is not State.RUNNING:
                 self._drop(job)
+            return job.state is State.RUNNING
 
     def close(self, make_error: Callable[[], HunyuanError]) -> None:
         """Answers everyone who waits, and everyone who comes later, with an error. The running job goes on."""
         with self._changed:
             self._closed = make_error
+            self.send_away(make_error)
+
+    def send_away(self, make_error: Callable[[], HunyuanError]) -> None:
+        """Answers everyone who waits now with an error. The running job goes on."""
+        with self._changed:
             for job in [job for job in self._jobs if job.state is not State.RUNNING]:
                 self._drop(job)
                 _settle(job, make_error())

@@ -46,7 +46,8 @@ class Tracing:
                 provider.add_span_processor(BatchSpanProcessor(found[0].load()()))
                 self._provider = provider
             elif name.strip() != "none":
-                logger.warning("no tracing to %r: install the package of that exporter", name.strip())
+                wanted = " or ".join(_keys(name.strip()))
+                logger.warning("no tracing to %r: install the package of the exporter %s", name.strip(), wanted)
 
     def stop(self) -> None:
         if self._provider is not None:
@@ -72,12 +73,11 @@ class Tracing:
 
 
 def _keys(name: str) -> tuple[str, ...]:
-    """The names that the packages for OTLP use, the protocol asked for first."""
+    """The names that the packages for OTLP use; OTLP over HTTP is what comes with this project."""
     if name != "otlp":
         return (name,)
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    kinds = ("otlp_proto_grpc", "otlp_proto_http") if protocol == "grpc" else ("otlp_proto_http", "otlp_proto_grpc")
-    return (*kinds, "otlp")
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    return ("otlp_proto_grpc", "otlp") if protocol == "grpc" else ("otlp_proto_http",)
 
 
 def _describe(span: Span, call: Call) -> None:

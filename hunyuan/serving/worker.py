@@ -19,9 +19,11 @@ from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallb
 from hunyuan.serving import gpu
 from hunyuan.serving.calls import EditFacts, GpuMemory
 from hunyuan.serving.http_errors import Loading, Restarting, ShuttingDown
-from hunyuan.serving.queue import EditQueue, Job
+from hunyuan.serving.queue import EditQueue, Job, State
 
 logger = logging.getLogger(__name__)
+
+POLL_S = 0.05
 
 
 class EditorLike(Protocol):
@@ -126,14 +128,26 @@ class EditorWorker:
         job = Job(cancel, facts)
         self._queue.admit(job)
         try:
+            self.require_usable()  # again: between the two, those who wait may have been sent away
             yield job
         finally:
-            self._queue.leave(job)
+            if self._queue.leave(job):
+                asyncio.get_running_loop().call_later(self._stuck_s, self._look_after, job)
 
     async def run(self, job: Job, request: EditRequest) -> EditResult:
         """Waits for the thread and for the edit."""
         self._queue.put(job, request)
         return await asyncio.wrap_future(job.done)
+
+    def _look_after(self, left: Job) -> None:
+        """Called when `left` should have stopped long ago. If it has not, nobody needs to wait behind it."""
+        if left.state is State.ENDED:
+            return
+        if not self.stuck:  # called a moment too early
+            asyncio.get_running_loop().call_later(POLL_S, self._look_after, left)
+            return
+        logger.critical("the running edit does not return; this process takes no work and has to be restarted")
+        self._queue.send_away(_restarting)
 
     # -- the thread's side -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ names, one line an event, so that a test can see when the work really stopped.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ class FaultyEditor:
     is_builtin = False
 
     def warm_up(self) -> None:
-        time.sleep(0.2)
+        time.sleep(float(os.environ.get("FAULTS_WARM_UP_S", "0.2")))
 
     def run(
         self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
@@ -44,6 +45,7 @@ class FaultyEditor:
         assert on_progress is not None
         kind, _, name = request.prompt.partition(" ")
         steps = request.steps or 2
+        note(f"prompt {json.dumps(request.prompt)}")
         note(f"start {name}")
         try:
             self._stage("prefill", kind)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import struct
+import zlib
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -170,6 +171,54 @@ def test_a_sixteen_bit_png_keeps_the_high_byte():
     file = encoded(Image.fromarray(values), "PNG")
     assert Image.open(file).mode.startswith("I")
     assert colours(load_image(Image.open(file))) == [(0x12,) * 3, (0xFE,) * 3]
+
+
+@pytest.mark.parametrize("transparency", [None, 0x12FF, 0xFE01])
+def test_a_transparent_grey_of_sixteen_bits_is_laid_on_white(transparency):
+    values = np.full((16, 32), 0x12FF, dtype=np.uint16)
+    values[:, 16:] = 0xFE01
+    file = encoded(Image.fromarray(values), "PNG", **({} if transparency is None else {"transparency": transparency}))
+    expected = [255 if value == transparency else value >> 8 for value in (0x12FF, 0xFE01)]
+    assert colours(load_image(Image.open(file))) == [(value,) * 3 for value in expected]
+
+
+def png_of_sixteen_bits(
+    colour_type: int, left: tuple[int, ...], right: tuple[int, ...], trns: bytes = b""
+) -> io.BytesIO:
+    """32x16, two colours; PIL cannot write 16 bits a channel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + b"".join(struct.pack(f">{len(pixel)}H", *pixel) * 16 for pixel in (left, right))
+    head = struct.pack(">IIBBBBB", 32, 16, 16, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", head), *([(b"tRNS", trns)] if trns else []), (b"IDAT", zlib.compress(row * 16)), (b"IEND", b"")]
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "left", "right", "expected"),
+    [
+        (0, (0x12FF,), (0xFE01,), [(0x12,) * 3, (0xFE,) * 3]),
+        (2, (0x12FF, 0x3401, 0x5680), (0xFFFF, 0, 0x00FF), [(0x12, 0x34, 0x56), (255, 0, 0)]),
+        (4, (0x12FF, 0xFFFF), (0x12FF, 0), [(0x12,) * 3, (255,) * 3]),
+        (6, (0xFFFF, 0, 0, 0xFFFF), (0, 0, 0, 0x8000), [(255, 0, 0), (127,) * 3]),
+    ],
+)
+def test_sixteen_bits_a_channel(colour_type, left, right, expected):
+    assert colours(load_image(Image.open(png_of_sixteen_bits(colour_type, left, right)))) == expected
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_laid_on_white():
+    left, right = (0x12FF, 0x3401, 0x5680), (0xFFFF, 0, 0)
+    file = png_of_sixteen_bits(2, left, right, struct.pack(">3H", *left))
+    assert colours(load_image(Image.open(file))) == [(255, 255, 255), (255, 0, 0)]
+
+
+def test_32_bit_grey_within_8_bits_is_8_bit_grey():
+    assert colours(to_rgb(halves("L", 10, 200).convert("I"))) == [(10,) * 3, (200,) * 3]
+    assert colours(to_rgb(halves("I", -5, 255))) == [(0,) * 3, (255,) * 3]
+    assert colours(to_rgb(halves("I", 0, 256))) == [(0,) * 3, (1,) * 3]
 
 
 def test_values_beyond_sixteen_bits_are_clamped():

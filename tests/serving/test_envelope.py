@@ -234,7 +234,7 @@ def test_the_framework_logs_only_what_is_unexpected(error: Exception | None, sho
     assert HideExpectedErrors().filter(record) is shown
 
 
-def run_alone(app: ASGIApp, path: str = "/x", **options: Any) -> tuple[list[Any], list[Call]]:
+def run_alone(app: ASGIApp, path: str = "/x", kind: str = "http", **options: Any) -> tuple[list[Any], list[Call]]:
     """One request without a server; returns what was sent and what was reported at the end."""
     sent: list[Any] = []
     ended: list[Call] = []
@@ -247,7 +247,7 @@ def run_alone(app: ASGIApp, path: str = "/x", **options: Any) -> tuple[list[Any]
 
     async def main() -> None:
         envelope = Envelope(app, 1000, lambda: None, on_end=ended.append, **options)
-        task = asyncio.ensure_future(envelope({"type": "http", "path": path, "headers": []}, receive, send))
+        task = asyncio.ensure_future(envelope({"type": kind, "path": path, "headers": []}, receive, send))
         await asyncio.sleep(0.01)
         if not task.done():
             task.cancel()
@@ -285,6 +285,13 @@ def test_a_path_that_is_none_of_ours_goes_no_further() -> None:
     sent, (call,) = run_alone(good, path="/y", known_paths={"/x"})
     assert (sent[0]["status"], call.status) == (404, 404)
     assert run_alone(good, known_paths={"/x"})[0][0]["status"] == 200
+
+
+def test_a_websocket_is_refused_like_any_other_path() -> None:
+    sent, (call,) = run_alone(good, kind="websocket")
+    assert [message["type"] for message in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert (sent[0]["status"], call.status) == (404, 404)
+    assert b'"not_found"' in sent[1]["body"]
 
 
 def test_a_request_that_the_web_server_cancels_still_gets_an_answer() -> None:

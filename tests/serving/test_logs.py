@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from io import StringIO
-
-import pytest
 
 from hunyuan.errors import Cancelled, InvalidPrompt
 from hunyuan.serving.calls import Call, EditFacts, GpuMemory
 from hunyuan.serving.logs import JsonLog, log_request, request_record
 from hunyuan.serving.metrics import metrics
-from hunyuan.serving.tracing import Tracing
 
 
 def full_call() -> Call:
@@ -122,34 +118,3 @@ def test_only_an_admitted_edit_counts_as_cancelled() -> None:
     call.error, call.status = Cancelled("gone"), 499
     metrics().request(call)
     assert count() == before + 1
-
-
-def test_no_variable_no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OTEL_TRACES_EXPORTER", raising=False)
-    tracing = Tracing()
-    tracing.start()
-    with tracing.edit({}, full_call()):
-        pass
-    tracing.stop()
-
-
-def test_a_span_carries_the_figures_into_the_callers_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = StringIO()
-    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console,unheard-of")
-    monkeypatch.setenv("OTEL_SERVICE_NAME", "pictures")
-    monkeypatch.setattr(sys, "stdout", stream)
-    tracing = Tracing()
-    tracing.start()
-    trace_id = "0af7651916cd43dd8448eb211c80319c"
-    call = full_call()
-    call.error = Cancelled("gone")
-    with tracing.edit({"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}, call):
-        pass
-    tracing.stop()
-    span = json.loads(stream.getvalue())
-    assert span["name"] == "edit"
-    assert span["context"]["trace_id"] == f"0x{trace_id}"
-    assert span["resource"]["attributes"]["service.name"] == "pictures"
-    attributes = span["attributes"]
-    assert (attributes["hunyuan.tokens"], attributes["hunyuan.stage.denoise_s"]) == (100, 3.5)
-    assert attributes["hunyuan.error"] == "cancelled"

@@ -127,6 +127,18 @@ def test_closing_answers_all_who_wait_and_lets_the_running_one_be() -> None:
     assert queue.attended == 0
 
 
+def test_sending_away_is_for_those_who_wait_now() -> None:
+    queue = EditQueue(3)
+    running = admitted(queue)
+    queue.next()
+    waiting, decoding = admitted(queue), admitted(queue, put=False)
+    queue.send_away(ShuttingDown)
+    for left in (waiting, decoding):
+        assert isinstance(left.done.exception(0), ShuttingDown)
+    assert (queue.leave(waiting), queue.leave(running)) == (False, True)
+    assert admitted(queue).state is State.WAITING
+
+
 def test_retry_after_follows_the_measured_edits() -> None:
     clock = Clock()
     queue = EditQueue(2, clock)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from hunyuan.errors import InvalidImage
+from hunyuan.prompt.images import load_image
 from hunyuan.serving.images import open_image
 
 LIMIT = 1_000_000
@@ -57,6 +58,58 @@ def test_exif_rotation_survives_for_the_engine() -> None:
     exif[0x0112] = 6
     image = open_image(encoded(noise(40, 30), "JPEG", exif=exif), LIMIT)
     assert image.getexif()[0x0112] == 6
+
+
+def halves(mode: str, left: object, right: object) -> Image.Image:
+    image = Image.new(mode, (32, 16), left)
+    image.paste(right, (16, 0, 32, 16))
+    return image
+
+
+def palette_with_a_clear_colour() -> bytes:
+    image = halves("P", 0, 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    return encoded(image, "PNG", transparency=1)
+
+
+def deep_grey() -> bytes:
+    values = np.full((16, 32), 0x12FF, dtype=np.uint16)
+    values[:, 16:] = 0xFE01
+    return encoded(Image.fromarray(values), "PNG")
+
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+CLEAR_RIGHT = halves("RGBA", (255, 0, 0, 255), (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("data", "left", "right"),
+    [
+        (encoded(CLEAR_RIGHT, "PNG"), RED, WHITE),
+        (encoded(CLEAR_RIGHT, "WEBP", lossless=True), RED, WHITE),
+        (encoded(halves("LA", (100, 255), (100, 0)), "PNG"), (100,) * 3, WHITE),
+        (palette_with_a_clear_colour(), RED, WHITE),
+        (encoded(halves("L", 100, 255), "JPEG", quality=95), (100,) * 3, WHITE),
+        (encoded(halves("1", 0, 1), "PNG"), (0,) * 3, WHITE),
+        (encoded(halves("CMYK", (0, 255, 255, 0), (0, 0, 0, 0)), "JPEG", quality=95, subsampling=0), RED, WHITE),
+        (deep_grey(), (0x12,) * 3, (0xFE,) * 3),
+    ],
+)
+def test_what_the_engine_gets_of_an_upload(data: bytes, left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    ready = load_image(open_image(data, LIMIT))
+    assert (ready.mode, ready.size) == ("RGB", (32, 16))
+    for x, expected in ((4, left), (27, right)):
+        assert np.abs(np.subtract(ready.getpixel((x, 8)), expected)).max() <= 3
+
+
+@pytest.mark.parametrize(("fmt", "options"), [("PNG", {}), ("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})])
+def test_a_turned_upload_is_upright_for_the_engine(fmt: str, options: dict[str, object]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: what is left in the file belongs on top
+    ready = load_image(open_image(encoded(halves("RGB", RED, WHITE), fmt, exif=exif, **options), LIMIT))
+    assert ready.size == (16, 32)
+    for y, expected in ((4, RED), (27, WHITE)):
+        assert np.abs(np.subtract(ready.getpixel((8, y)), expected)).max() <= 3
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "WEBP"])

@@ -18,6 +18,7 @@ from hunyuan.serving.http_errors import Loading, QueueFull, Restarting, Shutting
 from hunyuan.serving.queue import EditQueue
 from hunyuan.serving.worker import EditorLike, EditorWorker
 
+STUCK_S = 1.0  # far more than collecting the garbage of a cancelled edit takes
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 
 
@@ -218,6 +219,50 @@ def test_an_edit_that_does_not_stop_makes_it_dead_until_it_does() -> None:
             asyncio.run(edit(worker, "later"))
         editor.gate.set()
         until(lambda: worker.ready)
+
+
+def test_nobody_waits_behind_an_edit_that_does_not_stop() -> None:
+    editor = SlowEditor()
+    editor.deaf = True
+
+    async def pile_up(worker: EditorWorker) -> list[EditResult | BaseException]:
+        editor.gate.clear()
+        stuck = asyncio.create_task(edit(worker, "stuck"))
+        while not editor.running:
+            await asyncio.sleep(0.005)
+        waiting = [asyncio.create_task(edit(worker, f"behind {i}")) for i in range(3)]
+        await asyncio.sleep(0.01)
+        stuck.cancel()
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+        assert worker.stuck
+        return outcomes
+
+    with serving(editor, stuck_s=0.1) as worker:
+        outcomes = asyncio.run(pile_up(worker))
+        assert [type(outcome) for outcome in outcomes] == [Restarting] * 3
+        editor.gate.set()
+        until(lambda: worker.ready)  # it did return in the end
+        asyncio.run(edit(worker, "after"))
+    assert editor.prompts == ["stuck", "after"]
+
+
+def test_an_edit_that_stops_late_but_in_time_sends_nobody_away() -> None:
+    editor = SlowEditor()
+
+    async def leave(worker: EditorWorker) -> EditResult:
+        editor.gate.clear()
+        left = asyncio.create_task(edit(worker, "left"))
+        while not editor.running:
+            await asyncio.sleep(0.005)
+        left.cancel()
+        behind = asyncio.create_task(edit(worker, "behind", seed=5))
+        await asyncio.sleep(STUCK_S * 1.2)
+        assert editor.prompts == ["left", "behind"]
+        editor.gate.set()
+        return await behind
+
+    with serving(editor, stuck_s=STUCK_S) as worker:
+        assert asyncio.run(leave(worker)).seed == 5
 
 
 def test_no_more_than_the_queue_holds_are_admitted() -> None:
