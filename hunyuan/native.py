@@ -11,46 +11,78 @@ from pathlib import Path
 
 import torch
 
+from hunyuan import fast_path
 from hunyuan.checkpoint.load import load_model, read_config, read_json
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
+from hunyuan.generation.workspace import Workspace
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.placement import Placement
+from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
+from hunyuan.plan.table import render
 from hunyuan.prompt.layout import Composer
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
-from hunyuan.settings import Settings, variable
+from hunyuan.settings import Settings
 
 DEFAULT_PRESET = "en_unified"
-_AVAILABLE = {"weights": ("auto", "bf16"), "dense": ("bf16",), "moe_impl": ("auto", "eager")}
+SmallFiles = tuple[Tokenizer, GenerationConfig, SystemPrompts]
 
 log = logging.getLogger(__name__)
 
 
 class NativeEngine:
-    """Runs edits on one device. Holds weights only; each request's state is its own `EditJob`."""
+    """Runs edits on one device, or a model spread over several. Each request's state is its own `EditJob`."""
 
-    def __init__(self, checkpoint: Checkpoint, noise_on_cpu: bool = False) -> None:
-        self.checkpoint, self.noise_on_cpu = checkpoint, noise_on_cpu
+    def __init__(self, checkpoint: Checkpoint, noise_on_cpu: bool = False, workspace: Workspace | None = None) -> None:
+        self.checkpoint, self.noise_on_cpu, self.workspace = checkpoint, noise_on_cpu, workspace
 
     @classmethod
     def load(cls, folder: Path, settings: Settings) -> NativeEngine:
         """Raises `SettingsError` and `CheckpointError`."""
-        check_available(settings)
         device = choose_device(settings)
         dtype = choose_dtype(settings, device)
         if device.type == "cuda" and dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions; float32 here means float32
-        config = read_config(folder)
-        log.info("device %s, dtype %s, mixture of experts: eager", device, dtype)
-        small = load_small_files(folder, config)
-        prompts = SystemPrompts.read(folder)
-        prompts.preset(DEFAULT_PRESET)
-        model = load_model(folder, config, device, dtype)
-        tokenizer, generation = small
-        composer = Composer(tokenizer, config, generation.sequence_template)
-        return cls(Checkpoint(model, tokenizer, composer, prompts, generation), settings.noise_device == "cpu")
+        choice = choose_weights(read_config(folder), settings, visible_gpus(device), dtype)
+        log.info("device %s, dtype %s, weights %s: %s", device, dtype, choice.weights, choice.reason)
+        impl = fast_path.choose_impl(choice.config, device, dtype, settings.moe_impl)
+        small = read_small_files(folder, choice.config)
+        # All that is cheap to check has been checked: now the weights.
+        placement = place(choice, device)
+        model = load_model(folder, choice.config, placement, dtype)
+        capacity = None if choice.plan is None else choice.plan.work.capacity
+        return cls.assemble(model, small, impl, settings, placement, capacity)
+
+    @classmethod
+    def assemble(
+        cls,
+        model: HunyuanImage3,
+        small: SmallFiles,
+        impl: str,
+        settings: Settings,
+        placement: Placement | None = None,
+        capacity: int | None = None,
+    ) -> NativeEngine:
+        """An engine over weights that are in place; the model is rearranged for speed.
+
+        Args:
+            impl: the experts' backend, from `fast_path.choose_impl`.
+            capacity: tokens of a row to keep buffers for; None: the checkpoint's longest sequence.
+
+        Raises:
+            SettingsError: the backend cannot compute these weights after all.
+        """
+        tokenizer, generation, prompts = small
+        placement = placement or Placement.single(model.device, model.config.num_hidden_layers)
+        capacity = capacity or model.config.max_position_embeddings
+        workspace = fast_path.prepare(model, placement, impl, capacity, settings.cache_dir)
+        composer = Composer(tokenizer, model.config, generation.sequence_template)
+        checkpoint = Checkpoint(model, tokenizer, composer, prompts, generation)
+        return cls(checkpoint, settings.noise_device == "cpu", workspace)
 
     def run(
         self,
@@ -61,27 +93,48 @@ class NativeEngine:
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
     ) -> EditResult:
-        job = EditJob(self.checkpoint, request, seed, steps, self.noise_on_cpu, on_progress, cancel)
+        job = EditJob(self.checkpoint, request, seed, steps, self.noise_on_cpu, on_progress, cancel, self.workspace)
         try:
             return job.run()
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory("the device ran out of memory on this request; try a smaller resolution") from error
 
 
-def load_small_files(folder: Path, config: ModelConfig) -> tuple[Tokenizer, GenerationConfig]:
-    """Tokenizer and generation config: cheap, so they fail before the weights are read."""
+def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
+    """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
     needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
     tokenizer = Tokenizer(folder, config.image_base_size, config.model_version, needed)
     generation = GenerationConfig.from_dict(read_json(folder, "generation_config.json"))
-    return tokenizer, generation
+    prompts = SystemPrompts.read(folder)
+    prompts.preset(DEFAULT_PRESET)
+    return tokenizer, generation, prompts
 
 
-def check_available(settings: Settings) -> None:
-    """Raises `SettingsError` for a backend that this version does not have."""
-    for name, available in _AVAILABLE.items():
-        value = getattr(settings, name)
-        if value not in available:
-            raise SettingsError(f"{variable(name)}={value} is not available here; available: {', '.join(available)}")
+def choose_weights(config: ModelConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
+    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
+    try:
+        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)
+    except DoesNotFit as error:
+        log.error("memory plan\n%s", render(error.choice))
+        raise
+    if choice.plan is not None:
+        log.info("memory plan\n%s", render(choice))
+    return choice
+
+
+def visible_gpus(device: torch.device) -> list[Gpu]:
+    """None on a CPU, all that CUDA_VISIBLE_DEVICES shows otherwise. Properties are read, nothing is allocated."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    every = [torch.cuda.get_device_properties(i) for i in range(count)]
+    return [Gpu(p.name, p.total_memory) for p in every]
+
+
+def place(choice: Choice, device: torch.device) -> Placement:
+    """Everything on one device, or the layers in order over the GPUs that the plan uses."""
+    if choice.plan is None or len(choice.gpus) == 1:
+        return Placement.single(device, choice.config.num_hidden_layers)
+    devices = [torch.device("cuda", i) for i in range(len(choice.gpus))]
+    return Placement.in_order(devices, choice.plan.layer_counts)
 
 
 def choose_device(settings: Settings) -> torch.device:

@@ -13,7 +13,8 @@ import torch
 from hunyuan import native
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.errors import CheckpointError, HunyuanError, OutOfMemory, SettingsError
-from hunyuan.native import NativeEngine, check_available, choose_device, choose_dtype
+from hunyuan.model.moe.experts import Experts
+from hunyuan.native import NativeEngine, choose_device, choose_dtype
 from hunyuan.requests import EditRequest
 from hunyuan.settings import Settings
 
@@ -48,33 +49,34 @@ def refused(folder: Path, error: type[HunyuanError] = CheckpointError, **setting
 
 # --- backends
 
-UNAVAILABLE = [
-    ("weights", "fp8", "HUNYUAN_WEIGHTS=fp8 is not available here; available: auto, bf16"),
-    ("weights", "4bit", "HUNYUAN_WEIGHTS=4bit is not available here; available: auto, bf16"),
-    ("weights", "mixed", "HUNYUAN_WEIGHTS=mixed is not available here; available: auto, bf16"),
-    ("dense", "fp8", "HUNYUAN_DENSE=fp8 is not available here; available: bf16"),
-    ("moe_impl", "flashinfer", "HUNYUAN_MOE_IMPL=flashinfer is not available here; available: auto, eager"),
-    ("moe_impl", "torch", "HUNYUAN_MOE_IMPL=torch is not available here; available: auto, eager"),
-]
-
-
-@pytest.mark.parametrize(("name", "value", "message"), UNAVAILABLE)
-def test_unavailable_backend_is_refused_by_name(name, value, message):
-    with pytest.raises(SettingsError) as caught:
-        check_available(Settings(**{name: value}))
-    assert str(caught.value) == message
-
-
-@pytest.mark.parametrize(("name", "value", "message"), UNAVAILABLE)
-def test_engine_refuses_it_before_it_opens_the_folder(tmp_path, name, value, message):
-    assert refused(tmp_path / "none", SettingsError, **{name: value}) == message
-
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"weights": "bf16"}, {"dense": "bf16"}, {"moe_impl": "eager"}, {"moe_impl": "auto"}]
+    ("setting", "words"),
+    [("flashinfer", "it needs a GPU and the device is cpu; possible: eager"), ("torch", "need a GPU")],
 )
-def test_available_backends(settings):
-    check_available(Settings(**settings))
+@pytest.mark.usefixtures("no_weights")
+def test_a_backend_that_cannot_be_is_refused_before_the_weights_are_read(tiny, setting, words):
+    message = refused(tiny, SettingsError, moe_impl=setting)
+    assert message.startswith(f"moe_impl={setting} is impossible here")
+    assert words in message
+
+
+@pytest.mark.parametrize("settings", [{}, {"weights": "bf16"}, {"moe_impl": "eager"}, {"moe_impl": "auto"}])
+def test_a_cpu_takes_the_plain_loop_and_no_buffers(tiny, settings):
+    engine = NativeEngine.load(tiny, Settings(device="cpu", **settings))
+    assert engine.workspace is None
+    assert isinstance(engine.checkpoint.model.model.layers[0].mlp.experts, Experts)
+
+
+@pytest.mark.parametrize(("weights", "kind"), [("4bit", "mxfp4"), ("fp8", "fp8")])
+def test_weights_are_quantised_while_loading_where_asked_for(tiny, weights, kind):
+    engine = NativeEngine.load(tiny, Settings(device="cpu", weights=weights, dense="fp8"))
+    config = engine.checkpoint.model.config
+    assert (config.expert_formats, config.dense_format) == ((kind,) * 2, "fp8")
+    result = engine.run(
+        EditRequest("a boat", resolution="1:1", max_new_tokens=3), seed=0, steps=1, on_progress=None, cancel=None
+    )
+    assert result.size == (256, 256)
 
 
 # --- device and dtype
@@ -133,7 +135,8 @@ def test_engine_is_loaded_as_the_settings_say(tiny, caplog, setting, dtype):
     caplog.set_level(logging.INFO, logger="hunyuan")
     engine = NativeEngine.load(tiny, Settings(device="cpu", dtype=setting))
     assert (engine.checkpoint.model.device, engine.checkpoint.model.dtype) == (CPU, dtype)
-    assert f"device cpu, dtype {dtype}, mixture of experts: eager" in caplog.messages
+    assert any(message.startswith(f"device cpu, dtype {dtype}, weights bf16") for message in caplog.messages)
+    assert any(message.startswith("mixture of experts: eager (not flashinfer") for message in caplog.messages)
 
 
 @pytest.mark.parametrize(("setting", "on_cpu"), [("auto", False), ("cpu", True)])

@@ -1,185 +1,217 @@
-"""Reads an official checkpoint folder into the network, tensor by tensor.
+"""Reads a checkpoint folder into the network: official, fp8 or MXFP4, and quantises on the way where asked to.
 
-Knows files and where each tensor goes. Host memory stays bounded by the tensor in flight (shards are memory
-mapped), experts land in their stacked place as they arrive. Does not run the network.
+Knows where each tensor goes. Several pieces of files are under way at a time, each through a small staging buffer
+(pinned where the target is a GPU), so host memory stays bounded by those buffers; experts land in their stacked place
+as they arrive. Does not run the network.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from hunyuan.checkpoint.folder import OpenWeights, check_keys, read_config, read_index, read_json, weight_files
 from hunyuan.checkpoint.names import TensorSpec, expected_tensors
+from hunyuan.checkpoint.shards import Entry, ShardReader
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.moe.formats import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.placement import Placement
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-_SHOWN = 200
-_STORED_DTYPES = ("BF16", "F16", "F32")
+__all__ = ["check_keys", "empty_model", "load_model", "read_config", "read_index", "read_json", "weight_files"]
+
+PIECE_BYTES = 32 << 20
+_GPU_READERS, _CPU_READERS = 8, 2
 
 log = logging.getLogger(__name__)
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Raises `CheckpointError` when the file is missing or no JSON object."""
-    path = folder / name
-    if not path.is_file():
-        raise CheckpointError(f"{name} is missing in the checkpoint folder {folder.name}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{name} is no valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{name} holds no JSON object")
-    return value
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive bytes of a file and what happens to their values (flat, on the CPU), for `device`."""
+
+    shard: ShardReader
+    start: int
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+    put: Callable[[Tensor], None]
 
 
-def read_config(folder: Path) -> ModelConfig:
-    return ModelConfig.from_dict(read_json(folder, "config.json"))
+@torch.inference_mode(False)  # of the caller's mode the reading threads know nothing
+def load_model(
+    folder: Path, config: ModelConfig, device: torch.device | Placement, dtype: torch.dtype
+) -> HunyuanImage3:
+    """Builds the network on `device`, or over several, and fills it; the router stays fp32.
 
-
-def weight_files(folder: Path) -> dict[str, list[str]]:
-    """Which keys each weight file holds.
-
-    Raises:
-        CheckpointError: no weights, or missing or unreadable shards.
-    """
-    if (folder / INDEX_FILE).is_file():
-        names = sorted(set(read_index(folder).values()))
-    elif (folder / SINGLE_FILE).is_file():
-        names = [SINGLE_FILE]
-    else:
-        raise CheckpointError(f"neither {INDEX_FILE} nor {SINGLE_FILE} is in the checkpoint folder {folder.name}")
-    missing = [n for n in names if not (folder / n).is_file()]
-    if missing:
-        raise CheckpointError(f"weight files named by {INDEX_FILE} are missing: {_some(missing)}")
-    return {name: list(_open(folder / name).keys()) for name in names}
-
-
-def read_index(folder: Path) -> dict[str, str]:
-    """The index's map from key to file name; empty for a folder without an index."""
-    if not (folder / INDEX_FILE).is_file():
-        return {}
-    index = read_json(folder, INDEX_FILE).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-        raise CheckpointError(f"{INDEX_FILE}: weight_map must map each key to the name of a file")
-    return index
-
-
-def check_index(index: Mapping[str, str], files: Mapping[str, list[str]]) -> None:
-    """Raises `CheckpointError` for a key that is in two shards, or not where the index says."""
-    counts = Counter(key for keys in files.values() for key in keys)
-    doubled = [key for key, count in counts.items() if count > 1]
-    if doubled:
-        raise CheckpointError(f"these keys are in more than one shard: {_some(doubled)}")
-    held = {name: set(keys) for name, keys in files.items()}
-    absent = [f"{key} (in {name})" for key, name in index.items() if key not in held[name]]
-    if absent:
-        raise CheckpointError(f"{INDEX_FILE} names keys that their shards do not hold: {_some(absent)}")
-
-
-def load_model(folder: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> HunyuanImage3:
-    """Builds the network on `device` and fills it; the router stays fp32.
+    Args:
+        config: the folder's own, or one with other `expert_formats` and `dense_format`: matrices that the folder
+            holds in 16 bits are then quantised as they arrive.
+        dtype: of everything that is not quantised.
 
     Raises:
-        CheckpointError: naming every key that is missing, unexpected or of the wrong shape.
+        CheckpointError: naming every key that is missing, unexpected, or of the wrong shape or type; a format that
+            the folder's cannot be turned into; a file that ends while it is read.
     """
-    specs = expected_tensors(config)
-    files = weight_files(folder)
-    check_keys(specs, _shapes(folder, files))
-    check_index(read_index(folder), files)
-    _check_dtypes(folder, files)
-    model = empty_model(config, device, dtype)
-    parameters = dict(model.named_parameters())
-    # The bar shows on a terminal only; a log file gets the two lines around it.
-    log.info("loading %d tensors from %d files of %s", len(specs), len(files), folder.name)
-    with tqdm(total=len(specs), desc="loading weights", unit="tensor", mininterval=1.0, disable=None) as progress:
-        for name in files:
-            with _open(folder / name) as shard:
-                for key in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                    fill(parameters, specs[key], shard.get_tensor(key))
-                    progress.update()
-    log.info("all weights loaded")
+    stored = _stored_config(folder, config)
+    expected_tensors(config)  # for its errors about the target, before anything is read
+    with OpenWeights(folder, expected_tensors(stored)) as weights:
+        model = empty_model(config, device, dtype)
+        pieces = list(_pieces(weights, dict(model.named_parameters())))
+        # The bar shows on a terminal only; a log file gets the two lines around it.
+        log.info("loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), folder.name)
+        if stored != config:
+            log.warning("quantising while loading; scripts/quantize.py does it once and for all, then loading is fast")
+        started = time.monotonic()
+        with tqdm(
+            total=weights.size, desc="loading weights", unit="B", unit_scale=True, mininterval=1.0, disable=None
+        ) as progress:
+            _run([piece for piece in pieces if piece.device.type != "meta"], progress)
+        seconds = time.monotonic() - started
+        log.info("all weights loaded: %.2f GB in %.1f s", weights.size / 1e9, seconds)
     return model
 
 
-def empty_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> HunyuanImage3:
+def empty_model(config: ModelConfig, device: torch.device | Placement, dtype: torch.dtype) -> HunyuanImage3:
     """The network with uninitialised weights, ready for inference."""
+    placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
     with torch.device("meta"):
         model = HunyuanImage3(config)
     for name, parameter in model.named_parameters():
         own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
-        _replace(model, name, torch.empty(parameter.shape, dtype=parameter.dtype if own else dtype, device=device))
+        kept = parameter.dtype if own else dtype
+        _replace(model, name, torch.empty(parameter.shape, dtype=kept, device=placement.device_of(name)))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.wte.weight
     return model.eval().requires_grad_(False)
 
 
-def fill(parameters: Mapping[str, nn.Parameter], spec: TensorSpec, tensor: torch.Tensor) -> None:
-    """Copies one checkpoint tensor into its parameter, or into its slot of the stacked experts."""
-    target = parameters[spec.param].data
-    (target if spec.slot is None else target[spec.slot]).copy_(tensor)
-
-
-def check_keys(specs: Mapping[str, TensorSpec], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises one `CheckpointError` for all differences between what is expected and what is there."""
-    missing = [k for k in specs if k not in found]
-    unexpected = [k for k in found if k not in specs]
-    shapes = [
-        f"{k} {found[k]} instead of {s.shape}" for k, s in specs.items() if k in found and tuple(found[k]) != s.shape
-    ]
-    parts = [
-        f"{len(keys)} {what}: {_some(keys)}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", shapes))
-        if keys
-    ]
-    if parts:
-        raise CheckpointError("the weights do not match config.json; " + "; ".join(parts))
-
-
-def _shapes(folder: Path, files: Mapping[str, Iterable[str]]) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
-    for name, keys in files.items():
-        with _open(folder / name) as shard:
-            found.update({key: tuple(shard.get_slice(key).get_shape()) for key in keys})
-    return found
-
-
-def _check_dtypes(folder: Path, files: Mapping[str, Iterable[str]]) -> None:
-    """Weights of another kind (integers of a quantised checkpoint, say) would be read as if they were these."""
-    wrong = []
-    for name, keys in files.items():
-        with _open(folder / name) as shard:
-            stored = {key: shard.get_slice(key).get_dtype() for key in keys}
-        wrong += [f"{key} {dtype}" for key, dtype in stored.items() if dtype not in _STORED_DTYPES]
+def _stored_config(folder: Path, config: ModelConfig) -> ModelConfig:
+    """`config` with the formats that the folder is in. Raises `CheckpointError` where one cannot become the other."""
+    own = read_config(folder)
+    formats = list(zip(own.expert_formats, config.expert_formats, strict=True))
+    wrong = {f"experts {a} as {b}" for a, b in formats if a not in ("bf16", b)}
+    if own.dense_format not in ("bf16", config.dense_format):
+        wrong.add(f"dense layers {own.dense_format} as {config.dense_format}")
     if wrong:
-        raise CheckpointError(f"weights must be stored as {', '.join(_STORED_DTYPES)}; these are not: {_some(wrong)}")
+        raise CheckpointError(
+            f"{folder.name} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
+        )
+    return replace(config, expert_formats=own.expert_formats, dense_format=own.dense_format)
 
 
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except Exception as error:  # safetensors raises its own untyped errors
-        raise CheckpointError(f"{path.name} cannot be read as safetensors: {error}") from error
+# --- what goes where
+
+
+def _pieces(weights: OpenWeights, parameters: Mapping[str, nn.Parameter]) -> Iterator[Piece]:
+    """All reads in the files' order, which suits every disk."""
+    for shard in weights.shards.values():
+        for key, entry in shard.entries.items():
+            yield from _tensor_pieces(shard, entry, weights.specs[key], parameters)
+
+
+def _tensor_pieces(
+    shard: ShardReader, entry: Entry, spec: TensorSpec, parameters: Mapping[str, nn.Parameter]
+) -> Iterator[Piece]:
+    target = parameters[spec.param].data
+    if spec.slot is not None:
+        target = target[spec.slot]
+    quantised = spec.kind == "plain" and (not target.is_floating_point() or target.dtype.itemsize == 1)
+    if not quantised:
+        unit, put = 1, partial(_copy, target.view(-1))
+    elif spec.slot is None:
+        scale = parameters[spec.param + "_scale"].data
+        unit, put = entry.shape[-1], partial(_quantise_rows, target, scale)
+    else:
+        # A matrix of an expert has one scale, or limits between its scales: it comes as a whole.
+        scale = parameters[spec.param.removesuffix("_proj") + "_scale"].data[spec.slot]
+        unit, put = spec.numel, partial(_quantise_matrix, target, scale)
+    width = unit * entry.dtype.itemsize
+    step = max(width, PIECE_BYTES // width * width)
+    for offset in range(0, entry.size, step):
+        size = min(step, entry.size - offset)
+        place = partial(put, offset // entry.dtype.itemsize)
+        yield Piece(shard, entry.start + offset, size, entry.dtype, target.device, place)
+
+
+def _copy(target: Tensor, offset: int, values: Tensor) -> None:
+    """`values` into flat `target` from `offset` on, converted on the target's device."""
+    part = target[offset : offset + len(values)]
+    if values.dtype != part.dtype:
+        values = values.to(part.device, non_blocking=True)
+    part.copy_(values, non_blocking=True)
+
+
+def _quantise_rows(target: Tensor, scale: Tensor, offset: int, values: Tensor) -> None:
+    columns = target.shape[-1]
+    rows = slice(offset // columns, (offset + len(values)) // columns)
+    target[rows], scale[rows] = quantize_fp8_rows(values.to(target.device, non_blocking=True).view(-1, columns))
+
+
+def _quantise_matrix(target: Tensor, scale: Tensor, _offset: int, values: Tensor) -> None:
+    quantize = quantize_mxfp4 if target.dtype == torch.uint8 else quantize_fp8
+    matrix, scales = quantize(values.to(target.device, non_blocking=True).view(len(target), -1))
+    target.copy_(matrix)
+    scale.copy_(scales)
+
+
+# --- reading
+
+
+def _run(pieces: list[Piece], progress: tqdm) -> None:
+    """Reads all pieces with a few threads. The first failure stops the others and is raised."""
+    waiting, lock, stop = iter(pieces), threading.Lock(), threading.Event()
+    buffer_size = max((piece.size for piece in pieces), default=0)
+    cuda = any(piece.device.type == "cuda" for piece in pieces)
+
+    def work() -> None:
+        staging = torch.empty(buffer_size, dtype=torch.uint8, pin_memory=cuda)
+        while not stop.is_set():
+            with lock:
+                piece = next(waiting, None)
+            if piece is None:
+                return
+            buffer = staging[: piece.size]
+            piece.shard.read_into(buffer, piece.start)
+            piece.put(buffer.view(piece.dtype))
+            if piece.device.type == "cuda":
+                # The buffer may be filled again once its copy is done; other threads read meanwhile.
+                torch.cuda.current_stream(piece.device).synchronize()
+            with lock:
+                progress.update(piece.size)
+
+    readers = min(_GPU_READERS if cuda else _CPU_READERS, max(1, len(pieces)))
+    with ThreadPoolExecutor(readers, "weights") as pool:
+        try:
+            for future in as_completed([pool.submit(work) for _ in range(readers)]):
+                future.result()
+        finally:
+            stop.set()
+
+
+def staging_bytes(config: ModelConfig, device: torch.device) -> int:
+    """The most that all staging buffers together take while this config is loaded, quantised on the way or not."""
+    largest = max((s.numel for s in expected_tensors(plain_config(config)).values() if s.slot is not None), default=0)
+    readers = _GPU_READERS if device.type == "cuda" else _CPU_READERS
+    return readers * max(PIECE_BYTES, 2 * largest)
+
+
+def plain_config(config: ModelConfig) -> ModelConfig:
+    """The same model as the official folder stores it."""
+    return replace(config, expert_formats=("bf16",) * config.num_hidden_layers, dense_format="bf16")
 
 
 def _replace(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
-
-
-def _some(names: list[str]) -> str:
-    """All names up to a screenful, then how many more."""
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -11,10 +11,22 @@ from math import prod
 
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import ModelConfig, VaeConfig
+from hunyuan.model.moe.formats import MXFP4_BLOCK
 
 ROUTER_SUFFIX = ".mlp.gate.wg.weight"
 SINUSOID_DIM = 256
 """Width of the sinusoid that every timestep embedder starts from (spec section 13)."""
+
+STORED_TYPES = {
+    "plain": ("BF16", "F16", "F32"),
+    "router": ("BF16", "F16", "F32"),
+    "scale": ("F32",),
+    "fp8": ("F8_E4M3",),
+    "mxfp4": ("U8",),
+    "mxfp4_scale": ("U8",),
+}
+"""By the kind of a tensor: how safetensors may name its type."""
+_VALUE_BYTES = {"plain": 2, "router": 4, "scale": 4, "fp8": 1, "mxfp4": 1, "mxfp4_scale": 1}
 
 
 @dataclass(frozen=True)
@@ -24,28 +36,39 @@ class TensorSpec:
     Attributes:
         key: its name in the checkpoint's files.
         shape: its shape there.
-        float32: true for the router's weights, which stay float32 whatever the model's dtype (spec section 1).
-        param: the name of the parameter it fills in our module tree: the key itself, but for the experts of a
-            layer, which are stacked into `[experts, 2F, H]` and `[experts, H, F]`.
+        kind: what its values are, a key of `STORED_TYPES`. "plain" takes the model's dtype; the others keep their own.
+        param: the name of the parameter it fills in our module tree: the key itself, but for the official
+            checkpoint's experts, which are stacked into `[experts, 2F, H]` and `[experts, H, F]`.
         slot: its index in that stack, None for a tensor that is a parameter of its own.
     """
 
     key: str
     shape: tuple[int, ...]
-    float32: bool
+    kind: str
     param: str
     slot: int | None = None
+
+    @property
+    def float32(self) -> bool:
+        """The router's weights and fp8's scales stay float32 whatever the model's dtype (spec section 1)."""
+        return self.kind in ("router", "scale")
 
     @property
     def numel(self) -> int:
         return prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Its size where it is used, with 16 bits a value for what takes the model's dtype."""
+        return self.numel * _VALUE_BYTES[self.kind]
+
 
 def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
-    """Every tensor that a checkpoint with this config holds, by its key.
+    """Every tensor that a checkpoint with this config holds, by its key; quantised ones as docs/weights.md has them.
 
     Raises:
-        CheckpointError: the autoencoder's channels do not divide as its up- and downsampling needs.
+        CheckpointError: the autoencoder's channels do not divide as its up- and downsampling needs, or the columns of
+            an expert's matrix do not divide into MXFP4's blocks.
     """
     table = _Table()
     _add_backbone(table, config)
@@ -63,12 +86,30 @@ class _Table:
     def __init__(self) -> None:
         self.specs: dict[str, TensorSpec] = {}
 
-    def add(self, key: str, *shape: int) -> None:
-        self.specs[key] = TensorSpec(key, shape, key.endswith(ROUTER_SUFFIX), key)
+    def add(self, key: str, *shape: int, kind: str = "plain") -> None:
+        self.specs[key] = TensorSpec(key, shape, "router" if key.endswith(ROUTER_SUFFIX) else kind, key)
 
-    def expert(self, mlp: str, expert: int, name: str, *shape: int) -> None:
-        key = f"{mlp}.experts.{expert}.{name}.weight"
-        self.specs[key] = TensorSpec(key, shape, False, f"{mlp}.experts.{name}", expert)
+    def dense(self, name: str, outputs: int, inputs: int, stored: str) -> None:
+        """A matrix of the backbone: of the model's dtype, or fp8 with a scale a row."""
+        self.add(f"{name}.weight", outputs, inputs, kind="fp8" if stored == "fp8" else "plain")
+        if stored == "fp8":
+            self.add(f"{name}.weight_scale", outputs, kind="scale")
+
+    def experts(self, mlp: str, count: int, name: str, rows: int, columns: int, stored: str) -> None:
+        """One matrix of each expert of a layer: `count` tensors as in the official layout, or one quantised stack."""
+        stack = f"{mlp}.experts.{name}_proj"
+        if stored == "mxfp4":
+            if columns % MXFP4_BLOCK:
+                raise CheckpointError(f"{stack}: {columns} columns; MXFP4 needs a multiple of {MXFP4_BLOCK}")
+            self.add(stack, count, rows, columns // 2, kind="mxfp4")
+            self.add(f"{mlp}.experts.{name}_scale", count, rows, columns // MXFP4_BLOCK, kind="mxfp4_scale")
+        elif stored == "fp8":
+            self.add(stack, count, rows, columns, kind="fp8")
+            self.add(f"{mlp}.experts.{name}_scale", count, kind="scale")
+        else:
+            for expert in range(count):
+                key = f"{mlp}.experts.{expert}.{name}_proj.weight"
+                self.specs[key] = TensorSpec(key, (rows, columns), "plain", stack, expert)
 
     def linear(self, name: str, outputs: int, inputs: int) -> None:
         self.add(f"{name}.weight", outputs, inputs)
@@ -95,8 +136,8 @@ def _add_backbone(table: _Table, config: ModelConfig) -> None:
     for layer in range(config.num_hidden_layers):
         name = f"model.layers.{layer}"
         table.add(f"{name}.input_layernorm.weight", hidden)
-        table.add(f"{name}.self_attn.qkv_proj.weight", (heads + 2 * kv_heads) * dim, hidden)
-        table.add(f"{name}.self_attn.o_proj.weight", hidden, heads * dim)
+        table.dense(f"{name}.self_attn.qkv_proj", (heads + 2 * kv_heads) * dim, hidden, config.dense_format)
+        table.dense(f"{name}.self_attn.o_proj", hidden, heads * dim, config.dense_format)
         if config.use_qk_norm:
             table.add(f"{name}.self_attn.query_layernorm.weight", dim)
             table.add(f"{name}.self_attn.key_layernorm.weight", dim)
@@ -104,24 +145,30 @@ def _add_backbone(table: _Table, config: ModelConfig) -> None:
         _add_mlp(table, config, layer)
     table.add("model.ln_f.weight", hidden)
     if not config.tie_word_embeddings:
-        table.add("lm_head.weight", config.vocab_size, hidden)
+        table.dense("lm_head", config.vocab_size, hidden, config.dense_format)
 
 
 def _add_mlp(table: _Table, config: ModelConfig, layer: int) -> None:
     name, hidden = f"model.layers.{layer}.mlp", config.hidden_size
     if not config.is_moe(layer):
-        table.add(f"{name}.gate_and_up_proj.weight", 2 * config.intermediate_size, hidden)
-        table.add(f"{name}.down_proj.weight", hidden, config.intermediate_size)
+        _add_gated_mlp(table, name, hidden, config.intermediate_size, config.dense_format)
         return
-    experts, width = config.num_experts[layer], config.moe_intermediate_size[layer]
+    experts, width, stored = (
+        config.num_experts[layer],
+        config.moe_intermediate_size[layer],
+        config.expert_formats[layer],
+    )
     table.add(f"{name}.gate.wg.weight", experts, hidden)
     if config.use_mixed_mlp_moe:
         shared = width * config.num_shared_expert[layer]
-        table.add(f"{name}.shared_mlp.gate_and_up_proj.weight", 2 * shared, hidden)
-        table.add(f"{name}.shared_mlp.down_proj.weight", hidden, shared)
-    for expert in range(experts):
-        table.expert(name, expert, "gate_and_up_proj", 2 * width, hidden)
-        table.expert(name, expert, "down_proj", hidden, width)
+        _add_gated_mlp(table, f"{name}.shared_mlp", hidden, shared, config.dense_format)
+    table.experts(name, experts, "gate_and_up", 2 * width, hidden, stored)
+    table.experts(name, experts, "down", hidden, width, stored)
+
+
+def _add_gated_mlp(table: _Table, name: str, hidden: int, width: int, stored: str) -> None:
+    table.dense(f"{name}.gate_and_up_proj", 2 * width, hidden, stored)
+    table.dense(f"{name}.down_proj", hidden, width, stored)
 
 
 def _add_embedders(table: _Table, config: ModelConfig) -> None:

@@ -1,19 +1,21 @@
 """The image stage: from noise to latents, one velocity a step (spec sections 13, 17 and 18).
 
 Everything before the timestep token keeps its keys and values over all steps; a step runs only the special
-tokens and the image's own, for the guided and the unguided row together.
+tokens and the image's own, for the guided and the unguided row together. What is the same at every step is computed
+once, and no step waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from hunyuan.generation.scheduler import Schedule, guide
-from hunyuan.generation.sequence import run_tokens
+from hunyuan.generation.sequence import Stretch
 from hunyuan.generation.state import KVCache
 from hunyuan.generation.step_cache import TaylorCache
 from hunyuan.model.network import HunyuanImage3
@@ -38,9 +40,26 @@ class Denoiser:
     guidance_scale: float
     cache: TaylorCache | None = None
 
+    @cached_property
+    def stretch(self) -> Stretch:
+        """The special tokens and the image's."""
+        return Stretch.of(self.model, self.layout, self.block.timestep, self.block.image.stop)
+
+    @cached_property
+    def times(self) -> Tensor:
+        """The schedule's timesteps on the model's device, fp32 `[steps + 1]`."""
+        return self.schedule.timesteps.to(self.model.device)
+
+    @cached_property
+    def guidance(self) -> Tensor:
+        """What a distilled checkpoint's guidance token stands for, fp32 `[1]`."""
+        # The model was trained with this value in bfloat16: 2.5 is 2496, not 2500.
+        value = torch.tensor([1000 * self.guidance_scale], dtype=torch.bfloat16)
+        return value.float().to(self.model.device)
+
     def predict(self, latents: Tensor, index: int) -> Tensor:
         """The network's velocity at step `index`: fp32 `[rows, channels, h, w]`, the conditional row first."""
-        t = self.schedule.timesteps[index : index + 1].to(latents.device)  # [1]
+        t = self.times[index : index + 1]  # [1]
         if self.cache is None:
             hidden = self._backbone(latents, t, index)
         elif self.cache.needs_full(index):
@@ -56,18 +75,15 @@ class Denoiser:
         """The residual stream of the special tokens and the image's, `[rows, specials + h * w, hidden]`."""
         image = self.model.embed_latents(latents, t)[0]  # [h * w, hidden]
         x = torch.cat([*self._specials(t, index), image])[None].expand(self.kv.rows, -1, -1)
-        return run_tokens(self.model, self.layout, x, self.block.timestep, self.kv)
+        return self.model.model(x, self.stretch.rope, self.kv, self.stretch.segments)
 
     def _specials(self, t: Tensor, index: int) -> list[Tensor]:
         """`<timestep>`, and a distilled checkpoint's `<guidance>` and `<timestep_r>`: `[1, hidden]` each."""
         model, specials = self.model, [self.model.timestep_emb(t)]
         if model.guidance_emb is not None:
-            # The model was trained with this value in bfloat16: 2.5 is 2496, not 2500.
-            value = torch.tensor([1000 * self.guidance_scale], dtype=torch.bfloat16, device=t.device)
-            specials.append(model.guidance_emb(value.float()))
+            specials.append(model.guidance_emb(self.guidance))
         if model.timestep_r_emb is not None:
-            landing = self.schedule.timesteps[index + 1 : index + 2].to(t.device)
-            specials.append(model.timestep_r_emb(landing))
+            specials.append(model.timestep_r_emb(self.times[index + 1 : index + 2]))
         return specials
 
     def guided(self, predicted: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """One edit from request to picture: the stages in order, and all of a request's state.
 
 Knows what each stage hands to the next. The network stays untouched by a request: keys, values, random numbers
-and timings live in the `EditJob`, which is thrown away afterwards.
+and timings live in the `EditJob`, which is thrown away afterwards; buffers that the engine lends go back to it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,12 +16,15 @@ from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
+from hunyuan.generation.decode_graph import GraphedDecoder, TextRun
 from hunyuan.generation.denoise import Denoiser
+from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.sequence import Conditions, encode_conditions, prefill, run_tokens
 from hunyuan.generation.state import KVCache, RequestRandom, shared_prefix
 from hunyuan.generation.step_cache import TaylorCache
 from hunyuan.generation.text import TextPlan, decode_text, read_text
+from hunyuan.generation.workspace import Workspace, layer_devices
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.prompt.images import CondImage, load_image, prepare_cond_image, stretch, to_pil
 from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_recaption
@@ -55,7 +58,11 @@ class Filled:
 
 @dataclass
 class EditJob:
-    """One request on its way. Call `run` once."""
+    """One request on its way. Call `run` once.
+
+    Attributes:
+        workspace: the engine's buffers; None, or too small ones: the request allocates its own.
+    """
 
     checkpoint: Checkpoint
     request: EditRequest
@@ -64,6 +71,7 @@ class EditJob:
     noise_on_cpu: bool
     on_progress: ProgressCallback | None = None
     cancel: CancelToken | None = None
+    workspace: Workspace | None = None
     timings: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
 
@@ -78,10 +86,18 @@ class EditJob:
         self.system = ""
         self.cot = self.request.cot_text
         self.filled: Filled | None = None
+        self.lent: KVCache | None = None
 
     @torch.inference_mode()
     def run(self) -> EditResult:
-        """Raises the errors of `hunyuan.errors` for what the request got wrong, `Cancelled`, `DeadlineExceeded`."""
+        """Raises the errors of `hunyuan.errors` for what the request got wrong, `Cancelled`, `DeadlineExceeded`.
+
+        RuntimeError: the workspace serves another request at the moment.
+        """
+        with nullcontext() if self.workspace is None else self.workspace.pool.lend() as self.lent:
+            return self._run()
+
+    def _run(self) -> EditResult:
         began = time.perf_counter()
         self.timings = dict.fromkeys(STAGES, 0.0)
         self.look_up()
@@ -151,22 +167,41 @@ class EditJob:
         return fallback if index is None else self.group.buckets[index]
 
     def _decode(self, logits: Tensor, plan: TextPlan) -> list[int]:
-        filled, budget = self._filled(), self.request.max_new_tokens
-
-        def feed(token: int) -> Tensor:
-            position = len(filled.ids)
-            self._check_length(position + 1, "text stage")
-            x = self.model.embed_tokens(torch.tensor([[token]], device=self.model.device))
-            hidden = run_tokens(self.model, filled.layout, x, position, filled.kv)
-            filled.ids.append(token)
-            return self.model.logits(hidden[0, -1])
+        filled, budget, last = self._filled(), self.request.max_new_tokens, self._filled().ids[-1]
+        begin = len(filled.ids)
+        # The last token is not fed: one more than there are positions can be decoded.
+        most = min(budget, self.config.max_position_embeddings - begin + 1)
+        uniform = uniforms(self.random.text, most).to(self.model.device)
 
         def on_token(done: int) -> None:
             self._report("think", done, budget)
             self._check()
 
-        sampling, generator = self.options.sampling, self.random.text
-        return decode_text(logits, filled.ids[-1], plan, sampling, generator, budget, feed, on_token)
+        sampling, decoder = self.options.sampling, self._decoder(filled)
+        if decoder is not None:
+            run = TextRun(plan, sampling, uniform, last, begin)
+            new = decoder.decode(logits, run, self._check, on_token)
+            filled.ids += new[:-1]
+        else:
+            new = decode_text(logits, last, plan, sampling, uniform, most, self._feed, on_token)
+        if len(new) < budget and new[-1] not in plan.stop:
+            self._check_length(begin + len(new), "text stage")
+        return new
+
+    def _feed(self, token: int) -> Tensor:
+        """Runs one more token behind what is there; returns the logits after it, `[vocab]`."""
+        filled = self._filled()
+        x = self.model.embed_tokens(torch.tensor([[token]], device=self.model.device))
+        hidden = run_tokens(self.model, filled.layout, x, len(filled.ids), filled.kv)
+        filled.ids.append(token)
+        return self.model.logits(hidden[0, -1])
+
+    def _decoder(self, filled: Filled) -> GraphedDecoder | None:
+        """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
+        decoder = None if self.workspace is None else self.workspace.decoder
+        if decoder is None or self.lent is None or not filled.kv.shares(self.lent):
+            return None
+        return decoder if decoder.supports(self.options.sampling) else None
 
     def _pick_ratio(self) -> Bucket:
         """One greedy step over the ratio tokens."""
@@ -183,7 +218,7 @@ class EditJob:
         self._check_length(length, "text stage's prompt")
         self._report("prefill", 0, length)
         self._check()
-        kv = self._allocate(1, min(length + new_tokens, self.config.max_position_embeddings))
+        kv = self._buffers(1, min(length + new_tokens, self.config.max_position_embeddings))
         with self._timed("prefill"):
             hidden = prefill(self.model, layout, layout.ids, self.conditions, (0, length), kv)
             logits = self.model.logits(hidden)
@@ -229,13 +264,14 @@ class EditJob:
     def _fill_fixed(self, layout: Layout, stop: int, capacity: int, rows: int) -> KVCache:
         """Keys and values of everything before the timestep token, computed once for equal tokens.
 
-        What the text stage has run already is taken over; the unconditional row takes over what it shares with
-        the conditional one.
+        What the text stage has run already is taken over, without a copy where both use the lent buffers; the
+        unconditional row takes over what it shares with the conditional one.
         """
-        model, kv, start, known = self.model, self._allocate(rows, capacity), 0, self.filled
+        model, kv, start, known = self.model, self._buffers(rows, capacity), 0, self.filled
         if known is not None:
             start = shared_prefix(known.ids, layout.ids[:stop], known.layout.full_blocks, layout.full_blocks)
-            kv.select(0).copy_prefix(known.kv, start)
+            if not kv.shares(known.kv):
+                kv.select(0).copy_prefix(known.kv, start)
             self.filled = None
         if start < stop:
             prefill(model, layout, layout.ids, self.conditions, (start, stop), kv.select(0))
@@ -259,8 +295,11 @@ class EditJob:
             raise RuntimeError("the prompt has not been run yet")
         return self.filled
 
-    def _allocate(self, rows: int, capacity: int) -> KVCache:
-        return KVCache.allocate(self.config, rows, capacity, self.model.dtype, self.model.device)
+    def _buffers(self, rows: int, capacity: int) -> KVCache:
+        """The lent buffers where they are large enough, else the request's own."""
+        if self.lent is not None and rows <= self.lent.rows and capacity <= self.lent.capacity:
+            return self.lent.first(rows)
+        return KVCache.allocate(self.config, rows, capacity, self.model.dtype, layer_devices(self.model))
 
     def _check_length(self, length: int, stage: str) -> None:
         if length > self.config.max_position_embeddings:

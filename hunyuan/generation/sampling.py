@@ -1,4 +1,9 @@
-"""From logits to the next token (spec section 15). Order of the filters: temperature, top-k, top-p."""
+"""From logits to the next token (spec section 15). Order of the filters: temperature, top-k, top-p.
+
+One draw is one uniform number and a search in the cumulated probabilities of the candidates, all of it tensor
+operations of fixed shapes. The eager loop and the captured decode step run the same `draw`, so that equal logits give
+equal tokens. Does not know which tokens are forced or end the text.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+MAX_TOP_K = 1024
+# Beyond top-k, for tokens that tie with the last one of it: bf16 logits tie by the dozen.
+TIES = 1024
+_UNIFORM_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -17,15 +27,21 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
 
-    def pick(self, logits: Tensor, generator: torch.Generator) -> int:
-        """`logits` fp32 `[vocab]` -> a token id."""
+    def candidates(self, vocab: int) -> int:
+        """How many of the best tokens a draw has to look at."""
+        return min(MAX_TOP_K + TIES, vocab) if 0 < self.top_k <= MAX_TOP_K else vocab
+
+    def pick(self, logits: Tensor, uniform: Tensor) -> int:
+        """`logits` fp32 `[vocab]` and one number of `uniforms`, `[1]` -> a token id."""
         if not self.do_sample:
             return int(logits.argmax())
-        probabilities = self.filter(logits).softmax(dim=-1)
-        return int(torch.multinomial(probabilities, 1, generator=generator))
+        knobs = Knobs.empty(logits.device)
+        count = self.candidates(len(logits))
+        knobs.fill(self, count)
+        return int(draw(logits, count, knobs, uniform))
 
     def filter(self, logits: Tensor) -> Tensor:
-        """Scaled logits, minus infinity where a token is ruled out."""
+        """Scaled logits, minus infinity where a token is ruled out: the definition that `draw` follows."""
         logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[-1], float("-inf"))
@@ -35,3 +51,65 @@ class Sampling:
             tail[-1] = False  # the best token always stays
             logits = logits.masked_fill(tail.scatter(0, index, tail), float("-inf"))
         return logits
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """A request's sampling parameters on the device, each `[1]`, so that a captured step reads the current ones.
+
+    Attributes:
+        temperature: fp32.
+        first: int64, place of the top-k's last token among the candidates in ascending order; 0 without top-k.
+        ruled_out: fp64, `1 - top_p`: so much probability is cut off at the lower end.
+    """
+
+    temperature: Tensor
+    first: Tensor
+    ruled_out: Tensor
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Knobs:
+        return cls(*(torch.zeros(1, dtype=kind, device=device) for kind in (torch.float32, torch.int64, torch.float64)))
+
+    def fill(self, sampling: Sampling, candidates: int) -> None:
+        """Takes a request's values over, for draws among `candidates` tokens."""
+        self.temperature.fill_(sampling.temperature)
+        self.first.fill_(candidates - sampling.top_k if 0 < sampling.top_k < candidates else 0)
+        self.ruled_out.fill_(1 - sampling.top_p if sampling.top_p < 1 else 0.0)
+
+
+def draw(logits: Tensor, candidates: int, knobs: Knobs, uniform: Tensor) -> Tensor:
+    """Draws one token; nothing here waits for the device.
+
+    Args:
+        logits: fp32 `[vocab]`.
+        candidates: only so many of the best tokens are looked at; see `Sampling.candidates`.
+        uniform: fp64 `[1]` in [0, 1).
+
+    Returns:
+        int64 `[1]`.
+    """
+    best, index = logits.topk(candidates)  # both [candidates], descending
+    # Division before the comparison, as the definition has it: it may make two logits equal.
+    ordered = best.flip(0) / knobs.temperature  # ascending
+    ordered = ordered.masked_fill(ordered < ordered.index_select(0, knobs.first), float("-inf"))
+    # In fp64 the order in which a GPU adds the terms does not matter.
+    cumulated = ordered.softmax(dim=0).cumsum(dim=0, dtype=torch.float64)
+    gone = cumulated <= knobs.ruled_out
+    gone = gone[:-1]  # the best token always stays
+    lost = (cumulated[:-1] * gone).amax(dim=0, keepdim=True) if len(gone) else torch.zeros_like(uniform)  # [1]
+    target = lost + uniform * (cumulated[-1:] - lost)
+    place = (cumulated[:-1] <= target).sum(dim=0, keepdim=True)  # [1]
+    return index.index_select(0, candidates - 1 - place)
+
+
+def uniforms(generator: torch.Generator, count: int) -> Tensor:
+    """fp64 `[count]` in [0, 1) on the generator's device, one for each token to come.
+
+    Drawn in blocks of one size: what the first tokens get does not depend on how many may follow.
+    """
+    blocks = [
+        torch.rand(_UNIFORM_BLOCK, generator=generator, device=generator.device, dtype=torch.float64)
+        for _ in range(-(-count // _UNIFORM_BLOCK))
+    ]
+    return torch.cat(blocks)[:count]

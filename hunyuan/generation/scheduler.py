@@ -32,7 +32,8 @@ class Schedule:
 
     def step(self, latents: Tensor, velocity: Tensor, index: int) -> Tensor:
         """One Euler step in fp32."""
-        delta = (self.sigmas[index + 1] - self.sigmas[index]).to(latents.device)
+        # A scalar on the CPU goes to the GPU as a kernel's argument: nothing is copied and nobody waits.
+        delta = self.sigmas[index + 1] - self.sigmas[index]
         return latents.float() + delta * velocity.float()
 
 

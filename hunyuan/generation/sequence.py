@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hunyuan.errors import CheckpointError
 from hunyuan.generation.state import KVCache, RequestRandom
-from hunyuan.model.attention import split_segments
+from hunyuan.model.attention import Segment, split_segments
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.prompt.images import CondImage
@@ -77,15 +77,33 @@ def embed_prompt(
     return x
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive tokens of a sequence as the backbone needs them; the same for every pass over them.
+
+    Attributes:
+        rope: cosines and sines, fp32 `[tokens, head_dim]`, on the model's device.
+    """
+
+    rope: tuple[Tensor, Tensor]
+    segments: list[Segment]
+
+    @classmethod
+    def of(cls, model: HunyuanImage3, layout: Layout, start: int, stop: int) -> Stretch:
+        """The tokens [start, stop); those past the layout's end are generated text."""
+        config = model.config
+        positions = positions_2d(start, stop, layout.grids).to(model.device)  # [tokens, 2]
+        rope = rope_table(positions, config.attention_head_dim, config.rope_theta)
+        return cls(rope, split_segments(start, stop, layout.full_blocks))
+
+
 def run_tokens(model: HunyuanImage3, layout: Layout, x: Tensor, start: int, kv: KVCache) -> Tensor:
     """Embeddings `[rows, tokens, hidden]` of consecutive tokens from `start` through all layers.
 
     Tokens past the layout's end are generated text. Returns the residual stream, `[rows, tokens, hidden]`.
     """
-    stop, config = start + x.shape[1], model.config
-    positions = positions_2d(start, stop, layout.grids).to(x.device)
-    rope = rope_table(positions, config.attention_head_dim, config.rope_theta)
-    return model.model(x, rope, kv, split_segments(start, stop, layout.full_blocks))
+    stretch = Stretch.of(model, layout, start, start + x.shape[1])
+    return model.model(x, stretch.rope, kv, stretch.segments)
 
 
 def prefill(

@@ -82,7 +82,7 @@ def decode_text(
     last: int,
     plan: TextPlan,
     sampling: Sampling,
-    generator: torch.Generator,
+    uniform: Tensor,
     max_new_tokens: int,
     feed: Callable[[int], Tensor],
     on_token: Callable[[int], None],
@@ -92,6 +92,7 @@ def decode_text(
     Args:
         logits: fp32 `[vocab]` after the prompt.
         last: the prompt's last token.
+        uniform: fp64 `[max_new_tokens]` of `sampling.uniforms`; not read unless the text is sampled.
         feed: runs one token through the model and returns the logits after it.
         on_token: called with the number of tokens so far, before each further token; may raise to stop.
 
@@ -102,7 +103,8 @@ def decode_text(
     tokens: list[int] = []
     while True:
         on_token(len(tokens))
-        last = sampling.pick(state.constrain(logits, last), generator)
+        done = len(tokens)
+        last = sampling.pick(state.constrain(logits, last), uniform[done : done + 1])
         tokens.append(last)
         if last in plan.stop or len(tokens) >= max_new_tokens:
             on_token(len(tokens))

@@ -49,6 +49,21 @@ def split_segments(start: int, stop: int, full_blocks: Iterable[tuple[int, int]]
     return segments
 
 
+def split_heads(qkv: Tensor, heads: int, kv_heads: int, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Takes a fused projection `[rows, tokens, (heads + 2 * kv_heads) * head_dim]` apart.
+
+    Its columns lie per key-value head: that head's group of q heads, then its k, then its v.
+
+    Returns:
+        q `[rows, tokens, heads, head_dim]`, k and v `[rows, tokens, kv_heads, head_dim]`.
+    """
+    rows, tokens, _ = qkv.shape
+    group = heads // kv_heads
+    qkv = qkv.view(rows, tokens, kv_heads, group + 2, head_dim)
+    q = qkv[:, :, :, :group].reshape(rows, tokens, heads, head_dim)
+    return q, qkv[:, :, :, group], qkv[:, :, :, group + 1]
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment]) -> Tensor:
     """Attention by segments, query heads grouped over the key-value heads.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed, TimestepEmbedder
+from hunyuan.model.kernels import EAGER, Kernels, use_kernels
 from hunyuan.model.linear import dense_linear
 from hunyuan.model.transformer import Transformer
 from hunyuan.model.vae import Posterior, Vae
@@ -19,6 +20,8 @@ from hunyuan.model.vision import VisionAligner, build_vision_model
 
 class HunyuanImage3(nn.Module):
     """HunyuanImage-3.0: one transformer that thinks in text and paints in latents."""
+
+    kernels: Kernels = EAGER
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -73,7 +76,12 @@ class HunyuanImage3(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Residual stream `[..., hidden]` to fp32 `[..., vocab]`."""
-        return self.lm_head(self.model.ln_f(hidden)).float()
+        norm = self.model.ln_f
+        return self.kernels.logits(hidden, norm.weight, norm.eps, self.lm_head)
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        """Exchanges the operations between the weights; called once, after loading and before anything runs."""
+        use_kernels(self, kernels)
 
     def velocity(self, hidden: Tensor, t: Tensor, height: int, width: int) -> Tensor:
         """Residual stream of image tokens `[n, h * w, hidden]` at `t` `[n]` to fp32 `[n, channels, h, w]`."""

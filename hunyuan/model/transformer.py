@@ -1,85 +1,97 @@
 """The decoder stack: attention and mixture-of-experts blocks (spec sections 5 to 7).
 
-Holds weights and no request state: keys and values go into buffers that the caller owns. Does not know
-tokens, images or sampling.
+Holds weights and no request state: keys and values go into buffers that the caller owns. What happens between the
+weights is a set of operations that can be exchanged (`hunyuan.model.kernels`, with the contract for the buffers).
+Does not know tokens, images or sampling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, ones
 
-from hunyuan.model.attention import Segment, attend
+from hunyuan.model.attention import Segment, split_heads
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.kernels import EAGER, HeadNorms, HeadShape, Kernels, KeyValueBuffers
 from hunyuan.model.linear import dense_linear
 from hunyuan.model.moe.layer import GatedMlp, MoE
-from hunyuan.model.rope import apply_rope
 
-
-class KeyValueBuffers(Protocol):
-    """Where a request keeps its keys and values."""
-
-    def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores k and v `[rows, tokens, kv_heads, head_dim]` at `start`; returns all up to their end."""
-        ...
+# Which tokens a call runs: stretches at positions that the host knows, or, while decoding, the position of each
+# row's one token, int32 [1] on the device.
+Place = Sequence[Segment] | Tensor
 
 
 class RMSNorm(nn.Module):
     """`x / rms(x)` in fp32, cast to x's dtype, then times the weight."""
 
+    kernels: Kernels = EAGER
+
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(ones(size))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weight * rms_normalise(x, self.eps).to(x.dtype)
-
-
-def rms_normalise(x: Tensor, eps: float) -> Tensor:
-    x = x.float()
-    return x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
+        return self.kernels.rms_norm(x, self.weight, self.eps)
 
 
 class SelfAttention(nn.Module):
     """Grouped-query attention: rotary embedding first, then a norm per head on q and k."""
 
+    kernels: Kernels = EAGER
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.attention_head_dim
-        width, dense = (self.heads + 2 * self.kv_heads) * self.head_dim, config.dense_format
+        self.shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, config.attention_head_dim)
+        inner, dense = self.shape.heads * self.shape.head_dim, config.dense_format
+        width = inner + 2 * self.shape.kv_heads * self.shape.head_dim
         self.qkv_proj = dense_linear(config.hidden_size, width, dense)
-        self.o_proj = dense_linear(self.heads * self.head_dim, config.hidden_size, dense)
+        self.o_proj = dense_linear(inner, config.hidden_size, dense)
         norm = config.use_qk_norm
-        self.query_layernorm = RMSNorm(self.head_dim, config.rms_norm_eps) if norm else None
-        self.key_layernorm = RMSNorm(self.head_dim, config.rms_norm_eps) if norm else None
+        self.query_layernorm = RMSNorm(self.shape.head_dim, config.rms_norm_eps) if norm else None
+        self.key_layernorm = RMSNorm(self.shape.head_dim, config.rms_norm_eps) if norm else None
 
     def split_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The projection's rows lie per kv head: its group of q heads, then its k, then its v."""
-        rows, tokens, _ = x.shape
-        group = self.heads // self.kv_heads
-        qkv = self.qkv_proj(x).view(rows, tokens, self.kv_heads, group + 2, self.head_dim)
-        q = qkv[:, :, :, :group].reshape(rows, tokens, self.heads, self.head_dim)
-        return q, qkv[:, :, :, group], qkv[:, :, :, group + 1]
+        """q, k and v of `x`, neither turned nor normed: `[rows, tokens, heads or kv_heads, head_dim]`."""
+        return split_heads(self.qkv_proj(x), self.shape.heads, self.shape.kv_heads, self.shape.head_dim)
+
+    def norms(self) -> HeadNorms | None:
+        query, key = self.query_layernorm, self.key_layernorm
+        return None if query is None or key is None else HeadNorms(query.weight, key.weight, query.eps)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, layer: int, segments: Sequence[Segment]
+        self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, layer: int, place: Place
     ) -> Tensor:  # [rows, tokens, hidden] -> the same
-        q, k, v = self.split_qkv(x)  # [rows, tokens, heads or kv_heads, head_dim]
-        q, k = (apply_rope(t, *rope) for t in (q, k))
-        if self.query_layernorm is not None and self.key_layernorm is not None:
-            q, k = self.query_layernorm(q), self.key_layernorm(k)
-        keys, values = kv.write(layer, segments[0].start, k.to(x.dtype), v)
-        out = attend(q.to(x.dtype), keys, values, segments)
-        return self.o_proj(out.reshape(*x.shape[:2], self.heads * self.head_dim))
+        ops, start = self.kernels, place if isinstance(place, Tensor) else place[0].start
+        qkv = ops.linear(x, self.qkv_proj)
+        q, keys, values = ops.store_qkv(qkv, self.shape, rope, self.norms(), kv, layer, start)
+        if isinstance(place, Tensor):
+            out = ops.attend_one(q, keys, values, place)
+        else:
+            out = ops.attend(q, keys, values, place)
+        return ops.linear(out.flatten(2), self.o_proj)
+
+
+@dataclass
+class Ahead:
+    """Hands the norm of the residual stream from one layer to the next, so that it can be fused with the add.
+
+    Attributes:
+        norm: the norm that follows the layer; None after the last one.
+        normed: its result, once the layer has run; what the layer itself begins with, before.
+    """
+
+    norm: RMSNorm | None = None
+    normed: Tensor | None = None
 
 
 class DecoderLayer(nn.Module):
     """Pre-norm residual block."""
+
+    kernels: Kernels = EAGER
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -90,13 +102,26 @@ class DecoderLayer(nn.Module):
         self.mlp = _feed_forward(config, layer)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, segments: Sequence[Segment]
-    ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, kv, self.layer, segments)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        kv: KeyValueBuffers,
+        place: Place,
+        ahead: Ahead | None = None,
+    ) -> Tensor:  # [rows, tokens, hidden] -> the same
+        ops, ahead = self.kernels, Ahead() if ahead is None else ahead
+        normed = self.input_layernorm(x) if ahead.normed is None else ahead.normed
+        attention = self.self_attn(normed, rope, kv, self.layer, place)
+        norm = self.post_attention_layernorm
+        x, normed = ops.add_rms_norm(x, [attention], norm.weight, norm.eps)
+        deltas = self.mlp.parts(normed)
+        if ahead.norm is None:
+            return ops.add(x, deltas)
+        x, ahead.normed = ops.add_rms_norm(x, deltas, ahead.norm.weight, ahead.norm.eps)
+        return x
 
 
-def _feed_forward(config: ModelConfig, layer: int) -> nn.Module:
+def _feed_forward(config: ModelConfig, layer: int) -> GatedMlp | MoE:
     if not config.is_moe(layer):
         return GatedMlp(config.hidden_size, config.intermediate_size, config.dense_format)
     return MoE(
@@ -132,6 +157,25 @@ class Transformer(nn.Module):
         Returns:
             The residual stream `[rows, tokens, hidden]`, not normalised.
         """
-        for layer in self.layers:
-            x = layer(x, rope, kv, segments)
+        return self._run(x, rope, kv, segments)
+
+    def decode(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor) -> Tensor:
+        """Runs one token a row, all at one position, through all layers; fit for a CUDA graph with fast kernels.
+
+        Args:
+            x: embeddings `[rows, 1, hidden]`.
+            rope: cosines and sines `[1, head_dim]`, fp32.
+            kv: holds the keys and values of the positions before; this token's are written at `position`.
+            position: int32 `[1]` on x's device. The eager set reads it on the host.
+
+        Returns:
+            The residual stream `[rows, 1, hidden]`, not normalised.
+        """
+        return self._run(x, rope, kv, position)
+
+    def _run(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, place: Place) -> Tensor:
+        norms = [cast(DecoderLayer, layer).input_layernorm for layer in self.layers]
+        ahead = Ahead()
+        for layer, ahead.norm in zip(self.layers, [*norms[1:], None], strict=True):
+            x = layer(x, rope, kv, place, ahead)
         return x

@@ -189,10 +189,28 @@ class Posterior(NamedTuple):
         return self.mean + (0.5 * self.logvar).exp() * noise.to(self.mean)
 
 
-class Vae(nn.Module):
+class LatentScale(nn.Module):
+    """An autoencoder's config, and the two scales of its latents."""
+
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.config = config
+
+    def scale(self, sample: Tensor) -> Tensor:
+        """Encoder's scale to the backbone's."""
+        if self.config.shift_factor:
+            sample = sample - self.config.shift_factor
+        return sample * self.config.scaling_factor if self.config.scaling_factor else sample
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """Backbone's scale to the decoder's."""
+        z = latents / self.config.scaling_factor if self.config.scaling_factor else latents
+        return z + self.config.shift_factor if self.config.shift_factor else z
+
+
+class Vae(LatentScale):
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__(config)
         self.encoder, self.decoder = Encoder(config), Decoder(config)
 
     @property
@@ -208,14 +226,3 @@ class Vae(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Unscaled latents `[n, channels, h, w]` to pixels `[n, 3, H, W]`, about -1..1: the last frame."""
         return self.decoder(z.to(self.dtype)[:, :, None])[:, :, -1]
-
-    def scale(self, sample: Tensor) -> Tensor:
-        """Encoder's scale to the backbone's."""
-        if self.config.shift_factor:
-            sample = sample - self.config.shift_factor
-        return sample * self.config.scaling_factor if self.config.scaling_factor else sample
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """Backbone's scale to the decoder's."""
-        z = latents / self.config.scaling_factor if self.config.scaling_factor else latents
-        return z + self.config.shift_factor if self.config.shift_factor else z

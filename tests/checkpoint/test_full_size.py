@@ -13,7 +13,7 @@ from hunyuan.checkpoint.full_size import full_size_config, randomise, write_smal
 from hunyuan.checkpoint.load import empty_model, read_config
 from hunyuan.checkpoint.names import expected_tensors
 from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
-from hunyuan.native import load_small_files
+from hunyuan.native import read_small_files
 
 
 def test_the_real_model_has_its_83_billion_parameters() -> None:
@@ -28,7 +28,7 @@ def test_small_files_make_a_folder_that_lacks_nothing_but_weights(tmp_path: Path
     config = read_config(tmp_path / "full")
     assert (config.num_hidden_layers, config.cfg_distilled) == (4, True)
     assert (config.expert_formats, config.dense_format) == (("mxfp4",) * 4, "fp8")
-    tokenizer, generation = load_small_files(tmp_path / "full", config)
+    tokenizer, generation, _ = read_small_files(tmp_path / "full", config)
     assert generation.guidance_scale == 2.5
     assert max(tokenizer.ratios) < config.vocab_size
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
+import re
 import shutil
 import weakref
 from collections.abc import Callable
@@ -13,14 +15,15 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_model import Buffers, model_config
 from torch import Tensor
 
+from hunyuan.checkpoint import folder as folders
 from hunyuan.checkpoint import load
 from hunyuan.checkpoint.load import check_keys, empty_model, load_model, read_config, read_json, weight_files
 from hunyuan.checkpoint.names import expected_tensors
+from hunyuan.checkpoint.shards import ShardReader
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.errors import CheckpointError
@@ -225,83 +228,78 @@ def test_other_files_in_the_folder_do_not_matter(single, tmp_path):
 def test_index_wins_over_a_single_file(sharded, tmp_path):
     folder = shutil.copytree(sharded, tmp_path / "out")
     (folder / "model.safetensors").write_bytes(b"left behind")
-    assert weight_files(folder).keys() == set(SHARDS)
+    assert weight_files(folder) == SHARDS
 
 
 def test_progress_shows_in_the_log_and_not_on_a_pipe(sharded, caplog, capfd):
     caplog.set_level(logging.INFO, logger="hunyuan")
     loaded(sharded)
     count = len(expected_tensors(read_config(sharded)))
-    assert caplog.messages == [f"loading {count} tensors from 3 files of out", "all weights loaded"]
+    assert caplog.messages[0] == f"loading {count} tensors from 3 files of out"
+    assert re.fullmatch(r"all weights loaded: 0\.0\d GB in \d+\.\d s", caplog.messages[1])
+    assert len(caplog.messages) == 2
     assert capfd.readouterr().err == ""
 
 
 # --- how much is held
 
 
-class WatchedFile:
-    """A safetensors file that knows which of its tensors, and which files, are still held by anybody."""
+class WatchedShard(ShardReader):
+    """A weight file that notes what is read through it, and where to."""
 
-    open_files: ClassVar[weakref.WeakSet[WatchedFile]] = weakref.WeakSet()
-    tensors: ClassVar[list[weakref.ref[Tensor]]] = []
-    most_tensors = most_files = 0
+    reads: ClassVar[list[tuple[str, int, int]]]
+    buffers: ClassVar[dict[int, int]]
 
-    def __init__(self, path: Path, **options: Any) -> None:
-        self.file = safe_open(path, **options)
-        self.open_files.add(self)
-
-    def __enter__(self) -> WatchedFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.open_files.discard(self)
-
-    def keys(self) -> list[str]:
-        return list(self.file.offset_keys())
-
-    def get_slice(self, key: str) -> Any:
-        return self.file.get_slice(key)
-
-    def get_tensor(self, key: str) -> Tensor:
-        tensor = self.file.get_tensor(key)
-        kind = type(self)
-        kind.tensors.append(weakref.ref(tensor))
-        kind.most_tensors = max(kind.most_tensors, sum(ref() is not None for ref in kind.tensors))
-        kind.most_files = max(kind.most_files, len(kind.open_files))
-        return tensor
+    def read_into(self, buffer: Tensor, start: int) -> None:
+        super().read_into(buffer, start)
+        self.reads.append((self.name, start, len(buffer)))
+        storage = buffer.untyped_storage()
+        self.buffers[storage.data_ptr()] = storage.nbytes()
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> type[WatchedFile]:
+def watched(monkeypatch: pytest.MonkeyPatch) -> type[WatchedShard]:
     # A class of its own: each test counts from zero.
-    kind = type("Watched", (WatchedFile,), {"open_files": weakref.WeakSet(), "tensors": []})
-    monkeypatch.setattr(load, "safe_open", kind)
+    kind = type("Watched", (WatchedShard,), {"reads": [], "buffers": {}})
+    monkeypatch.setattr(folders, "ShardReader", kind)
     return kind
 
 
-def test_one_tensor_and_one_shard_are_held_at_a_time(sharded, watched):
-    gc.disable()  # they must go by themselves, not when the collector happens to run
-    try:
-        loaded(sharded)
-    finally:
-        gc.enable()
-    assert len(watched.tensors) == len(expected_tensors(read_config(sharded)))
-    assert watched.most_tensors == 1
-    assert watched.most_files == 1
-    assert not any(ref() is not None for ref in watched.tensors)
+def test_everything_goes_through_a_few_small_buffers(sharded, watched, monkeypatch):
+    monkeypatch.setattr(load, "PIECE_BYTES", 4096)
+    model = loaded(sharded)
+    assert len(watched.buffers) <= 2
+    assert max(watched.buffers.values()) == 4096
+    monkeypatch.undo()
+    plain = dict(loaded(sharded).named_parameters())
+    assert all(torch.equal(p, plain[name]) for name, p in model.named_parameters())
 
 
-def test_each_tensor_is_read_once(sharded, monkeypatch):
-    read: list[str] = []
-
-    class Counted(WatchedFile):
-        def get_tensor(self, key: str) -> Tensor:
-            read.append(key)
-            return self.file.get_tensor(key)
-
-    monkeypatch.setattr(load, "safe_open", Counted)
+def test_each_byte_is_read_once(sharded, watched, monkeypatch):
+    monkeypatch.setattr(load, "PIECE_BYTES", 10_000)
     loaded(sharded)
-    assert sorted(read) == sorted(expected_tensors(read_config(sharded)))
+    for name in SHARDS:
+        with ShardReader(sharded / name) as shard:
+            entries = list(shard.entries.values())
+        at = entries[0].start
+        for _, start, size in sorted(read for read in watched.reads if read[0] == name):
+            assert start == at
+            at += size
+        assert at == entries[-1].start + entries[-1].size == (sharded / name).stat().st_size
+
+
+def test_shards_are_closed(sharded, monkeypatch):
+    opened: list[ShardReader] = []
+
+    class Noted(ShardReader):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(self)
+
+    monkeypatch.setattr(folders, "ShardReader", Noted)
+    loaded(sharded)
+    assert len(opened) == 3
+    assert all(shard._file == -1 for shard in opened)
 
 
 # --- what is refused
@@ -370,11 +368,11 @@ def test_failure_on_the_way_leaves_no_half_model(sharded, watched, monkeypatch):
         built.append(weakref.ref(model))
         return model
 
-    def fail(_self: WatchedFile, _key: str) -> Tensor:
+    def fail(_self: ShardReader, _buffer: Tensor, _start: int) -> None:
         raise OSError("the disk went away")
 
     monkeypatch.setattr(load, "empty_model", build)
-    monkeypatch.setattr(watched, "get_tensor", fail)
+    monkeypatch.setattr(watched, "read_into", fail)
     with pytest.raises(OSError, match="went away") as caught:
         loaded(sharded)
     assert len(built) == 1
@@ -449,7 +447,20 @@ def test_weights_of_another_kind_are_named(broken):
 
     for shard in SHARDS:
         edit(broken / shard, quantise)
-    assert error_of(broken).endswith(f"these are not: {key} I8")
+    assert error_of(broken).endswith(f"not stored as config.json says: {key} I8 instead of BF16 or F16 or F32")
+
+
+def test_file_that_shrinks_while_it_is_read_is_named(broken, watched, monkeypatch):
+    """Its header was fine when it was opened."""
+    real = WatchedShard.read_into
+
+    def shrink(self: WatchedShard, buffer: Tensor, start: int) -> None:
+        if self.name == SHARDS[1]:
+            os.truncate(broken / SHARDS[1], 5000)
+        real(self, buffer, start)
+
+    monkeypatch.setattr(watched, "read_into", shrink)
+    assert error_of(broken) == f"{SHARDS[1]} became shorter while it was read"
 
 
 @pytest.mark.parametrize("name", ["config.json", INDEX])

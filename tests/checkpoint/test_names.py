@@ -220,3 +220,47 @@ def test_vae_levels_that_keep_the_size_need_a_shortcut(tiny):
 def test_impossible_vae_is_refused(tiny, channels, message):
     with pytest.raises(CheckpointError, match=message):
         table(tiny, vae={**tiny["vae"], "block_out_channels": channels})
+
+
+# --- quantised
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_quantised_tensors_are_the_models_parameters(tiny, tied):
+    """Stacks are stored as they are used: each key is a parameter's name, with its shape and type."""
+    section = {"quant_method": "hunyuan-bento", "version": 1, "experts": ["mxfp4", "fp8"], "dense": "fp8"}
+    raw = {**tiny, "quantization_config": section, "tie_word_embeddings": tied}
+    config = ModelConfig.from_dict(raw)
+    with torch.device("meta"):
+        parameters = dict(HunyuanImage3(config).named_parameters())
+    specs = expected_tensors(config)
+    assert {key: spec.shape for key, spec in specs.items()} == {k: tuple(p.shape) for k, p in parameters.items()}
+    own = {"mxfp4": torch.uint8, "mxfp4_scale": torch.uint8, "fp8": torch.float8_e4m3fn}
+    for key, spec in specs.items():
+        assert spec.param == key
+        assert spec.slot is None
+        assert parameters[key].dtype == own.get(spec.kind, torch.float32), key
+    assert specs["model.layers.0.mlp.experts.down_proj"].kind == "mxfp4"
+    assert specs["model.layers.1.mlp.experts.down_scale"].kind == "scale"
+    assert ("lm_head.weight_scale" in specs) is not tied
+
+
+def test_real_size_of_each_format():
+    """GiB, against what is published for 16 bits and what the formats' definitions give."""
+
+    def size(**section: str) -> float:
+        quantised = (
+            {"quantization_config": {"quant_method": "hunyuan-bento", "version": 1, **section}} if section else {}
+        )
+        return sum(spec.nbytes for spec in table({**REAL, **quantised}).values()) / 2**30
+
+    assert size() == pytest.approx(154.6, abs=0.2)
+    assert size() - size(experts="mxfp4", dense="bf16") == pytest.approx(144 * (1 - 4.25 / 16), rel=1e-3)
+    assert size() - size(experts="fp8", dense="bf16") == pytest.approx(72, rel=1e-3)
+
+
+def test_columns_that_do_not_divide_into_blocks_are_named(tiny):
+    section = {"quant_method": "hunyuan-bento", "version": 1, "experts": "mxfp4", "dense": "bf16"}
+    raw = {**tiny, "quantization_config": section, "moe_intermediate_size": 24}
+    with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.experts\.down_proj: 24 columns; MXFP4 needs"):
+        expected_tensors(ModelConfig.from_dict(raw))

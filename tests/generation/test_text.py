@@ -28,9 +28,8 @@ def run(plan: TextPlan, wishes: Callable[[int], int], last: int, limit: int = 50
         logits[wishes(token)] = 9.0
         return logits
 
-    return decode_text(
-        logits_after(last), last, plan, Sampling(False), torch.Generator(), limit, logits_after, lambda done: None
-    )
+    unused = torch.empty(0)
+    return decode_text(logits_after(last), last, plan, Sampling(False), unused, limit, logits_after, lambda done: None)
 
 
 def test_think_recaption_auto_forces_its_way_to_a_ratio(tk: Tokenizer) -> None:
@@ -104,5 +103,5 @@ def test_the_callback_sees_every_token_and_can_stop(tk: Tokenizer) -> None:
     logits = torch.zeros(VOCAB)
     logits[70] = 1
     with pytest.raises(InterruptedError):
-        decode_text(logits, 1, plan, Sampling(False), torch.Generator(), 9, lambda t: logits, on_token)
+        decode_text(logits, 1, plan, Sampling(False), torch.empty(0), 9, lambda t: logits, on_token)
     assert seen == [0, 1, 2, 3]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
+from hunyuan.model.kernels import EAGER, Kernels
+from hunyuan.model.kernels.eager import total
 from hunyuan.model.linear import dense_linear
-from hunyuan.model.moe.eager import route
 from hunyuan.model.moe.experts import EXPERT_FORMATS
 
 
 class GatedMlp(nn.Module):
     """`down_proj(up * silu(gate))`; the weights carry no bias."""
+
+    kernels: Kernels = EAGER
 
     def __init__(self, hidden: int, width: int, dense_format: str = "bf16") -> None:
         super().__init__()
@@ -23,8 +25,12 @@ class GatedMlp(nn.Module):
         self.down_proj = dense_linear(width, hidden, dense_format)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., hidden] -> [..., hidden]
-        up, gate = self.gate_and_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(up * silu(gate))
+        ops = self.kernels
+        return ops.linear(ops.swiglu(ops.linear(x, self.gate_and_up_proj)), self.down_proj)
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """What is added to the residual stream, the result alone here."""
+        return [self(x)]
 
 
 class Router(nn.Module):
@@ -37,6 +43,8 @@ class Router(nn.Module):
 
 class MoE(nn.Module):
     """Shared MLP plus the routed experts."""
+
+    kernels: Kernels = EAGER
 
     def __init__(
         self,
@@ -55,9 +63,13 @@ class MoE(nn.Module):
         self.shared_mlp = GatedMlp(hidden, width * shared_experts, dense_format) if shared_experts else None
 
     def forward(self, x: Tensor) -> Tensor:  # [rows, tokens, hidden] -> the same
+        return total(self.parts(x))
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        """The experts' result and, where there is one, the shared MLP's: `[rows, tokens, hidden]` each, to be added."""
         flat = x.reshape(-1, x.shape[-1])  # [rows * tokens, hidden]
-        weights, index = route(flat, self.gate.wg.weight, self.topk)
-        out = self.experts(flat, weights, index)
+        weights, index = self.kernels.route(flat, self.gate.wg.weight, self.topk)
+        out = [self.experts(flat, weights, index)]
         if self.shared_mlp is not None:
-            out = out + self.shared_mlp(flat)
-        return out.view_as(x)
+            out.append(self.shared_mlp(flat))
+        return [part.view_as(x) for part in out]

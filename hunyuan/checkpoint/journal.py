@@ -1,0 +1,93 @@
+"""What a quantisation has done so far: written after every weight file, read to go on after an interruption.
+
+Knows the journal file and what makes an earlier start the same job. Does not know how weights are quantised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hunyuan.checkpoint.folder import JOURNAL_FILE, read_json
+from hunyuan.checkpoint.shards import ShardReader, write_durably
+from hunyuan.errors import CheckpointError
+
+VERSION = 1
+
+
+class Journal:
+    """The finished weight files of a job, each with its size, format and measured errors."""
+
+    def __init__(self, out: Path, job: dict[str, Any], planned: Sequence[str]) -> None:
+        """Starts a journal in `out`, or goes on with the one that is there.
+
+        Args:
+            job: what is quantised and how; a journal of another job is refused.
+            planned: the names of all weight files.
+
+        Raises:
+            CheckpointError: the folder holds something else, or another job's half.
+        """
+        self._path = out / JOURNAL_FILE
+        self._content: dict[str, Any] = {"version": VERSION, "job": job, "planned": list(planned), "done": {}}
+        if self._path.is_file():
+            found = read_json(out, JOURNAL_FILE)
+            if {**found, "done": {}, "mixed": None} != {**self._content, "mixed": None}:
+                raise CheckpointError(
+                    f"{out.name} holds the beginning of another quantisation (other source or options): "
+                    "choose another folder or delete it"
+                )
+            self._content = found
+            self._forget_changed(out)
+        elif out.is_dir() and any(out.iterdir()):
+            raise CheckpointError(f"{out.name} is not empty; choose another folder")
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            self._save()
+
+    @property
+    def done(self) -> dict[str, Any]:
+        """By file name: `size`, `format` and `errors`."""
+        return self._content["done"]
+
+    @property
+    def mixed(self) -> dict[str, Any] | None:
+        """Which layers were chosen for fp8 and by what, once all were measured."""
+        return self._content.get("mixed")
+
+    def choose(self, mixed: dict[str, Any]) -> None:
+        self._content["mixed"] = mixed
+        self._save()
+
+    def finish(self, name: str, entry: dict[str, Any]) -> None:
+        self.done[name] = entry
+        self._save()
+
+    def forget(self, name: str) -> None:
+        """Its file is about to be replaced."""
+        self.done.pop(name, None)
+        self._save()
+
+    def close(self) -> None:
+        """The folder is complete."""
+        self._path.unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        write_durably(self._path, json.dumps(self._content) + "\n")
+
+    def _forget_changed(self, out: Path) -> None:
+        for name, entry in list(self.done.items()):
+            path = out / name
+            if not path.is_file() or path.stat().st_size != entry["size"]:
+                del self.done[name]
+
+
+def fingerprint(source: Path, shards: Iterable[ShardReader]) -> str:
+    """Changes with the source's config and with every tensor's name, type, shape and place; reads no weights."""
+    digest = hashlib.sha256((source / "config.json").read_bytes())
+    for shard in shards:
+        digest.update(repr((shard.name, sorted(shard.entries.items()))).encode())
+    return digest.hexdigest()

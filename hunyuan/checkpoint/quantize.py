@@ -1,0 +1,265 @@
+"""Turns an official checkpoint folder into one with 4-bit, fp8 or mixed weights, weight file by weight file.
+
+Holds one matrix a worker at a time. Every finished file is durable and in the journal, so a job that was killed goes
+on where it was; index and config come last, so that a half-written folder is never taken for a whole one. Knows which
+tensor is stored how; the arithmetic is in `hunyuan.model.moe.formats`, the bytes in `shards.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
+from hunyuan.checkpoint.journal import Journal, fingerprint
+from hunyuan.checkpoint.names import TensorSpec, expected_tensors
+from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_error
+from hunyuan.checkpoint.quantize_tasks import Measured, Task, shard_tasks, stored_content
+from hunyuan.checkpoint.shards import ShardReader, ShardWriter, write_durably
+from hunyuan.errors import CheckpointError
+from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
+
+GIB = 2**30
+RESERVE_GIB = 12.0
+"""What an edit at 1024x1024 needs beside the weights: keys and values, workspaces, the autoencoder's peak."""
+_FORMATS = {"4bit": "mxfp4", "mixed": "mxfp4", "fp8": "fp8"}  # what the experts start as
+_SHARD_BYTES = 2 * GIB
+_LARGEST_SMALL_FILE = 64 << 20
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".partial")
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What to write. `budget_gib`, of GPU memory, and `reserve_gib`, of it left free, count for "mixed" alone."""
+
+    weights: str = "4bit"
+    dense: str = "bf16"
+    budget_gib: float = 70.0
+    reserve_gib: float = RESERVE_GIB
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 0  # 0: a few
+
+    def __post_init__(self) -> None:
+        if self.weights not in _FORMATS or self.dense not in ("bf16", "fp8"):
+            raise CheckpointError(f"cannot quantise to weights {self.weights!r}, dense {self.dense!r}")
+
+    @property
+    def thread_count(self) -> int:
+        return self.workers or (4 if self.device.type == "cuda" else min(16, os.cpu_count() or 1))
+
+
+def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report:
+    """Writes the folder `out`, or goes on with it, and returns the report that it stores there too.
+
+    Raises:
+        CheckpointError: the source is incomplete or already quantised, `out` holds something else, a matrix does not
+            divide into blocks, or the budget is too small. Nothing has been written then.
+    """
+    config = read_config(source)
+    if set(config.expert_formats) != {"bf16"} or config.dense_format != "bf16":
+        raise CheckpointError(f"{source.name} is quantised already; start from the official folder")
+    first = replace(
+        config, expert_formats=(_FORMATS[options.weights],) * config.num_hidden_layers, dense_format=options.dense
+    )
+    if options.weights == "mixed":
+        choose_layers(first, {}, options)  # raises for a budget that is too small
+    with OpenWeights(source, expected_tensors(config)) as weights:
+        job: dict[str, Any] = {"source": fingerprint(source, weights.shards.values()), "weights": options.weights}
+        job |= {"dense": options.dense, "quantization": QUANT_VERSION}
+        if options.weights == "mixed":
+            job |= {"budget_gib": options.budget_gib, "reserve_gib": options.reserve_gib}
+        return _Job(source, out, options, weights, job).run(first)
+
+
+def choose_layers(config: ModelConfig, errors: Mapping[int, float], options: QuantizeOptions) -> list[int]:
+    """The layers to keep in fp8: those of largest error in 4 bits, as many as the budget takes.
+
+    Args:
+        config: all experts in MXFP4.
+        errors: each layer's relative error.
+
+    Raises:
+        CheckpointError: even without any such layer the weights do not fit.
+    """
+    free = (options.budget_gib - options.reserve_gib) * GIB - _nbytes(config)
+    if free < 0:
+        raise CheckpointError(
+            f"the budget of {options.budget_gib} GiB is too small: 4-bit weights take {_nbytes(config) / GIB:.4g} GiB "
+            f"and an edit {options.reserve_gib} GiB beside them"
+        )
+    chosen = []
+    for layer in sorted(errors, key=lambda layer: (-errors[layer], layer)):
+        formats = [*config.expert_formats]
+        formats[layer] = "fp8"
+        more = _nbytes(replace(config, expert_formats=tuple(formats))) - _nbytes(config)
+        if more <= free:
+            chosen.append(layer)
+            free -= more
+    return sorted(chosen)
+
+
+def plan_shards(config: ModelConfig) -> dict[str, list[TensorSpec]]:
+    """The tensors of each weight file: one file a layer, then the rest in files of at most 2 GiB or one tensor.
+
+    The file names do not depend on the experts' formats.
+    """
+    groups: dict[str, list[TensorSpec]] = {f"model.layers.{n}.": [] for n in range(config.num_hidden_layers)}
+    rest: list[list[TensorSpec]] = [[]]
+    for spec in expected_tensors(config).values():
+        layer = ".".join(spec.key.split(".")[:3]) + "."
+        if layer in groups:
+            groups[layer].append(spec)
+        elif rest[-1] and sum(s.nbytes for s in rest[-1]) + spec.nbytes > _SHARD_BYTES:
+            rest.append([spec])
+        else:
+            rest[-1].append(spec)
+    parts = [*groups.values(), *rest]
+    return {f"model-{i + 1:04d}-of-{len(parts):04d}.safetensors": part for i, part in enumerate(parts)}
+
+
+class _Job:
+    """One run: the source, where it goes, and what is done."""
+
+    def __init__(
+        self, source: Path, out: Path, options: QuantizeOptions, weights: OpenWeights, job: dict[str, Any]
+    ) -> None:
+        self.source, self.out, self.options, self.weights, self.job = source, out, options, weights, job
+        self.held: dict[str, ShardReader] = weights.where()
+
+    def run(self, first: ModelConfig) -> Report:
+        finished = self._finished_before()
+        if finished is not None:
+            return finished
+        self.journal = Journal(self.out, self.job, list(plan_shards(first)))
+        self._check_room(first)
+        target = first
+        if self.journal.mixed is None:
+            self._write_shards(first)
+        if self.options.weights == "mixed":
+            target = self._choose(first)
+            self._write_shards(target)
+        return self._complete(target)
+
+    def _check_room(self, config: ModelConfig) -> None:
+        written = sum(entry["size"] for entry in self.journal.done.values())
+        needed, free = _nbytes(config) - written, shutil.disk_usage(self.out).free
+        if needed > free:
+            raise CheckpointError(
+                f"{needed / 1e9:.1f} GB are still to be written and the disk has {free / 1e9:.1f} free"
+            )
+
+    def _finished_before(self) -> Report | None:
+        """The report of an `out` that this very job completed."""
+        if not (self.out / CONFIG_FILE).is_file() or not (self.out / REPORT_FILE).is_file():
+            return None
+        report: Report = read_json(self.out, REPORT_FILE)
+        if report.get("job") != self.job:
+            raise CheckpointError(f"{self.out.name} holds another checkpoint; choose another folder")
+        (self.out / JOURNAL_FILE).unlink(missing_ok=True)
+        return report
+
+    def _choose(self, config: ModelConfig) -> ModelConfig:
+        if self.journal.mixed is None:
+            errors = {n: layer_error(self._entry(config, n)["errors"]) for n in moe_layers(config)}
+            self.journal.choose(
+                {"layers": choose_layers(config, errors, self.options), "mxfp4_errors": list(errors.items())}
+            )
+        chosen = (self.journal.mixed or {})["layers"]
+        formats = ["fp8" if n in chosen else word for n, word in enumerate(config.expert_formats)]
+        return replace(config, expert_formats=tuple(formats))
+
+    def _entry(self, config: ModelConfig, layer: int) -> dict[str, Any]:
+        return self.journal.done[list(plan_shards(config))[layer]]
+
+    def _write_shards(self, config: ModelConfig) -> None:
+        plan, waiting = plan_shards(config), {}
+        for number, (name, specs) in enumerate(plan.items()):
+            kind = config.expert_formats[number] if number in moe_layers(config) else "plain"
+            done = self.journal.done.get(name)
+            # A mixed job comes here twice: all layers are measured in 4 bits, then some are replaced.
+            if done is None or done["format"] != kind:
+                waiting[name] = (kind, specs)
+        tasks = {name: shard_tasks(specs, self.weights.specs, self.held) for name, (_, specs) in waiting.items()}
+        total = sum(task.size for part in tasks.values() for task in part)
+        with tqdm(total=total, desc="quantising", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
+            for name, (kind, specs) in waiting.items():
+                errors = self._write_shard(name, specs, tasks[name], progress.update)
+                size = (self.out / name).stat().st_size
+                self.journal.finish(name, {"size": size, "format": kind, "errors": errors})
+
+    def _write_shard(
+        self, name: str, specs: list[TensorSpec], tasks: list[Task], update: Callable[[int], object]
+    ) -> dict[str, Any]:
+        """Writes one file; returns what was measured, by tensor."""
+        if name in self.journal.done:
+            self.journal.forget(name)
+        writer = ShardWriter(self.out / name, stored_content(specs, self.held))
+        measured: dict[str, list[Measured]] = {}
+        try:
+            with ThreadPoolExecutor(self.options.thread_count, "quantise") as pool:
+                futures = {pool.submit(task.run, writer, self.options.device): task for task in tasks}
+                try:
+                    for future in as_completed(futures):
+                        result = future.result()
+                        if result is not None:
+                            measured.setdefault(futures[future].key, []).append(result)
+                        update(futures[future].size)
+                finally:
+                    pool.shutdown(cancel_futures=True)
+        except BaseException:
+            writer.abandon()
+            raise
+        writer.finish()
+        # In the stack's order, whichever was done first: the report must not depend on it.
+        return {key: [list(m) for m in sorted(results)] for key, results in sorted(measured.items())}
+
+    def _complete(self, config: ModelConfig) -> Report:
+        """Everything beside the weights; config.json makes the folder a checkpoint, so it is last."""
+        for stale in self.out.glob("*.partial"):
+            stale.unlink()
+        for path in sorted(self.source.iterdir()):
+            self._copy_small_file(path)
+        report = build_report(config, self.job, self.journal.done, self.journal.mixed)
+        write_durably(self.out / REPORT_FILE, json.dumps(report, indent=1) + "\n")
+        places = {spec.key: name for name, specs in plan_shards(config).items() for spec in specs}
+        total = sum(entry.size for name in plan_shards(config) for entry in _entries(self.out / name))
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        write_durably(self.out / INDEX_FILE, json.dumps(index, indent=2) + "\n")
+        write_durably(self.out / CONFIG_FILE, json.dumps(self._raw_config(config), indent=2) + "\n")
+        self.journal.close()
+        return report
+
+    def _copy_small_file(self, path: Path) -> None:
+        own = (CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, REPORT_FILE)
+        if not path.is_file() or path.name.startswith(".") or path.name in own or path.suffix in _WEIGHT_SUFFIXES:
+            return
+        if path.stat().st_size <= _LARGEST_SMALL_FILE:
+            shutil.copyfile(path, self.out / path.name)
+
+    def _raw_config(self, config: ModelConfig) -> dict[str, Any]:
+        words = list(config.expert_formats)
+        experts = words[0] if len(set(words)) == 1 else words
+        section = {"quant_method": QUANT_METHOD, "version": QUANT_VERSION, "experts": experts}
+        return {**read_json(self.source, CONFIG_FILE), "quantization_config": {**section, "dense": config.dense_format}}
+
+
+def moe_layers(config: ModelConfig) -> list[int]:
+    return [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
+
+
+def _nbytes(config: ModelConfig) -> int:
+    return sum(spec.nbytes for spec in expected_tensors(config).values())
+
+
+def _entries(path: Path) -> list[Any]:
+    with ShardReader(path) as shard:
+        return list(shard.entries.values())

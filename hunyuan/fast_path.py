@@ -1,0 +1,107 @@
+"""Puts a loaded network on the fastest path that the GPU, the installed packages and the settings allow.
+
+Decides which kernels, which experts' backend and which buffers; what each of them does is in `hunyuan.model` and
+`hunyuan.generation`. Everything is decided and prepared before the first request, and said in the log with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from hunyuan.aot import missing_modules
+from hunyuan.errors import SettingsError
+from hunyuan.generation.workspace import Workspace
+from hunyuan.model.config import ModelConfig
+from hunyuan.model.kernels import use_kernels
+from hunyuan.model.moe.backends import (
+    BackendError,
+    Shapes,
+    flashinfer_is_here,
+    prepare_experts,
+    resolve_impl,
+    tune_experts,
+)
+from hunyuan.model.moe.one_token import triton_is_here
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.placement import Placement, connect
+from hunyuan.model.vae_fast import use_fast_vae
+
+HOPPER = (9, 0)
+MOST_EXPERT_TOKENS = 8448
+"""Of one call to the experts; longer inputs go in pieces. Two rows of the largest picture's tokens fit."""
+
+log = logging.getLogger(__name__)
+
+
+def prepare(
+    model: HunyuanImage3, placement: Placement, impl: str, capacity: int, cache_dir: Path | None
+) -> Workspace | None:
+    """Rearranges the model for speed where it lies; call once, after the weights are in place.
+
+    Args:
+        impl: the experts' backend, from `choose_impl`.
+        capacity: tokens of a row that the engine keeps buffers for.
+        cache_dir: where tactics measured at start are remembered; None: nowhere.
+
+    Returns:
+        the engine's buffers; None where a request allocates its own (a CPU, or fp32).
+
+    Raises:
+        SettingsError: none of the backend's compiled tiles computes these weights.
+    """
+    if model.device.type != "cuda" or model.dtype != torch.bfloat16:
+        connect(model.model, placement)
+        return None
+    use_fast_vae(model)
+    hopper = capability(model.device) == HOPPER and triton_is_here()
+    if hopper:
+        # Imported here: it needs Triton.
+        from hunyuan.model.kernels.hopper import HopperKernels
+
+        attention = "fa3" if flashinfer_is_compiled() and model.config.attention_head_dim == 128 else "sdpa"
+        use_kernels(model, HopperKernels(attention))
+        log.info("kernels: ours for Hopper; attention: %s", attention)
+    else:
+        log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")
+    prepare_experts(model, impl, MOST_EXPERT_TOKENS, cache_dir, one_token=hopper)
+    tune_experts(model)
+    connect(model.model, placement)
+    return Workspace.create(model, capacity, fast_decode=hopper and impl != "eager")
+
+
+def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
+    """Settles `HUNYUAN_MOE_IMPL` and logs the reason. Raises `SettingsError`."""
+    layers = [i for i in range(config.num_hidden_layers) if config.is_moe(i)]
+    if not layers:
+        return "eager"
+    formats = sorted(config.expert_formats[i] for i in layers)
+    hardest = "mxfp4" if "mxfp4" in formats else formats[0]  # what the fewest backends compute
+    shapes = {Shapes(config.num_experts[i], config.hidden_size, config.moe_intermediate_size[i]) for i in layers}
+    here = flashinfer_is_compiled()
+    try:
+        impl, reason = resolve_impl(moe_impl, device, dtype, hardest, [*shapes], here, capability(device))
+    except BackendError as error:
+        raise SettingsError(f"{error}{missing_text()}") from error
+    log.info("mixture of experts: %s (%s)", impl, reason)
+    if impl == "eager" and moe_impl == "auto" and device.type == "cuda":
+        log.warning("mixture of experts: the plain loop, tens of times slower than a fast backend%s", missing_text())
+    return impl
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+def flashinfer_is_compiled() -> bool:
+    """Installed, and with all the libraries that the engine calls: a missing one would be compiled for hours."""
+    return flashinfer_is_here() and not missing_modules()
+
+
+def missing_text() -> str:
+    """For an error: what FlashInfer lacks here, or nothing."""
+    if not flashinfer_is_here() or not (missing := missing_modules()):
+        return ""
+    return f"; FlashInfer lacks the compiled {', '.join(missing)}: run scripts/build_kernels.py"

@@ -1,0 +1,188 @@
+"""In which format the weights are to be held: what the settings ask for, what the folder has, what fits the GPUs.
+
+Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. A folder
+that is quantised already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
+no driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hunyuan.errors import SettingsError
+from hunyuan.model.config import ModelConfig
+from hunyuan.plan.memory import GIB, MemoryPlan, Work, plan_memory
+from hunyuan.plan.weights import FORMATS, MIXED, stored_weights, with_formats
+
+MOST_GPUS = 8
+"""What a refusal looks through for something that would fit: the GPUs of one host."""
+
+CONVERT = "scripts/quantize.py SRC OUT --weights"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU's name for people, and its memory in bytes."""
+
+    name: str
+    memory: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.memory / GIB:.1f} GiB)"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decision.
+
+    Attributes:
+        weights: of the experts: bf16, fp8, 4bit or mixed.
+        config: the model's, with the formats that the weights are to have on the device.
+        quantise: the folder holds another format, so the loader must convert.
+        reason: one sentence for the log.
+        gpus: those that are used, none on a CPU.
+        plan: None on a CPU.
+    """
+
+    weights: str
+    config: ModelConfig
+    quantise: bool
+    reason: str
+    gpus: tuple[Gpu, ...] = ()
+    plan: MemoryPlan | None = None
+
+
+class DoesNotFit(SettingsError):
+    """No format that was allowed fits the GPUs. Its message says what would; `plan` is the smallest that was tried."""
+
+    def __init__(self, message: str, choice: Choice) -> None:
+        super().__init__(message)
+        self.choice = choice
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    weights: str
+    config: ModelConfig
+
+
+def choose(
+    config: ModelConfig,
+    weights: str,
+    dense: str,
+    gpus: Sequence[Gpu],
+    *,
+    work: Work | None = None,
+    itemsize: int = 2,
+) -> Choice:
+    """Settles `HUNYUAN_WEIGHTS` and `HUNYUAN_DENSE`.
+
+    Args:
+        config: of the folder; its formats say how the weights are stored.
+        weights: auto, bf16, fp8, 4bit or mixed.
+        dense: bf16 or fp8; a folder that stores fp8 stays fp8.
+        gpus: in the order in which they are to be used; none for a CPU, where nothing is planned.
+        work: the largest request to make room for; None: the largest that the checkpoint allows.
+        itemsize: bytes of the dtype that the model computes in.
+
+    Raises:
+        SettingsError: the folder cannot be had in the format asked for.
+        DoesNotFit: a format could, and is too big.
+    """
+    stored = stored_weights(config)
+    every = _candidates(config, stored, dense)
+    allowed = _allowed(every, stored, weights)
+    if not gpus:
+        return _made(allowed[0], config, "no GPU to fit" if weights == "auto" else f"HUNYUAN_WEIGHTS={weights}")
+    work = work or Work.create(config)
+    memories = [gpu.memory for gpu in gpus]
+    too_big: list[Choice] = []
+    for candidate in allowed:
+        plan = plan_memory(candidate.config, memories, work, itemsize)
+        if plan.fits:
+            reason = _reason(candidate.weights, weights, stored, too_big, gpus[: len(plan.gpus)])
+            return _made(candidate, config, reason, gpus[: len(plan.gpus)], plan)
+        too_big.append(_made(candidate, config, "does not fit", gpus, plan))
+    raise DoesNotFit(_refusal(too_big, every, gpus, work, itemsize), too_big[-1])
+
+
+def _candidates(config: ModelConfig, stored: str, dense: str) -> list[_Candidate]:
+    """Every format that this folder can be had in, best first."""
+    dense = "fp8" if "fp8" in (dense, config.dense_format) else "bf16"
+    if stored != "bf16":
+        return [_Candidate(stored, replace(config, dense_format=dense))]
+    return [_Candidate(name, with_formats(config, kind, dense)) for name, kind in FORMATS.items()]
+
+
+def _allowed(every: list[_Candidate], stored: str, weights: str) -> list[_Candidate]:
+    """Those that the setting allows. Raises `SettingsError` when there are none."""
+    chosen = [candidate for candidate in every if weights in ("auto", candidate.weights)]
+    if chosen:
+        return chosen
+    if stored == "bf16" and weights == MIXED:
+        raise SettingsError(
+            f"HUNYUAN_WEIGHTS={MIXED} needs a folder converted beforehand, because it takes measuring which layers to "
+            f"keep in fp8: {CONVERT} {MIXED}"
+        )
+    raise SettingsError(
+        f"HUNYUAN_WEIGHTS={weights}, but this folder's experts are stored as {stored}; use auto or {stored} with it, "
+        f"or take the official folder"
+    )
+
+
+def _made(
+    candidate: _Candidate,
+    config: ModelConfig,
+    reason: str,
+    gpus: Sequence[Gpu] = (),
+    plan: MemoryPlan | None = None,
+) -> Choice:
+    target = candidate.config
+    quantise = (target.expert_formats, target.dense_format) != (config.expert_formats, config.dense_format)
+    return Choice(candidate.weights, target, quantise, reason, tuple(gpus), plan)
+
+
+def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpus: Sequence[Gpu]) -> str:
+    where = describe(gpus)
+    if stored != "bf16":
+        reason = f"the folder's experts are stored as {stored}, and fit {where}"
+    elif asked != "auto":
+        reason = f"HUNYUAN_WEIGHTS={asked}, which fits {where}"
+    elif too_big:
+        sizes = ", ".join(f"{choice.weights} needs {_needed(choice):.1f} GiB" for choice in too_big)
+        reason = f"the best that fits {where}: {sizes}"
+    else:
+        reason = f"unquantised weights fit {where}"
+    if chosen not in ("bf16", stored):
+        reason += f"; quantised while loading, which {CONVERT} {chosen} does once and for all"
+    return reason
+
+
+def _refusal(
+    too_big: Sequence[Choice], every: Sequence[_Candidate], gpus: Sequence[Gpu], work: Work, itemsize: int
+) -> str:
+    """What is needed, what there is, and the fewest GPUs of this kind for each format."""
+    first, fitting = gpus[0], []
+    for candidate in reversed(every):
+        plan = plan_memory(candidate.config, [first.memory] * MOST_GPUS, work, itemsize)
+        if plan.fits and len(plan.gpus) <= len(gpus):
+            fitting.append(f"{candidate.weights} on {'this GPU' if len(gpus) == 1 else 'these GPUs'}")
+        elif plan.fits:
+            fitting.append(f"{candidate.weights} on {len(plan.gpus)} x {first.name}")
+    needs = ", ".join(f"{choice.weights} needs {_needed(choice):.1f} GiB" for choice in too_big)
+    would = ", ".join(fitting) or f"nothing on up to {MOST_GPUS} x {first.name}"
+    stored = every[0].weights
+    advice = "" if stored == "bf16" else f"; the official folder in another format: {CONVERT} 4bit"
+    return f"{needs}; there is {describe(gpus)}; fits: {would}{advice}"
+
+
+def _needed(choice: Choice) -> float:
+    return choice.plan.needed / GIB if choice.plan else 0.0
+
+
+def describe(gpus: Sequence[Gpu]) -> str:
+    """`2 x H100 (79.6 GiB)`; GPUs of several kinds one by one."""
+    if len(set(gpus)) == 1:
+        return f"{len(gpus)} x {gpus[0]}"
+    return ", ".join(str(gpu) for gpu in gpus)

@@ -1,0 +1,593 @@
+"""Fast expert backends, as far as a CPU can tell: layouts, orders, choices, refusals, and what FlashInfer is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from kernels import tactics as tiles
+from small_model import noise
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from hunyuan.model.moe import humming, one_token, torch_grouped, tuning
+from hunyuan.model.moe import tactics as tactics_module
+from hunyuan.model.moe.backends import BackendError, Shapes, prepare_experts, resolve_impl, shapes_of, tune_experts
+from hunyuan.model.moe.eager import eager_experts
+from hunyuan.model.moe.experts import EXPERT_FORMATS, Experts
+from hunyuan.model.moe.flashinfer import FlashInferExperts, power_of_two_above, quantise_tokens
+from hunyuan.model.moe.formats import FP8, dequantize_mxfp4
+from hunyuan.model.moe.layer import MoE
+from hunyuan.model.moe.tactics import Key, Tactics, Untuned, candidates, nearest
+from hunyuan.model.moe.tuning import NoTileWorks
+
+CPU, CUDA, BF16 = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
+EXPERTS, TOPK, HIDDEN, WIDTH = 6, 2, 128, 256
+
+
+def mxfp4(experts: int, rows: int, columns: int, low: int = 117, high: int = 125) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    packed = torch.randint(256, (experts, rows, columns // 2), dtype=torch.uint8, generator=generator)
+    return packed, torch.randint(low, high, (experts, rows, columns // 32), dtype=torch.uint8, generator=generator)
+
+
+def filled(kind: str, dtype: torch.dtype = BF16) -> Experts:
+    """Small experts of a format, random."""
+    experts = EXPERT_FORMATS[kind](EXPERTS, HIDDEN, WIDTH)
+    for seed, (name, columns) in enumerate((("gate_and_up", HIDDEN), ("down", WIDTH))):
+        matrix = experts.get_parameter(f"{name}_proj")
+        if kind == "mxfp4":
+            packed, scale = mxfp4(EXPERTS, matrix.shape[1], columns, 119, 124)
+            matrix.data, experts.get_parameter(f"{name}_scale").data = packed, scale
+            continue
+        values = noise(*matrix.shape, seed=seed) / columns**0.5
+        matrix.data = values.to(FP8 if kind == "fp8" else dtype)
+        if kind == "fp8":
+            experts.get_parameter(f"{name}_scale").data = torch.linspace(0.5, 1.5, EXPERTS)
+    return experts.requires_grad_(False)
+
+
+def choices(tokens: int, seed: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    weights, index = noise(tokens, EXPERTS, seed=seed).softmax(-1).topk(TOPK)
+    return noise(tokens, HIDDEN, seed=seed + 1).to(BF16), weights / weights.sum(-1, keepdim=True), index
+
+
+def error(out: Tensor, expected: Tensor) -> float:
+    return ((out.float() - expected.float()).norm() / expected.float().norm()).item()
+
+
+# --- the 4-bit layout
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(128, 128), (256, 384)])
+def test_layout_keeps_every_value(rows, columns):
+    packed, scale = mxfp4(3, rows, columns)
+    values, offsets, factor = humming.humming_layout(packed, scale)
+    assert values.shape == packed.shape
+    assert offsets.shape == (3, rows // 64, columns // 128, 16, 16)
+    assert torch.equal(humming.plain_layout(values, offsets, factor), dequantize_mxfp4(packed, scale))
+
+
+def test_word_is_where_the_kernels_look_for_it():
+    """One nonzero weight at a time: row 16 g + 8 s + r, column 64 p + 32 m + 16 h + 4 q + i."""
+    rows, columns = 128, 128
+    for row, column in [(0, 0), (8, 1), (23, 66), (127, 127), (71, 50)]:
+        packed = torch.zeros(1, rows, columns // 2, dtype=torch.uint8)
+        packed[0, row, column // 2] = 0xD << (4 * (column % 2))  # minus three
+        words = humming.interleave_values(packed).view(torch.int32)[0]  # [rows, columns / 8]
+        (found,) = words.nonzero().tolist()
+        group, s, r = row // 16, row // 8 % 2, row % 8
+        half, quad, i = column // 16 % 2, column // 4 % 4, column % 4
+        assert found == [16 * group + 8 * half + r, column // 32 * 4 + quad]
+        sign = 8 * i + (3 if s else 7)
+        assert words[tuple(found)].item() & 0xFFFFFFFF == 5 << (16 * s + 4 * i) | 1 << sign
+
+
+def test_layout_in_place_equals_the_copy():
+    packed, scale = mxfp4(5, 128, 256)
+    expected = humming.humming_layout(packed, scale)
+    memory = packed.data_ptr(), scale.data_ptr()
+    found = humming.humming_layout_in_place(packed, scale)
+    assert all(torch.equal(ours, copy) for ours, copy in zip(found, expected, strict=True))
+    assert (found[0].data_ptr(), found[1].data_ptr()) == memory
+
+
+def test_scales_far_below_the_largest_lose_bits_and_no_others_do():
+    packed, scale = mxfp4(2, 128, 128)
+    scale[0], scale[0, 5], scale[0, 6] = 120, 120 - 12 - 1, 0
+    scale[0, 0, 0] = 121
+    got = humming.plain_layout(*humming.humming_layout(packed, scale))
+    expected = dequantize_mxfp4(packed, scale)
+    differs = (got != expected).any(-1)
+    assert differs[0].nonzero().flatten().tolist() in ([5, 6], [5])
+    assert not differs[1].any()
+    smallest_step = 0.5 * 2.0 ** (121 - 11 - 127)
+    assert (got - expected).abs().max() <= smallest_step / 2
+
+
+# --- one token
+
+
+def test_one_token_kernels_in_the_interpreter_and_no_early_imports():
+    pytest.importorskip("triton")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).with_name("one_token_interpreted.py"))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    imported, errors = json.loads(done.stdout)
+    assert imported == []
+    assert len(errors) == 5
+    assert all(value < 8e-3 for value in errors.values()), errors
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
+def test_one_token_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
+    """As far as machine code, which needs no GPU: what the interpreter does not run, such as the byte permutes."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hunyuan.model.moe import one_token_kernels as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    first, second = one_token.default_blocks(kind)
+    sizes = {"hidden": 4096, "width": 3072}
+    if kind == torch.uint8:
+        jobs = [
+            (kernels.gate_and_up_mxfp4, first, {"units": first.rows, "bg": first.columns // 32}),
+            (kernels.down_mxfp4, second, {"units": second.rows, "bg": second.columns // 32}),
+        ]
+    else:
+        scaled = {"scaled": kind == FP8}
+        jobs = [
+            (kernels.gate_and_up_dense, first, {"rows": first.rows, "bk": first.columns, **scaled}),
+            (kernels.down_dense, second, {"rows": second.rows, "bk": second.columns, **scaled}),
+        ]
+    bf16, packed = "*bf16", "*i64" if kind == torch.uint8 else "*bf16"
+    types = {"x": packed, "h": packed, "index": "*i64", "weights": "*fp32", "words": "*i32", "scales": "*i32"}
+    types |= {"matrix": "*fp8e4nv" if kind == FP8 else bf16, "factor": "*fp32", "scale": "*fp32", "out": bf16}
+    for kernel, cut, more in jobs:
+        values = {**sizes, **more, "topk": 8, "splits": cut.splits, "unroll": cut.unroll, "plain": False}
+        constants = {name: values[name] for name in kernel.arg_names if name in values}
+        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+        source = ASTSource(kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()})
+        made = triton.compile(source, GPUTarget("cuda", 90, 32), options={"num_warps": cut.warps})
+        assert ("fma.rn.bf16x2" in made.asm["ptx"]) == (kind == torch.uint8)
+        assert len(made.asm["cubin"]) > 1000
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
+def test_blocks_divide_the_real_sizes(kind):
+    for blocks in (one_token.default_blocks(kind), *map(list, one_token.candidate_blocks(kind))):
+        for cut in blocks:
+            assert one_token._dividing(cut.rows, 1536 if kind == torch.uint8 else 3072) == cut.rows
+            assert cut.rows & (cut.rows - 1) == 0
+            assert 8 % cut.splits == 0
+
+
+def test_one_token_refuses_odd_sizes_and_other_dtypes():
+    with pytest.raises(ValueError, match="expert width 192"):
+        one_token.OneToken(one_token.Stacks(torch.zeros(2, 384, 128), torch.zeros(2, 128, 192)))
+    small = one_token.OneToken(one_token.Stacks(torch.zeros(2, 512, 128), torch.zeros(2, 128, 256)))
+    with pytest.raises(TypeError, match="float32"):
+        small(torch.zeros(1, 128), torch.ones(1, 1), torch.zeros(1, 1))
+
+
+# --- torch
+
+
+def test_sorting_by_expert():
+    index = torch.tensor([[4, 0], [0, 2], [4, 2], [5, 4]])
+    order, ends = torch_grouped.sort_by_expert(index, 7)
+    assert order.tolist() == [1, 2, 3, 5, 0, 4, 7, 6]
+    assert ends.tolist() == [2, 2, 4, 4, 7, 8, 8]
+    assert ends.dtype == torch.int32
+    assert torch_grouped.inverse(order)[order].tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(("kind", "dtype", "limit"), [("bf16", torch.float32, 1e-6), ("bf16", BF16, 1e-2)])
+@pytest.mark.parametrize("tokens", [1, 37])
+def test_torch_backend_equals_eager(kind, dtype, limit, tokens):
+    experts = filled(kind, dtype)
+    x, weights, index = choices(tokens)
+    index = noise(tokens, EXPERTS - 1).topk(TOPK).indices  # the last expert gets no token
+    out = torch_grouped.TorchExperts(experts)(x.to(dtype), weights, index)
+    assert out.dtype == dtype
+    assert error(out, experts(x.float(), weights, index)) < limit
+    assert torch.equal(out, torch_grouped.TorchExperts(experts)(x.to(dtype), weights, index))
+
+
+def test_torch_backend_in_fp8():
+    experts = filled("fp8")
+    x, weights, index = choices(64)
+    found = error(torch_grouped.TorchExperts(experts)(x, weights, index), experts(x.float(), weights, index))
+    assert 1e-3 < found < 8e-2
+
+
+def test_a_token_without_size_stays_zero():
+    experts = filled("fp8")
+    x, weights, index = choices(3)
+    x[1] = 0
+    assert torch_grouped.TorchExperts(experts)(x, weights, index)[1].abs().max() == 0
+
+
+# --- tactics
+
+KEY = Key("1.2", "sm_90x132", "humming", (64, 8, 4096, 3072))
+
+
+def test_nearest_is_by_ratio_and_has_a_limit():
+    tuned = [1, 16, 1024, 4120, 8240]
+    expected = {1: 1, 2: 1, 4: 16, 5: 16, 128: 1024, 5700: 4120, 5900: 8240, 20_000: 8240, 70_000: None}
+    assert {tokens: nearest(tokens, tuned) for tokens in expected} == expected
+    assert nearest(4, [16, 1]) == nearest(4, [1, 16])
+    assert nearest(127, [16]) == 16
+    assert nearest(129, [16]) is None
+    assert nearest(1, []) is None
+
+
+def test_untuned_is_an_error_that_says_what_is_known():
+    table = Tactics()
+    with pytest.raises(Untuned, match=r"no tuned MoE tactic for 100 tokens of 1.2/sm_90x132/humming/.*tuned: none"):
+        table.find(KEY, 100)
+    table.remember(KEY, 4120, (3, 130))
+    assert table.find(KEY, 8000) == (3, 130)
+    with pytest.raises(Untuned, match="tuned: 4120"):
+        table.find(KEY, 4)
+
+
+def test_entries_are_remembered_on_disk(tmp_path):
+    folder = tmp_path / "cache"
+    Tactics(folder).remember(KEY, 16, (4, 140))
+    Tactics(folder).remember(KEY, 1024, (5, 141))
+    again = Tactics(folder)
+    assert (again.find(KEY, 16), again.find(KEY, 1024)) == ((4, 140), (5, 141))
+    assert [p.name for p in folder.iterdir()] == [tactics_module.FILE_NAME]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 3}', '{"a": {"1": [1]}}', '{"a": {"x": [1, 2]}}'])
+def test_broken_file_is_ignored_and_replaced(tmp_path, caplog, text):
+    (tmp_path / tactics_module.FILE_NAME).write_text(text)
+    table = Tactics(tmp_path)
+    assert "ignoring the MoE tactics" in caplog.text
+    table.remember(KEY, 16, (4, 140))
+    assert Tactics(tmp_path).find(KEY, 16) == (4, 140)
+
+
+def test_table_and_candidates_name_deterministic_tiles_for_the_right_product():
+    assert tiles.FLASHINFER_VERSION == tactics_module._VERSION
+    for mode, numbers in tactics_module.all_profile_ids().items():
+        known = tiles.tactics(tiles.MODES[mode])
+        first, second = candidates(mode)
+        for number in {*numbers, *first, *second}:
+            tile = known[number]
+            assert tile is not None
+            assert not tile.finalize
+        for ours, theirs in zip(first, second, strict=True):
+            assert known[ours] == known[theirs]
+        every, _ = candidates(mode, everything=True)
+        assert set(first) <= set(every)
+        assert second[0] >= len(known) // 3
+
+
+def test_table_has_pairs_of_first_and_second_product():
+    for key, by_tokens in tactics_module._TABLE.items():
+        border = tactics_module._FIRST[key.mode]
+        assert all(first < border <= second for first, second in by_tokens.values())
+
+
+# --- which backend
+
+REAL = [Shapes(64, 4096, 3072)]
+
+
+def resolve(requested: str, kind: str = "mxfp4", shapes: list[Shapes] = REAL, **changes: Any) -> tuple[str, str]:
+    given = {"device": CUDA, "dtype": BF16, "flashinfer": True, "capability": (9, 0), **changes}
+    return resolve_impl(requested, given.pop("device"), given.pop("dtype"), kind, shapes, **given)
+
+
+def test_auto_takes_the_fastest_that_works_and_says_why():
+    assert resolve("auto") == ("flashinfer", "the fastest for mxfp4 on this GPU")
+    impl, reason = resolve("auto", "fp8", flashinfer=False)
+    assert (impl, reason) == ("torch", "not flashinfer: the package flashinfer is not installed")
+    impl, reason = resolve("auto", flashinfer=False)
+    assert impl == "eager"
+    assert "no grouped product for 4-bit" in reason
+    assert resolve("auto", "bf16", device=CPU)[0] == "eager"
+    assert resolve("auto", "bf16", dtype=torch.float32)[0] == "eager"
+    assert resolve("auto", "bf16", [Shapes(8, 64, 24)])[0] == "torch"
+    assert resolve("auto", "fp8", [Shapes(8, 64, 24)])[0] == "eager"
+    assert resolve("auto", "bf16", capability=(8, 0))[0] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("requested", "kind", "changes", "message"),
+    [
+        ("flashinfer", "bf16", {"device": CPU}, "needs a GPU and the device is cpu; possible: eager"),
+        ("flashinfer", "bf16", {"flashinfer": False}, "not installed; possible: torch, eager"),
+        ("flashinfer", "mxfp4", {"shapes": [Shapes(8, 128, 96)]}, "width 96 must be multiples of 128"),
+        ("flashinfer", "bf16", {"dtype": torch.float32}, "computes in bfloat16, not float32"),
+        ("flashinfer", "bf16", {"capability": (10, 0)}, "this GPU has 10.0"),
+        ("torch", "mxfp4", {}, "no grouped product for 4-bit weights; possible: flashinfer, eager"),
+        ("torch", "bf16", {"device": CPU}, "the device is cpu"),
+        ("torch", "fp8", {"shapes": [Shapes(8, 128, 24)]}, "must be multiples of 16"),
+        ("fastest", "bf16", {}, "not one of auto, flashinfer, torch, eager"),
+    ],
+)
+def test_impossible_choices_are_refused(requested, kind, changes, message):
+    with pytest.raises(BackendError, match=message):
+        resolve(requested, kind, **changes)
+
+
+def test_what_was_asked_for_is_taken():
+    assert resolve("eager") == ("eager", "as asked for")
+    assert resolve("torch", "bf16") == ("torch", "as asked for")
+
+
+# --- replacing the experts of a model
+
+
+def model_of(kind: str, layers: int = 2) -> torch.nn.ModuleList:
+    blocks = [MoE(HIDDEN, WIDTH, EXPERTS, TOPK, 0, kind) for _ in range(layers)]
+    for block in blocks:
+        block.experts = filled(kind)
+        block.gate.wg.weight.data = noise(EXPERTS, HIDDEN)
+    return torch.nn.ModuleList(blocks).requires_grad_(False)
+
+
+def test_eager_changes_nothing():
+    model = model_of("bf16")
+    before = [block.experts for block in model]
+    assert prepare_experts(model, "eager", 100) is None
+    assert [block.experts for block in model] == before
+    assert shapes_of(model) == [Shapes(EXPERTS, HIDDEN, WIDTH)]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp8"])
+def test_torch_backend_replaces_every_layer(kind):
+    model, reference = model_of(kind), model_of(kind)
+    assert prepare_experts(model, "torch", 100) is None
+    assert all(isinstance(block.experts, torch_grouped.TorchExperts) for block in model)
+    assert shapes_of(model) == []
+    x = noise(1, 20, HIDDEN).to(BF16)
+    assert error(model[1](x), reference[1](x)) < (1e-2 if kind == "bf16" else 8e-2)
+
+
+class FakeFlashInfer:
+    """Computes what FlashInfer is told to, in fp32, from its own tensors; remembers the calls."""
+
+    compiled: Callable[[int, int], bool] = staticmethod(lambda first, second: True)
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self.sizes: list[tuple[tuple[int, ...], dict[str, Any]]] = []
+
+    def cutlass_fused_moe_workspace_size(self, *sizes: int, **kinds: Any) -> int:
+        self.sizes.append((sizes, kinds))
+        return 77
+
+    def cutlass_fused_moe(
+        self, x: Tensor, index: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, dtype: torch.dtype, **told: Any
+    ) -> None:
+        self.calls.append({"tokens": len(x), **told})
+        if not self.compiled(*told["profile_ids"]):
+            raise RuntimeError("tile not in the build")
+        assert (index.dtype, weights.dtype, dtype) == (torch.int32, torch.float32, BF16)
+        scales = told["quant_scales"]
+        out = told["output"]
+        if x.dtype == FP8:
+            out.copy_(self._fp8(x, index, weights, w1, w2, scales))
+            return
+        if told.get("use_wfp4afp8_humming"):
+            assert [s.dtype for s in scales] == [torch.int32, *[torch.float32] * 2, torch.int32, torch.float32]
+            assert scales[0].shape == (EXPERTS, 2 * WIDTH // 64, HIDDEN // 128, 16, 4)
+            w1 = humming.plain_layout(w1, scales[0].view(torch.uint8), scales[1])
+            w2 = humming.plain_layout(w2, scales[3].view(torch.uint8), scales[4])
+        out.copy_(eager_experts(x.float(), weights, index, lambda e: (w1[e].float(), w2[e].float())))
+
+    def _fp8(self, x: Tensor, index: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, scales: list[Tensor]) -> Tensor:
+        assert [s.ndim for s in scales] == [1, 1, 1, 0]
+        out = torch.zeros(x.shape)
+        for t, k in torch.cartesian_prod(torch.arange(len(x)), torch.arange(TOPK)).tolist():
+            e = int(index[t, k])
+            up, gate = (linear(x[t].float(), w1[e].float()) * scales[0][e]).chunk(2)
+            inner = up * silu(gate) * scales[1][e]
+            assert inner.abs().max() <= 448, "the bound does not hold"
+            out[t] += weights[t, k] * linear(inner.to(FP8).float(), w2[e].float()) * scales[2][e]
+        return out
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeFlashInfer:
+    made = FakeFlashInfer()
+    package, part = ModuleType("flashinfer"), ModuleType("flashinfer.fused_moe")
+    package.__version__ = "9.9"
+    for name in ("cutlass_fused_moe", "cutlass_fused_moe_workspace_size"):
+        setattr(part, name, getattr(made, name))
+    package.fused_moe = part
+    monkeypatch.setitem(sys.modules, "flashinfer", package)
+    monkeypatch.setitem(sys.modules, "flashinfer.fused_moe", part)
+    gpu = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return made
+
+
+def prepared(kind: str, max_tokens: int = 100, cache_dir: Path | None = None) -> tuple[torch.nn.ModuleList, Tactics]:
+    model = model_of(kind)
+    table = prepare_experts(model, "flashinfer", max_tokens, cache_dir, one_token=False)
+    assert table is not None
+    return model, table
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bf16", 1e-2), ("fp8", 8e-2), ("mxfp4", 1e-2)])
+def test_flashinfer_is_told_what_the_weights_mean(fake, kind, limit):
+    reference = filled(kind)
+    model, table = prepared(kind)
+    backend = model[0].experts
+    table.remember(backend.shared.key, 16, (3, 200))
+    x, weights, index = choices(9)
+    out = backend(x, weights, index)
+    assert out.dtype == BF16
+    assert error(out, reference(x.float(), weights, index)) < limit
+    (call,) = fake.calls
+    assert call["profile_ids"] == [3, 200]
+    assert call["workspace_buffer"].numel() == 77
+    for expert in (0, EXPERTS - 1):
+        ours = backend.dequantized(expert)
+        assert torch.equal(ours[0], reference.dequantized("gate_and_up", expert, torch.float32))
+        assert torch.equal(ours[1], reference.dequantized("down", expert, torch.float32))
+
+
+def test_layers_share_one_workspace_and_keep_the_loaded_memory(fake):
+    model = model_of("mxfp4", layers=3)
+    memory = [block.experts.gate_and_up_proj.data_ptr() for block in model]
+    prepare_experts(model, "flashinfer", 100)
+    assert len(fake.sizes) == 1
+    sizes, kinds = fake.sizes[0]
+    assert sizes == (100, HIDDEN, WIDTH, EXPERTS, TOPK)
+    assert (kinds["x_dtype"], kinds["weight_dtype"], kinds["use_wfp4afp8_humming"]) == (BF16, torch.uint8, True)
+    assert len({block.experts.shared.workspace.data_ptr() for block in model}) == 1
+    assert [block.experts.gate_and_up.data_ptr() for block in model] == memory
+
+
+def test_long_inputs_go_in_pieces(fake):
+    model, table = prepared("bf16", max_tokens=8)
+    backend = model[0].experts
+    table.remember(backend.shared.key, 8, (1, 60))
+    table.remember(backend.shared.key, 3, (2, 61))
+    x, weights, index = choices(19)
+    out = backend(x, weights, index)
+    assert [(call["tokens"], call["profile_ids"]) for call in fake.calls] == [(8, [1, 60]), (8, [1, 60]), (3, [2, 61])]
+    assert error(out, filled("bf16")(x.float(), weights, index)) < 1e-2
+
+
+def test_untuned_backend_refuses(fake):
+    model, _ = prepared("bf16")
+    with pytest.raises(Untuned, match=r"9.9/sm_90x132/bf16/6x2x128x256"):
+        model[0].experts(*choices(5))
+    assert fake.calls == []
+
+
+def test_few_tokens_go_to_our_own_kernels(fake):
+    model = model_of("bf16")
+    prepare_experts(model, "flashinfer", 100)
+    backend = model[0].experts
+    if backend.small is None:
+        pytest.skip("Triton is not installed")
+    backend.small = lambda x, weights, index: x + 1
+    x, weights, index = choices(4)
+    assert torch.equal(backend(x, weights, index), x + 1)
+    with pytest.raises(Untuned):
+        backend(*choices(5))
+
+
+# --- tuning
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, fake: FakeFlashInfer) -> FakeFlashInfer:
+    """A pair's time is read off its numbers: 30 and 92 are the best."""
+
+    def milliseconds(call: Callable[[], None]) -> float:
+        call()
+        first, second = fake.calls[-1]["profile_ids"]
+        return 1 + abs(first - 30) + abs(second - 92)
+
+    monkeypatch.setattr(tuning, "milliseconds", milliseconds)
+    fake.compiled = lambda first, second: first in (18, 30, 32, 34) and second in (88, 92, 96)
+    return fake
+
+
+def test_tuning_finds_the_best_compiled_pair_and_remembers_it(clock, tmp_path, caplog):
+    caplog.set_level("INFO")
+    model, table = prepared("bf16", cache_dir=tmp_path)
+    key = model[0].experts.shared.key
+    lines = tune_experts(model, (16,))
+    assert len(lines) == 1, "layers of one kind are tuned once"
+    assert "16 tokens: [30, 92], 1.000 ms" in lines[0]
+    assert lines[0] in caplog.text
+    assert table.find(key, 16) == (30, 92)
+    assert Tactics(tmp_path).find(key, 16) == (30, 92)
+    assert tune_experts(model, (16,)) == []
+
+
+def test_usual_buckets_end_at_the_workspace(clock):
+    model, table = prepared("bf16", max_tokens=20)
+    tune_experts(model)
+    assert sorted(table.entries[model[0].experts.shared.key.text()]) == [1, 16, 20]
+
+
+def test_entry_that_does_not_run_is_measured_anew(clock):
+    model, table = prepared("bf16")
+    table.remember(model[0].experts.shared.key, 16, (11, 113))
+    assert "[30, 92]" in tune_experts(model, (16,))[0]
+
+
+def test_wrong_results_do_not_win(clock, monkeypatch):
+    compute = clock.cutlass_fused_moe
+
+    def broken(*arguments: Any, **told: Any) -> None:
+        compute(*arguments, **told)
+        if told["profile_ids"][0] == 30:
+            told["output"].mul_(1.5)
+
+    monkeypatch.setattr(sys.modules["flashinfer.fused_moe"], "cutlass_fused_moe", broken)
+    model, table = prepared("bf16")
+    tune_experts(model, (16,))
+    assert table.find(model[0].experts.shared.key, 16) == (32, 92)
+
+
+def test_no_tile_at_all_is_an_error(clock):
+    clock.compiled = lambda first, second: False
+    model, _ = prepared("bf16")
+    with pytest.raises(NoTileWorks, match=r"9.9/sm_90x132/bf16"):
+        tune_experts(model, (16,))
+
+
+def test_other_backends_need_no_tuning():
+    assert tune_experts(model_of("bf16")) == []
+
+
+# --- fp8 activations
+
+
+def test_power_of_two_above():
+    x = torch.tensor([0.0, 1.0, 1.5, 2.0, 0.3, 2.0**-20, 448.1])
+    assert power_of_two_above(x).tolist() == [1.0, 1.0, 2.0, 2.0, 0.5, 2.0**-20, 512.0]
+
+
+def test_tokens_are_quantised_with_one_scale():
+    x = noise(50, HIDDEN).to(BF16) * 37
+    quantised, scale, squared = quantise_tokens(x)
+    values = quantised.float() * scale
+    assert error(values, x) < 3e-2
+    assert quantised.float().abs().max() > 200
+    assert (values.norm(dim=1) ** 2).max() <= squared
+    zero, scale, _ = quantise_tokens(torch.zeros(2, HIDDEN, dtype=BF16))
+    assert zero.float().abs().max() == 0
+    assert scale == 1
+
+
+def test_the_far_bound_costs_little_precision_at_the_real_width():
+    """The bound grows with the hidden size, so the real one is tried, with few rows."""
+    torch.manual_seed(0)
+    hidden, width = 4096, 256
+    matrix = torch.randn(2 * width, hidden) / hidden**0.5
+    x = torch.randn(64, hidden)
+    up, gate = linear(x, matrix).chunk(2, dim=-1)
+    inner = up * silu(gate)
+    norms = matrix.norm(dim=1).chunk(2)
+    bound = (x.norm(dim=1).max() * 1.07) ** 2 * (norms[0] * norms[1]).max()
+    assert bound > 100 * inner.abs().max()
+    scale = 448 / bound
+    assert error((inner * scale).to(FP8).float() / scale, inner) < 4e-2
+    assert isinstance(FlashInferExperts, type)

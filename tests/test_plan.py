@@ -1,0 +1,323 @@
+"""The memory plan: exact weights, the real model against what was measured, decisions and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from small_model import model_config
+
+from hunyuan.checkpoint.full_size import full_size_config
+from hunyuan.errors import SettingsError
+from hunyuan.generation.state import KVCache
+from hunyuan.model.config import ModelConfig
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
+from hunyuan.plan.memory import GIB, MARGIN, Work, kv_layer_bytes, moe_workspace_bytes, plan_memory
+from hunyuan.plan.table import render
+from hunyuan.plan.weights import stored_weights, weight_bytes, with_formats
+from hunyuan.prompt.resolution import Size
+
+H100, H200 = Gpu("H100", int(79.6 * GIB)), Gpu("H200", 140 * GIB)
+
+
+def quantised(experts: str | list[str], dense: str = "bf16") -> dict[str, Any]:
+    section = {"quant_method": "hunyuan-bento", "version": 1, "experts": experts, "dense": dense}
+    return {"quantization_config": section}
+
+
+@pytest.fixture(scope="module")
+def real() -> ModelConfig:
+    return ModelConfig.from_dict(full_size_config(experts="bf16"))
+
+
+def kept_in_fp8(config: ModelConfig, layers: int) -> ModelConfig:
+    return replace(config, expert_formats=("fp8",) * layers + ("mxfp4",) * (config.num_hidden_layers - layers))
+
+
+# --- weights
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        quantised("fp8"),
+        quantised("mxfp4"),
+        quantised("mxfp4", "fp8"),
+        quantised(["mxfp4", "fp8"]),
+        quantised(["bf16", "mxfp4"], "fp8"),
+        {"tie_word_embeddings": True, **quantised("fp8", "fp8")},
+        {"moe_layer_num_skipped": 1, **quantised("mxfp4", "fp8")},
+        {"cfg_distilled": True, "use_meanflow": True},
+    ],
+    ids=str,
+)
+def test_weights_are_those_of_the_network(changes):
+    config = model_config(**changes)
+    with torch.device("meta"):
+        model = HunyuanImage3(config)
+    parts = weight_bytes(config, itemsize=4)
+
+    def held(*prefixes: str) -> int:
+        found = {name: p for name, p in model.named_parameters() if name.startswith(prefixes)}
+        return sum(p.numel() * p.element_size() for p in found.values())
+
+    for layer in range(config.num_hidden_layers):
+        name = f"model.layers.{layer}."
+        assert parts.layer(layer) == held(name)
+        assert parts.experts[layer] == held(name + "mlp.experts.")
+        assert parts.router[layer] == held(name + "mlp.gate.")
+    assert parts.embedding == held("model.wte.")
+    assert parts.head == held("lm_head.", "model.ln_f.")
+    assert parts.autoencoder == held("vae.")
+    assert parts.vision == held("vision_")
+    assert parts.total == held("")
+
+
+def test_16_bits_halve_all_but_the_router():
+    config = model_config()
+    wide, narrow = (weight_bytes(config, itemsize) for itemsize in (4, 2))
+    assert wide.router == narrow.router
+    assert wide.total - sum(wide.router) == 2 * (narrow.total - sum(narrow.router))
+
+
+@pytest.mark.parametrize(("kind", "gib"), [("bf16", 144.0), ("fp8", 72.0), ("mxfp4", 38.3)])
+def test_experts_of_the_real_model(real, kind, gib):
+    assert sum(weight_bytes(with_formats(real, kind, "bf16")).experts) / GIB == pytest.approx(gib, abs=0.06)
+
+
+def test_other_weights_of_the_real_model(real):
+    parts = weight_bytes(real)
+    dense = sum(parts.dense) + sum(parts.router) + parts.head + parts.embedding
+    assert dense / GIB == pytest.approx(6.8, abs=0.05)
+    assert (parts.autoencoder + parts.vision + parts.image_layers) / GIB == pytest.approx(3.9, abs=0.1)
+    assert parts.total / 2 / 1e9 == pytest.approx(83.0, abs=0.1)  # parameters
+
+
+# --- what a request needs
+
+
+def test_keys_and_values_are_those_of_the_engine(real):
+    work = Work.create(real, capacity=11_000)
+    assert 32 * kv_layer_bytes(real, work, 2) / GIB == pytest.approx(2.7, abs=0.02)
+    config = model_config()
+    work = Work.create(config, capacity=100)
+    cache = KVCache.allocate(config, work.rows, 100, torch.float32, torch.device("meta"))
+    assert sum(t.numel() * 4 for t in cache.keys + cache.values) == 2 * kv_layer_bytes(config, work, 4)
+
+
+def test_experts_workspace_is_not_below_what_was_measured(real):
+    assert 2.3 <= moe_workspace_bytes(real, 8240) / GIB < 2.5
+
+
+def test_a_model_without_experts_needs_no_workspace_for_them():
+    assert moe_workspace_bytes(model_config(moe_layer_num_skipped=2), 100) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(None, "1024x1024"), (Size(512, 512), "1024x1024"), (Size(1920, 1080), "1280x720")]
+)
+def test_work_is_of_a_size_that_the_model_paints(real, size, expected):
+    work = Work.create(real, size)
+    assert str(work.size) == expected
+    assert work.image_tokens == work.size.width * work.size.height // 256 + 1
+
+
+def test_work_of_a_distilled_checkpoint_has_one_row(real):
+    assert Work.create(replace(real, cfg_distilled=True, use_meanflow=True)).rows == 1
+
+
+@pytest.mark.parametrize(("capacity", "tokens"), [(None, 22_800), (11_000, 11_000), (10**6, 22_800)])
+def test_work_is_bounded_by_the_checkpoint(real, capacity, tokens):
+    work = Work.create(real, capacity=capacity)
+    assert work.capacity == tokens
+    assert work.pass_tokens == max(tokens - work.image_tokens, 2 * work.image_tokens)
+
+
+def test_whole_edit_in_4_bits_stays_under_72_gib(real):
+    plan = plan_memory(with_formats(real, "mxfp4", "bf16"), [H100.memory], Work.create(real))
+    assert plan.fits
+    assert plan.needed < 72 * GIB
+
+
+def test_pictures_are_the_first_gpu_s_business(real):
+    config = with_formats(real, "fp8", "bf16")
+    small, large = (
+        plan_memory(config, [H100.memory] * 2, Work.create(real, size)) for size in (Size(1280, 720), Size(1024, 1024))
+    )
+    assert small.gpus[0].stage < large.gpus[0].stage
+    assert max(small.gpus[1].stage, large.gpus[1].stage) < small.gpus[0].stage
+
+
+def test_shares_of_several_gpus_add_up(real):
+    plan = plan_memory(real, [H100.memory] * 4, Work.create(real))
+    assert plan.fits
+    assert len(plan.gpus) == 3
+    assert sum(plan.layer_counts) == 32
+    assert sum(gpu.weights for gpu in plan.gpus) == plan.weights.total
+    assert [gpu.outside > 0 for gpu in plan.gpus] == [True, False, False]
+    assert all(gpu.left >= 0 and gpu.margin == MARGIN for gpu in plan.gpus)
+    assert max(g.left for g in plan.gpus) - min(g.left for g in plan.gpus) < 2 * plan.weights.layer(0)
+
+
+def test_gpus_of_different_sizes_are_filled_as_they_are(real):
+    plan = plan_memory(with_formats(real, "fp8", "bf16"), [40 * GIB, H200.memory], Work.create(real))
+    assert plan.fits
+    assert plan.layer_counts[0] < 10 < plan.layer_counts[1]
+
+
+# --- decisions
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "weights", "used"),
+    [
+        ([H100], "auto", "4bit", 1),
+        ([H100] * 2, "auto", "fp8", 2),
+        ([H100] * 3, "auto", "bf16", 3),
+        ([H100] * 8, "auto", "bf16", 3),
+        ([H200], "auto", "fp8", 1),
+        ([H200] * 2, "auto", "bf16", 2),
+        ([H100] * 2, "4bit", "4bit", 1),
+        ([H200] * 2, "fp8", "fp8", 1),
+        ([H100, H200], "bf16", "bf16", 2),
+    ],
+)
+def test_official_folder(real, gpus, asked, weights, used):
+    choice = choose(real, asked, "bf16", gpus)
+    assert (choice.weights, len(choice.gpus), choice.quantise) == (weights, used, weights != "bf16")
+    assert choice.plan is not None
+    assert choice.plan.fits
+    assert stored_weights(choice.config) == weights
+    assert ("quantize.py" in choice.reason) == choice.quantise
+
+
+def test_reason_says_what_was_too_big(real):
+    reason = choose(real, "auto", "bf16", [H100]).reason
+    assert reason.startswith("the best that fits 1 x H100 (79.6 GiB): bf16 needs 175.5 GiB, fp8 needs 103.5 GiB;")
+
+
+@pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
+def test_quantised_folder_is_taken_as_it_is(real, kind):
+    config = with_formats(real, kind, "bf16")
+    choice = choose(config, "auto", "bf16", [H200])
+    assert (choice.config, choice.quantise) == (config, False)
+    assert "stored as" in choice.reason
+
+
+def test_mixed_folder_is_taken_as_it_is(real):
+    config = kept_in_fp8(real, 6)
+    for asked in ("auto", "mixed"):
+        choice = choose(config, asked, "bf16", [H100])
+        assert (choice.weights, choice.config) == ("mixed", config)
+    assert "26 layers mxfp4" in render(choice)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "target"), [("bf16", "bf16", "bf16"), ("bf16", "fp8", "fp8"), ("fp8", "bf16", "fp8")]
+)
+def test_dense_layers(real, stored, asked, target):
+    choice = choose(with_formats(real, "mxfp4", stored), "auto", asked, [H100])
+    assert choice.config.dense_format == target
+    assert choice.quantise == (stored != target)
+
+
+def test_fp8_dense_layers_take_half(real):
+    wide, narrow = (choose(real, "4bit", dense, [H100]).plan for dense in ("bf16", "fp8"))
+    assert wide is not None
+    assert narrow is not None
+    assert (wide.needed - narrow.needed) / GIB == pytest.approx((4.75 + 1.02) / 2, abs=0.02)
+
+
+@pytest.mark.parametrize(("asked", "weights"), [("auto", "bf16"), ("4bit", "4bit")])
+def test_a_cpu_is_not_planned_for(real, asked, weights):
+    choice = choose(real, asked, "bf16", [])
+    assert (choice.weights, choice.gpus, choice.plan) == (weights, (), None)
+    assert render(choice).startswith(f"weights: {weights} (")
+
+
+def test_mixed_needs_a_conversion(real):
+    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* scripts/quantize.py SRC OUT"):
+        choose(real, "mixed", "bf16", [H100])
+
+
+@pytest.mark.parametrize("asked", ["bf16", "fp8", "mixed"])
+def test_a_quantised_folder_is_no_other_one(real, asked):
+    with pytest.raises(SettingsError, match=f"HUNYUAN_WEIGHTS={asked}, but this folder's experts are stored as 4bit"):
+        choose(with_formats(real, "mxfp4", "bf16"), asked, "bf16", [H100])
+
+
+# --- refusals
+
+
+def refusal(*arguments: Any) -> tuple[str, Choice]:
+    with pytest.raises(DoesNotFit) as caught:
+        choose(*arguments)
+    return str(caught.value), caught.value.choice
+
+
+def test_refusal_says_what_would_fit(real):
+    message, choice = refusal(real, "bf16", "bf16", [H100])
+    assert message == (
+        "bf16 needs 175.5 GiB; there is 1 x H100 (79.6 GiB); fits: 4bit on this GPU, fp8 on 2 x H100, bf16 on 3 x H100"
+    )
+    assert choice.plan is not None
+    assert not choice.plan.fits
+    assert choice.plan.needed / GIB == pytest.approx(175.5, abs=0.1)
+
+
+def test_refusal_on_several_gpus(real):
+    message, _ = refusal(real, "bf16", "bf16", [H100] * 2)
+    assert message.endswith(
+        "there is 2 x H100 (79.6 GiB); fits: 4bit on these GPUs, fp8 on these GPUs, bf16 on 3 x H100"
+    )
+
+
+def test_refusal_of_auto_names_all_that_was_tried(real):
+    message, _ = refusal(real, "auto", "bf16", [Gpu("GPU", 40 * GIB)])
+    assert message.startswith("bf16 needs 175.5 GiB, fp8 needs 103.5 GiB, 4bit needs 69.8 GiB; there is 1 x GPU")
+    assert "4bit on 2 x GPU" in message
+
+
+def test_refusal_of_a_quantised_folder_points_to_the_official_one(real):
+    message, _ = refusal(with_formats(real, "fp8", "bf16"), "auto", "bf16", [H100])
+    assert "fits: fp8 on 2 x H100; the official folder in another format: scripts/quantize.py" in message
+
+
+def test_refusal_where_nothing_would_do(real):
+    message, _ = refusal(real, "auto", "bf16", [Gpu("GPU", 8 * GIB)])
+    assert "fits: nothing on up to 8 x GPU" in message
+
+
+# --- the table
+
+
+def cells(text: str, label: str) -> list[float]:
+    line = next(line for line in text.splitlines() if line.startswith(label))
+    return [float(cell) for cell in line.split() if cell.replace(".", "").lstrip("-").isdigit() and "." in cell]
+
+
+def test_table_of_one_gpu_adds_up(real):
+    text = render(choose(real, "auto", "bf16", [H100]))
+    parts = ("experts (", "attention", "router", "lm_head", "token emb", "autoenc", "vision", "latents")
+    assert sum(cells(text, part)[0] for part in parts) == pytest.approx(cells(text, "weights  ")[0], abs=0.05)
+    rest = ("weights  ", "keys and values", "experts' workspace", "largest stage", "margin")
+    assert sum(cells(text, part)[0] for part in rest) == pytest.approx(cells(text, "needed")[0], abs=0.03)
+    assert cells(text, "there is")[0] - cells(text, "needed")[0] == pytest.approx(cells(text, "left")[0], abs=0.02)
+    assert "autoencoder at 1024x1024" in text
+
+
+def test_table_of_several_gpus_has_a_column_each(real):
+    text = render(choose(real, "auto", "bf16", [H100] * 3))
+    assert "GPU 0     GPU 1     GPU 2       all" in text
+    first, second, third, total = cells(text, "weights  ")
+    assert first + second + third == pytest.approx(total, abs=0.02)
+    assert text.splitlines()[-1].split()[0] == "layers"
+
+
+def test_gpus_are_described_by_kind():
+    assert describe([H100, H100]) == "2 x H100 (79.6 GiB)"
+    assert describe([H100, H200]) == "H100 (79.6 GiB), H200 (140.0 GiB)"
