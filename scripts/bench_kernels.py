@@ -17,10 +17,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 Run = Callable[[], Any]
 BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn

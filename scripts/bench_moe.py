@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -26,12 +27,15 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from hunyuan.model.moe import one_token, tuning
-from hunyuan.model.moe.eager import eager_experts
-from hunyuan.model.moe.experts import EXPERT_FORMATS, Experts
-from hunyuan.model.moe.formats import FP8
-from hunyuan.model.moe.tactics import Tactics
-from hunyuan.model.moe.torch_grouped import TorchExperts
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
+from hunyuan.model.moe import one_token, tuning  # noqa: E402
+from hunyuan.model.moe.eager import eager_experts  # noqa: E402
+from hunyuan.model.moe.experts import EXPERT_FORMATS, Experts  # noqa: E402
+from hunyuan.model.moe.flashinfer import MODE_OF_FORMAT, take_stacks  # noqa: E402
+from hunyuan.model.moe.formats import FP8  # noqa: E402
+from hunyuan.model.moe.tactics import Tactics  # noqa: E402
+from hunyuan.model.moe.torch_grouped import TorchExperts  # noqa: E402
 
 MODES = {  # name: (backend, format of the weights)
     "eager bf16": ("eager", "bf16"),
@@ -137,7 +141,9 @@ class Bench:
             return [TorchExperts(e) for e in experts]
         from hunyuan.model.moe.flashinfer import FlashInferExperts, shared_for
 
-        shared = shared_for(experts[0], self.sizes.topk, self.tactics, self.max_tokens, one_token=impl == "one_token")
+        if impl == "one_token":
+            return [OneTokenOnly(e) for e in experts]
+        shared = shared_for(experts[0], self.sizes.topk, self.tactics, self.max_tokens, one_token=False)
         return [FlashInferExperts(e, shared) for e in experts]
 
     def row(self, mode: str, impl: str, modules: list[nn.Module], tokens: int, weight_bytes: int) -> Row:
@@ -157,8 +163,7 @@ class Bench:
 
     @staticmethod
     def _call(impl: str, module: nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> Callable[[], Tensor]:
-        function = module.big if impl == "flashinfer" else module
-        return lambda: function(*given)
+        return partial(module.big if impl == "flashinfer" else module, *given)
 
     def _check(
         self, call: Callable[[], Tensor], module: nn.Module, given: tuple[Tensor, Tensor, Tensor]
@@ -168,8 +173,7 @@ class Bench:
         del poison
         again = call()
         x, weights, index = (part[:CHECKED] for part in given)
-        values = lambda expert: fp32_pair(module, expert)  # noqa: E731
-        expected = eager_experts(x.float(), weights, index, values)
+        expected = eager_experts(x.float(), weights, index, partial(fp32_pair, module))
         error = ((first[:CHECKED].float() - expected).norm() / expected.norm()).item()
         return error, torch.equal(first, again)
 
@@ -181,6 +185,21 @@ class Bench:
             return median(_host_ms(call) for call in calls for _ in range(self.repeats))
         run = captured(calls) if graph else lambda: [call() for call in calls]
         return tuning.milliseconds(run, self.repeats) / len(calls)
+
+
+class OneTokenOnly(nn.Module):
+    """The one-token kernels without FlashInfer beside them."""
+
+    def __init__(self, experts: Experts) -> None:
+        super().__init__()
+        self.stacks = take_stacks(experts, MODE_OF_FORMAT[experts.format])
+        self.small = one_token.OneToken(self.stacks)
+
+    def dequantized(self, expert: int) -> tuple[Tensor, Tensor]:
+        return self.stacks.dequantized(expert)
+
+    def forward(self, x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+        return self.small(x, weights, index)
 
 
 def fp32_pair(module: nn.Module, expert: int) -> tuple[Tensor, Tensor]:
@@ -219,36 +238,33 @@ def _host_ms(call: Callable[[], Tensor]) -> float:
 
 def run_modes(bench: Bench, wanted: list[str], tokens: list[int]) -> list[Row]:
     rows = []
-    for kind in dict.fromkeys(kind for _, kind in MODES.values()):
-        here = [mode for mode in wanted if MODES[mode][1] == kind]
-        if not here:
+    for mode in wanted:
+        impl, kind = MODES[mode]
+        counts = [1, 2, one_token.MAX_TOKENS] if impl == "one_token" else tokens
+        try:
+            experts = [random_experts(kind, bench.sizes, bench.device, seed) for seed in range(SETS[kind])]
+            size = sum(p.numel() * p.element_size() for p in experts[0].parameters())
+            modules = bench.backends(impl, experts)
+            del experts
+        except Exception as error:
+            rows.append(failed(mode, 0, error))
+            print(rows[-1].line(), flush=True)
             continue
-        experts = [random_experts(kind, bench.sizes, bench.device, seed) for seed in range(SETS[kind])]
-        size = sum(p.numel() * p.element_size() for p in experts[0].parameters())
-        prepared: dict[str, list[nn.Module]] = {}
-        for mode in here:
-            impl = MODES[mode][0]
-            shares = "flashinfer" if impl == "one_token" and kind == "mxfp4" else impl  # weights are rearranged once
-            if shares not in prepared:
-                prepared[shares] = bench.backends("one_token" if shares != impl else impl, experts)
-            for count in tokens if impl != "one_token" else [1, 2, 4]:
-                rows.append(guarded(bench, mode, impl, prepared[shares], count, size))
-                print(rows[-1].line(), flush=True)
-        del experts, prepared
+        for count in counts:
+            try:
+                rows.append(bench.row(mode, impl, modules, count, size))
+            except Exception as error:
+                rows.append(failed(mode, count, error))
+            print(rows[-1].line(), flush=True)
+        del modules
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
     return rows
 
 
-def guarded(bench: Bench, mode: str, impl: str, modules: list[nn.Module], tokens: int, size: int) -> Row:
+def failed(mode: str, tokens: int, error: Exception) -> Row:
     """One mode's failure must not cost the others' figures on a borrowed GPU."""
-    if impl == "one_token":
-        for module in modules:
-            module.small = module.small or one_token.OneToken(module.stacks)
-    try:
-        return bench.row(mode, impl, modules, tokens, size)
-    except Exception as error:
-        return Row(mode, tokens, failure=f"{type(error).__name__}: {error}"[:300])
+    return Row(mode, tokens, failure=f"{type(error).__name__}: {error}"[:300])
 
 
 def probe(bench: Bench, mode: str, tokens: int) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Measures the autoencoder alone: the plain 3D form against the fast 2D form, time, memory and error.
 
-    PYTHONPATH=. python scripts/bench_vae.py --size 1024x1024 --dtype float16 --repeat 10 --convs
-    PYTHONPATH=. python scripts/bench_vae.py --device cpu        # a tiny autoencoder, to see that the script runs
+    python scripts/bench_vae.py --size 1024x1024 --dtype float16 --repeat 10 --convs
+    python scripts/bench_vae.py --device cpu        # a tiny autoencoder, to see that the script runs
 
 The weights are random and of the real shapes, so times and memory are those of the real model and errors are only
 of its kind. Not included: the backbone, moving data to and from the host, making a PNG.
@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
-from hunyuan.model.config import VaeConfig
-from hunyuan.model.frame_conv import FrameConv, Frames
-from hunyuan.model.vae import Vae
-from hunyuan.model.vae_fast import FastVae
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
+from hunyuan.model.config import VaeConfig  # noqa: E402
+from hunyuan.model.frame_conv import FrameConv, Frames  # noqa: E402
+from hunyuan.model.vae import Vae  # noqa: E402
+from hunyuan.model.vae_fast import FastVae  # noqa: E402
 
 GIB = 2**30
 REAL = VaeConfig(

@@ -42,7 +42,7 @@ class Journal:
                 )
             self._content = found
             self._forget_changed(out)
-        elif out.is_dir() and any(out.iterdir()):
+        elif out.is_dir() and _others(out):
             raise CheckpointError(f"{out.name} is not empty; choose another folder")
         else:
             out.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,11 @@ class Journal:
             path = out / name
             if not path.is_file() or path.stat().st_size != entry["size"]:
                 del self.done[name]
+
+
+def _others(out: Path) -> set[str]:
+    """What is in the folder beside a journal that a kill stopped at its very first writing."""
+    return {path.name for path in out.iterdir()} - {JOURNAL_FILE + ".partial"}
 
 
 def fingerprint(source: Path, shards: Iterable[ShardReader]) -> str:

@@ -39,6 +39,7 @@ TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 _PREFIX = 8
 _MOST_HEADER = 100_000_000  # the format's own limit
 _ALIGNMENT = 8
+_LARGE_READ = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ class ShardReader:
         """
         view = buffer.numpy().data
         done = 0
+        if len(view) >= _LARGE_READ:
+            # All of it at once: the kernel's own guess goes wrong where several threads read one file.
+            os.posix_fadvise(self._file, start, len(view), os.POSIX_FADV_WILLNEED)
         while done < len(view):
             try:
                 count = os.preadv(self._file, [view[done:]], start + done)

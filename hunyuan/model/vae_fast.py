@@ -273,7 +273,8 @@ class FastDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:  # [1, latent, h, w] -> [1, 3, 16 * h, 16 * w], fp32
         z = z.contiguous(memory_format=torch.channels_last)
         (start,) = self.conv_in(Frames({0: z}), self.conv_in.calls[0], None)
-        sums = add_residual(start, z.repeat_interleave(self.repeats, dim=1), self.conv_in.bias)
+        repeated = z.repeat_interleave(self.repeats, dim=1).contiguous(memory_format=torch.channels_last)
+        sums = add_residual(start, repeated, self.conv_in.bias)
         x = self.mid(Frames({0: start}, sums))
         for level in self.up:
             x = level(x)

@@ -14,10 +14,24 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 
+def frame_rows(x: Tensor) -> tuple[int, int, int]:
+    """How many places a frame `[1, channels, height, width]` has, how far apart they lie, and its channels.
+
+    Raises:
+        ValueError: its channels do not lie side by side.
+    """
+    _, channels, height, width = x.shape
+    row = x.stride(3) if width > 1 else x.stride(2)
+    if x.stride(1) != 1 or (height > 1 and width > 1 and x.stride(2) != width * row):
+        raise ValueError(f"a frame must have its channels fastest, not shape {tuple(x.shape)}, strides {x.stride()}")
+    return height * width, row, channels
+
+
 def channel_sums(x: Tensor) -> Tensor:
     """Sum and sum of squares of each channel of a frame: `[2, channels]`, fp64."""
     if x.is_cuda:
         return _kernels().channel_sums(x)
+    frame_rows(x)
     wide = x.double()  # [1, channels, h, w]
     return torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
 
@@ -47,6 +61,7 @@ def normalise(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, activate: bo
     """Writes `silu(x * scale + shift)` (or without the SiLU) to `out`, a frame of x's shape."""
     if x.is_cuda:
         return _kernels().normalise(x, scale, shift, out, activate)
+    frame_rows(x), frame_rows(out)
     value = x.float() * scale[:, None, None] + shift[:, None, None]
     out.copy_(silu(value) if activate else value)
     return None
@@ -56,6 +71,7 @@ def add_residual(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
     """`x += y + bias` in place, `bias` `[channels]` fp32; returns the new frame's `channel_sums`."""
     if x.is_cuda:
         return _kernels().add_residual(x, y, bias)
+    frame_rows(y)
     x.copy_(x.float() + (y.float() + bias[:, None, None]))
     return channel_sums(x)
 
@@ -73,6 +89,7 @@ def spread(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tenso
     if y.is_cuda:
         return _kernels().spread(y, bias, x, out, frame)
     channels = out.shape[1]
+    frame_rows(y), frame_rows(x)
     for corner in range(4):
         first = (4 * frame + corner) * channels
         deep = torch.arange(first, first + channels, device=x.device)

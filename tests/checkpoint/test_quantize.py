@@ -260,6 +260,12 @@ def content_of(source: Path, out: Path) -> dict[str, bytes]:
     return content(out)
 
 
+def test_killed_at_the_journals_first_writing_starts_anew(source, four_bit, tmp_path):
+    (tmp_path / f"{JOURNAL_FILE}.partial").write_text("{")
+    quantize_folder(source, tmp_path, QuantizeOptions())
+    assert content(tmp_path) == content(four_bit)
+
+
 def test_a_finished_folder_is_left_alone(source, four_bit):
     times = {path: path.stat().st_mtime_ns for path in four_bit.iterdir()}
     report = quantize_folder(source, four_bit, QuantizeOptions())

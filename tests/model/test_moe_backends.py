@@ -1,10 +1,7 @@
-"""Fast expert backends, as far as a CPU can tell: layouts, orders, choices, refusals, and what FlashInfer is told."""
+"""Choosing and preparing expert backends, what FlashInfer is told, and tuning: with a stand-in for FlashInfer."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,276 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from kernels import tactics as tiles
+from moe_samples import BF16, EXPERTS, HIDDEN, TOPK, WIDTH, choices, error, filled
 from small_model import noise
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from hunyuan.model.moe import humming, one_token, torch_grouped, tuning
-from hunyuan.model.moe import tactics as tactics_module
+from hunyuan.model.moe import humming, torch_grouped, tuning
 from hunyuan.model.moe.backends import BackendError, Shapes, prepare_experts, resolve_impl, shapes_of, tune_experts
 from hunyuan.model.moe.eager import eager_experts
-from hunyuan.model.moe.experts import EXPERT_FORMATS, Experts
-from hunyuan.model.moe.flashinfer import FlashInferExperts, power_of_two_above, quantise_tokens
-from hunyuan.model.moe.formats import FP8, dequantize_mxfp4
+from hunyuan.model.moe.flashinfer import power_of_two_above, quantise_tokens
+from hunyuan.model.moe.formats import FP8
 from hunyuan.model.moe.layer import MoE
-from hunyuan.model.moe.tactics import Key, Tactics, Untuned, candidates, nearest
+from hunyuan.model.moe.tactics import Tactics, Untuned
 from hunyuan.model.moe.tuning import NoTileWorks
 
-CPU, CUDA, BF16 = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
-EXPERTS, TOPK, HIDDEN, WIDTH = 6, 2, 128, 256
-
-
-def mxfp4(experts: int, rows: int, columns: int, low: int = 117, high: int = 125) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows)
-    packed = torch.randint(256, (experts, rows, columns // 2), dtype=torch.uint8, generator=generator)
-    return packed, torch.randint(low, high, (experts, rows, columns // 32), dtype=torch.uint8, generator=generator)
-
-
-def filled(kind: str, dtype: torch.dtype = BF16) -> Experts:
-    """Small experts of a format, random."""
-    experts = EXPERT_FORMATS[kind](EXPERTS, HIDDEN, WIDTH)
-    for seed, (name, columns) in enumerate((("gate_and_up", HIDDEN), ("down", WIDTH))):
-        matrix = experts.get_parameter(f"{name}_proj")
-        if kind == "mxfp4":
-            packed, scale = mxfp4(EXPERTS, matrix.shape[1], columns, 119, 124)
-            matrix.data, experts.get_parameter(f"{name}_scale").data = packed, scale
-            continue
-        values = noise(*matrix.shape, seed=seed) / columns**0.5
-        matrix.data = values.to(FP8 if kind == "fp8" else dtype)
-        if kind == "fp8":
-            experts.get_parameter(f"{name}_scale").data = torch.linspace(0.5, 1.5, EXPERTS)
-    return experts.requires_grad_(False)
-
-
-def choices(tokens: int, seed: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    weights, index = noise(tokens, EXPERTS, seed=seed).softmax(-1).topk(TOPK)
-    return noise(tokens, HIDDEN, seed=seed + 1).to(BF16), weights / weights.sum(-1, keepdim=True), index
-
-
-def error(out: Tensor, expected: Tensor) -> float:
-    return ((out.float() - expected.float()).norm() / expected.float().norm()).item()
-
-
-# --- the 4-bit layout
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(128, 128), (256, 384)])
-def test_layout_keeps_every_value(rows, columns):
-    packed, scale = mxfp4(3, rows, columns)
-    values, offsets, factor = humming.humming_layout(packed, scale)
-    assert values.shape == packed.shape
-    assert offsets.shape == (3, rows // 64, columns // 128, 16, 16)
-    assert torch.equal(humming.plain_layout(values, offsets, factor), dequantize_mxfp4(packed, scale))
-
-
-def test_word_is_where_the_kernels_look_for_it():
-    """One nonzero weight at a time: row 16 g + 8 s + r, column 64 p + 32 m + 16 h + 4 q + i."""
-    rows, columns = 128, 128
-    for row, column in [(0, 0), (8, 1), (23, 66), (127, 127), (71, 50)]:
-        packed = torch.zeros(1, rows, columns // 2, dtype=torch.uint8)
-        packed[0, row, column // 2] = 0xD << (4 * (column % 2))  # minus three
-        words = humming.interleave_values(packed).view(torch.int32)[0]  # [rows, columns / 8]
-        (found,) = words.nonzero().tolist()
-        group, s, r = row // 16, row // 8 % 2, row % 8
-        half, quad, i = column // 16 % 2, column // 4 % 4, column % 4
-        assert found == [16 * group + 8 * half + r, column // 32 * 4 + quad]
-        sign = 8 * i + (3 if s else 7)
-        assert words[tuple(found)].item() & 0xFFFFFFFF == 5 << (16 * s + 4 * i) | 1 << sign
-
-
-def test_layout_in_place_equals_the_copy():
-    packed, scale = mxfp4(5, 128, 256)
-    expected = humming.humming_layout(packed, scale)
-    memory = packed.data_ptr(), scale.data_ptr()
-    found = humming.humming_layout_in_place(packed, scale)
-    assert all(torch.equal(ours, copy) for ours, copy in zip(found, expected, strict=True))
-    assert (found[0].data_ptr(), found[1].data_ptr()) == memory
-
-
-def test_scales_far_below_the_largest_lose_bits_and_no_others_do():
-    packed, scale = mxfp4(2, 128, 128)
-    scale[0], scale[0, 5], scale[0, 6] = 120, 120 - 12 - 1, 0
-    scale[0, 0, 0] = 121
-    got = humming.plain_layout(*humming.humming_layout(packed, scale))
-    expected = dequantize_mxfp4(packed, scale)
-    differs = (got != expected).any(-1)
-    assert differs[0].nonzero().flatten().tolist() in ([5, 6], [5])
-    assert not differs[1].any()
-    smallest_step = 0.5 * 2.0 ** (121 - 11 - 127)
-    assert (got - expected).abs().max() <= smallest_step / 2
-
-
-# --- one token
-
-
-def test_one_token_kernels_in_the_interpreter_and_no_early_imports():
-    pytest.importorskip("triton")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("one_token_interpreted.py"))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    imported, errors = json.loads(done.stdout)
-    assert imported == []
-    assert len(errors) == 5
-    assert all(value < 8e-3 for value in errors.values()), errors
-
-
-@pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
-def test_one_token_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
-    """As far as machine code, which needs no GPU: what the interpreter does not run, such as the byte permutes."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from hunyuan.model.moe import one_token_kernels as kernels
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    first, second = one_token.default_blocks(kind)
-    sizes = {"hidden": 4096, "width": 3072}
-    if kind == torch.uint8:
-        jobs = [
-            (kernels.gate_and_up_mxfp4, first, {"units": first.rows, "bg": first.columns // 32}),
-            (kernels.down_mxfp4, second, {"units": second.rows, "bg": second.columns // 32}),
-        ]
-    else:
-        scaled = {"scaled": kind == FP8}
-        jobs = [
-            (kernels.gate_and_up_dense, first, {"rows": first.rows, "bk": first.columns, **scaled}),
-            (kernels.down_dense, second, {"rows": second.rows, "bk": second.columns, **scaled}),
-        ]
-    bf16, packed = "*bf16", "*i64" if kind == torch.uint8 else "*bf16"
-    types = {"x": packed, "h": packed, "index": "*i64", "weights": "*fp32", "words": "*i32", "scales": "*i32"}
-    types |= {"matrix": "*fp8e4nv" if kind == FP8 else bf16, "factor": "*fp32", "scale": "*fp32", "out": bf16}
-    for kernel, cut, more in jobs:
-        values = {**sizes, **more, "topk": 8, "splits": cut.splits, "unroll": cut.unroll, "plain": False}
-        constants = {name: values[name] for name in kernel.arg_names if name in values}
-        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-        source = ASTSource(kernel, signature, {(kernel.arg_names.index(k),): v for k, v in constants.items()})
-        made = triton.compile(source, GPUTarget("cuda", 90, 32), options={"num_warps": cut.warps})
-        assert ("fma.rn.bf16x2" in made.asm["ptx"]) == (kind == torch.uint8)
-        assert len(made.asm["cubin"]) > 1000
-
-
-@pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
-def test_blocks_divide_the_real_sizes(kind):
-    for blocks in (one_token.default_blocks(kind), *map(list, one_token.candidate_blocks(kind))):
-        for cut in blocks:
-            assert one_token._dividing(cut.rows, 1536 if kind == torch.uint8 else 3072) == cut.rows
-            assert cut.rows & (cut.rows - 1) == 0
-            assert 8 % cut.splits == 0
-
-
-def test_one_token_refuses_odd_sizes_and_other_dtypes():
-    with pytest.raises(ValueError, match="expert width 192"):
-        one_token.OneToken(one_token.Stacks(torch.zeros(2, 384, 128), torch.zeros(2, 128, 192)))
-    small = one_token.OneToken(one_token.Stacks(torch.zeros(2, 512, 128), torch.zeros(2, 128, 256)))
-    with pytest.raises(TypeError, match="float32"):
-        small(torch.zeros(1, 128), torch.ones(1, 1), torch.zeros(1, 1))
-
-
-# --- torch
-
-
-def test_sorting_by_expert():
-    index = torch.tensor([[4, 0], [0, 2], [4, 2], [5, 4]])
-    order, ends = torch_grouped.sort_by_expert(index, 7)
-    assert order.tolist() == [1, 2, 3, 5, 0, 4, 7, 6]
-    assert ends.tolist() == [2, 2, 4, 4, 7, 8, 8]
-    assert ends.dtype == torch.int32
-    assert torch_grouped.inverse(order)[order].tolist() == list(range(8))
-
-
-@pytest.mark.parametrize(("kind", "dtype", "limit"), [("bf16", torch.float32, 1e-6), ("bf16", BF16, 1e-2)])
-@pytest.mark.parametrize("tokens", [1, 37])
-def test_torch_backend_equals_eager(kind, dtype, limit, tokens):
-    experts = filled(kind, dtype)
-    x, weights, index = choices(tokens)
-    index = noise(tokens, EXPERTS - 1).topk(TOPK).indices  # the last expert gets no token
-    out = torch_grouped.TorchExperts(experts)(x.to(dtype), weights, index)
-    assert out.dtype == dtype
-    assert error(out, experts(x.float(), weights, index)) < limit
-    assert torch.equal(out, torch_grouped.TorchExperts(experts)(x.to(dtype), weights, index))
-
-
-def test_torch_backend_in_fp8():
-    experts = filled("fp8")
-    x, weights, index = choices(64)
-    found = error(torch_grouped.TorchExperts(experts)(x, weights, index), experts(x.float(), weights, index))
-    assert 1e-3 < found < 8e-2
-
-
-def test_a_token_without_size_stays_zero():
-    experts = filled("fp8")
-    x, weights, index = choices(3)
-    x[1] = 0
-    assert torch_grouped.TorchExperts(experts)(x, weights, index)[1].abs().max() == 0
-
-
-# --- tactics
-
-KEY = Key("1.2", "sm_90x132", "humming", (64, 8, 4096, 3072))
-
-
-def test_nearest_is_by_ratio_and_has_a_limit():
-    tuned = [1, 16, 1024, 4120, 8240]
-    expected = {1: 1, 2: 1, 4: 16, 5: 16, 128: 1024, 5700: 4120, 5900: 8240, 20_000: 8240, 70_000: None}
-    assert {tokens: nearest(tokens, tuned) for tokens in expected} == expected
-    assert nearest(4, [16, 1]) == nearest(4, [1, 16])
-    assert nearest(127, [16]) == 16
-    assert nearest(129, [16]) is None
-    assert nearest(1, []) is None
-
-
-def test_untuned_is_an_error_that_says_what_is_known():
-    table = Tactics()
-    with pytest.raises(Untuned, match=r"no tuned MoE tactic for 100 tokens of 1.2/sm_90x132/humming/.*tuned: none"):
-        table.find(KEY, 100)
-    table.remember(KEY, 4120, (3, 130))
-    assert table.find(KEY, 8000) == (3, 130)
-    with pytest.raises(Untuned, match="tuned: 4120"):
-        table.find(KEY, 4)
-
-
-def test_entries_are_remembered_on_disk(tmp_path):
-    folder = tmp_path / "cache"
-    Tactics(folder).remember(KEY, 16, (4, 140))
-    Tactics(folder).remember(KEY, 1024, (5, 141))
-    again = Tactics(folder)
-    assert (again.find(KEY, 16), again.find(KEY, 1024)) == ((4, 140), (5, 141))
-    assert [p.name for p in folder.iterdir()] == [tactics_module.FILE_NAME]
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 3}', '{"a": {"1": [1]}}', '{"a": {"x": [1, 2]}}'])
-def test_broken_file_is_ignored_and_replaced(tmp_path, caplog, text):
-    (tmp_path / tactics_module.FILE_NAME).write_text(text)
-    table = Tactics(tmp_path)
-    assert "ignoring the MoE tactics" in caplog.text
-    table.remember(KEY, 16, (4, 140))
-    assert Tactics(tmp_path).find(KEY, 16) == (4, 140)
-
-
-def test_table_and_candidates_name_deterministic_tiles_for_the_right_product():
-    assert tiles.FLASHINFER_VERSION == tactics_module._VERSION
-    for mode, numbers in tactics_module.all_profile_ids().items():
-        known = tiles.tactics(tiles.MODES[mode])
-        first, second = candidates(mode)
-        for number in {*numbers, *first, *second}:
-            tile = known[number]
-            assert tile is not None
-            assert not tile.finalize
-        for ours, theirs in zip(first, second, strict=True):
-            assert known[ours] == known[theirs]
-        every, _ = candidates(mode, everything=True)
-        assert set(first) <= set(every)
-        assert second[0] >= len(known) // 3
-
-
-def test_table_has_pairs_of_first_and_second_product():
-    for key, by_tokens in tactics_module._TABLE.items():
-        border = tactics_module._FIRST[key.mode]
-        assert all(first < border <= second for first, second in by_tokens.values())
-
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 # --- which backend
 
@@ -590,4 +332,3 @@ def test_the_far_bound_costs_little_precision_at_the_real_width():
     assert bound > 100 * inner.abs().max()
     scale = 448 / bound
     assert error((inner * scale).to(FP8).float() / scale, inner) < 4e-2
-    assert isinstance(FlashInferExperts, type)

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hunyuan.model.kernels.launch import on_device_of
+from hunyuan.model.vae_ops import frame_rows
 
 _PLACES = 32  # rows of one tile
 _CHANNELS = 128  # columns of one tile at most
@@ -138,7 +139,7 @@ def _spread_kernel(
 
 def channel_sums(x: Tensor) -> Tensor:
     """See `hunyuan.model.vae_ops.channel_sums`."""
-    places, row, channels = _rows(x)
+    places, row, channels = frame_rows(x)
     bc = _columns(channels)
     grid = (triton.cdiv(places, _ROUNDS * _PLACES), triton.cdiv(channels, bc))
     sums = torch.empty((grid[0], 2, channels), dtype=torch.float32, device=x.device)
@@ -149,29 +150,29 @@ def channel_sums(x: Tensor) -> Tensor:
 
 def normalise(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, activate: bool) -> None:
     """See `hunyuan.model.vae_ops.normalise`."""
-    places, row, channels = _rows(x)
+    places, row, channels = frame_rows(x)
     bc = _columns(channels)
     grid = (triton.cdiv(places, _PLACES), triton.cdiv(channels, bc))
     with on_device_of(x):
-        _normalise_kernel[grid](x, out, scale, shift, places, row, _rows(out)[1], channels, activate, _PLACES, bc)
+        _normalise_kernel[grid](x, out, scale, shift, places, row, frame_rows(out)[1], channels, activate, _PLACES, bc)
 
 
 def add_residual(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
     """See `hunyuan.model.vae_ops.add_residual`."""
-    places, row, channels = _rows(x)
+    places, row, channels = frame_rows(x)
     bc = _columns(channels)
     grid = (triton.cdiv(places, _ROUNDS * _PLACES), triton.cdiv(channels, bc))
     sums = torch.empty((grid[0], 2, channels), dtype=torch.float32, device=x.device)
     with on_device_of(x):
-        _residual_kernel[grid](x, y, bias, sums, places, row, _rows(y)[1], channels, _ROUNDS, _PLACES, bc)
+        _residual_kernel[grid](x, y, bias, sums, places, row, frame_rows(y)[1], channels, _ROUNDS, _PLACES, bc)
     return sums.sum(0, dtype=torch.float64)
 
 
 def spread(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tensor:
     """See `hunyuan.model.vae_ops.spread`."""
-    places, y_row, _ = _rows(y)
-    _, x_row, inputs = _rows(x)
-    _, out_row, channels = _rows(out)
+    places, y_row, _ = frame_rows(y)
+    _, x_row, inputs = frame_rows(x)
+    _, out_row, channels = frame_rows(out)
     bc = _columns(channels)
     grid = (triton.cdiv(places, _PLACES), triton.cdiv(channels, bc), 4)
     sums = torch.empty((grid[0] * 4, 2, channels), dtype=torch.float32, device=x.device)
@@ -180,15 +181,6 @@ def spread(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tenso
     with on_device_of(x):
         _spread_kernel[grid](y, bias, x, out, sums, *sizes, repeats, _PLACES, bc)
     return sums.sum(0, dtype=torch.float64)
-
-
-def _rows(x: Tensor) -> tuple[int, int, int]:
-    """How many places a frame `[1, channels, height, width]` has, how far apart they lie, and its channels."""
-    _, channels, height, width = x.shape
-    row = x.stride(3) if width > 1 else x.stride(2)
-    if x.stride(1) != 1 or (height > 1 and width > 1 and x.stride(2) != width * row):
-        raise ValueError(f"a frame must have its channels fastest, not shape {tuple(x.shape)}, strides {x.stride()}")
-    return height * width, row, channels
 
 
 def _columns(channels: int) -> int:

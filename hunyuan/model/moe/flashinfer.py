@@ -93,7 +93,7 @@ class FlashInferExperts(nn.Module):
     def __init__(self, experts: Experts, shared: Shared) -> None:
         super().__init__()
         self.shared, self.mode = shared, shared.key.mode
-        stacks = _take(experts, self.mode)
+        stacks = take_stacks(experts, self.mode)
         self.gate_and_up, self.down = stacks.gate_and_up, stacks.down
         self.stacks = stacks
         self.small = OneToken(stacks) if shared.one_token else None
@@ -191,7 +191,7 @@ def intermediate_bound(stacks: Stacks) -> Tensor:
     return torch.stack(bounds)
 
 
-def _take(experts: Experts, mode: str) -> Stacks:
+def take_stacks(experts: Experts, mode: str) -> Stacks:
     """The weights as FlashInfer wants them; rearranged in place for humming, and shared otherwise."""
     parts: dict[str, Any] = {name: value.detach() for name, value in experts.named_parameters()}
     if mode == "bf16":

@@ -25,7 +25,7 @@ _CANDIDATES = (0, 1)
 _EXPONENT = 0x7F800000  # of a float32
 _SHIFT = 22 << 23  # added to a float32's exponent: a sum with 2^(e + 22) is rounded to steps of 2^(e - 1)
 _LEAST, _MOST = 1, 227  # scale bytes; above, the sums of the rounding would overflow float32
-_CPU_CHUNK, _GPU_CHUNK = 1 << 18, 1 << 23  # values at a time: what stays in a core's cache, what hides a launch
+_CPU_CHUNK, _GPU_CHUNK = 1 << 18, 1 << 22  # values at a time: what stays in a core's cache, what hides a launch
 
 
 def dequantize_mxfp4(packed: Tensor, scale: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.functional import linear, silu
 
 from hunyuan.model.moe.experts import Experts
@@ -73,7 +74,8 @@ def weighted_sum(rows: Tensor, weights: Tensor, where: Tensor) -> Tensor:
 def grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     """Each stretch of `rows` `[n, inputs]` times its expert's matrix `[outputs, inputs]`: `[n, outputs]`."""
     if rows.is_cuda:
-        return torch._grouped_mm(rows, matrices.transpose(-2, -1), offs=ends)
+        grouped_mm = getattr(functional, "grouped_mm", None) or torch._grouped_mm  # public since torch 2.10
+        return grouped_mm(rows, matrices.transpose(-2, -1), offs=ends)
     return _loop(rows, matrices, ends)
 
 

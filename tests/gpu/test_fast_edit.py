@@ -1,0 +1,96 @@
+"""Whole edits on the fast path against the plain one, in every weight format, on a checkpoint small enough for both.
+
+Its widths are multiples of 128 and its heads 128, so that FlashInfer and our kernels take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hunyuan import Editor, EditRequest, Settings
+from hunyuan.checkpoint.tiny import write_tiny_checkpoint
+from hunyuan.checkpoint.tiny_config import TinyShape
+from hunyuan.fast_path import HOPPER, capability, flashinfer_is_compiled
+from hunyuan.model.moe.flashinfer import FlashInferExperts
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and torch sees none"),
+    pytest.mark.filterwarnings("default"),  # what FlashInfer warns of is not ours to fix
+]
+FORMATS = [("bf16", "bf16"), ("fp8", "bf16"), ("4bit", "bf16"), ("4bit", "fp8")]
+SHAPE = TinyShape(hidden=512, heads=4, kv_heads=2, head_dim=128, experts=8, topk=4, expert_width=256)
+SAME = 2.0  # of 255, on average
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if capability(torch.device("cuda")) != HOPPER or not flashinfer_is_compiled():
+        pytest.skip("needs a Hopper GPU and FlashInfer's compiled kernels")
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("fast") / "tiny", SHAPE)
+
+
+@pytest.fixture(scope="module", params=FORMATS, ids=["-".join(pair) for pair in FORMATS])
+def fast(request: pytest.FixtureRequest, folder: Path) -> Iterator[Editor]:
+    weights, dense = request.param
+    settings = Settings(
+        model_id=folder, device="cuda", weights=weights, dense=dense, moe_impl="flashinfer", noise_device="cpu"
+    )
+    yield Editor.load(settings)
+    torch.cuda.empty_cache()
+
+
+def plain(fast: Editor) -> Editor:
+    """The same weights on a CPU in fp32, everything in its obviously right form."""
+    s = fast.settings
+    return Editor.load(
+        Settings(model_id=s.model_id, device="cpu", dtype="float32", weights=s.weights, dense=s.dense, moe_impl="eager")
+    )
+
+
+def photo(width: int, height: int) -> Image.Image:
+    return Image.effect_noise((width, height), 60).convert("RGB")
+
+
+def edit(width: int = 512, height: int = 512, seed: int = 3, images: int = 1) -> EditRequest:
+    pictures = [photo(width, height)] * images
+    return EditRequest("Make the sky orange", images=pictures, seed=seed, steps=4, do_sample=False)
+
+
+def test_the_fast_path_is_taken(fast: Editor) -> None:
+    model, workspace = fast.engine.checkpoint.model, fast.engine.workspace
+    assert all(isinstance(layer.mlp.experts, FlashInferExperts) for layer in model.model.layers)
+    assert model.model.ln_f.kernels.name == "hopper"
+    assert workspace is not None
+    assert workspace.decoder is not None
+    assert type(model.vae).__name__ == "FastVae"
+
+
+def test_the_picture_is_the_plain_ones(fast: Editor) -> None:
+    ours, reference = fast.run(edit()), plain(fast).run(edit())
+    assert ours.cot_text == reference.cot_text
+    assert ours.size == reference.size
+    difference = np.abs(np.array(ours.image).astype(int) - np.array(reference.image).astype(int)).mean()
+    assert difference < SAME
+
+
+def test_one_seed_gives_the_same_bytes(fast: Editor) -> None:
+    request = EditRequest("Make the sky orange", images=[photo(900, 700)], seed=3, steps=4)
+    first, second = (np.array(fast.run(request).image) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_twenty_mixed_edits_end_where_the_second_did(fast: Editor) -> None:
+    allocated = []
+    for i in range(20):
+        width, height = 300 + 90 * (i % 5), 300 + 120 * (i % 3)
+        fast.run(EditRequest("Make it red", images=[photo(width, height)] * (i % 3), seed=i, steps=2))
+        torch.cuda.synchronize()
+        allocated.append(torch.cuda.memory_allocated())
+    assert allocated[-1] == allocated[1]
