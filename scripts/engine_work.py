@@ -71,9 +71,7 @@ class WorkCounter:
     def step(self, rows: int, segments: Sequence[Segment], pixels: int) -> Work:
         """One denoising step: the tokens of `segments`, and latents of `pixels` to tokens and back."""
         work = self.tokens(rows, segments)
-        return Work(
-            work.expert_flop, work.dense_flop, work.attention_flop, pixels * self._image_head(rows), work.bytes
-        )
+        return Work(work.expert_flop, work.dense_flop, work.attention_flop, pixels * self._image_head(rows), work.bytes)
 
     def _attention(self) -> int:
         c = self.config
