@@ -69,8 +69,15 @@ DRAIN = Drain(WORKER.shut_down, lambda: QUEUE.attended > 0)
 DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
 
+# What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
+IMAGE = bentoml.images.Image(python_version="3.12").build_include(
+    "scripts", "hunyuan/aot.py", "hunyuan/errors.py", "hunyuan/model/moe/tactics.py"
+)
+
+
 @bentoml.service(
     name="HunyuanImage",
+    image=IMAGE,
     service_class=dressed_service(
         Dressing(max_body_bytes(SETTINGS), lambda: WORKER.model_name, WORKER.describe, finished)
     ),
