@@ -7,6 +7,7 @@ Decides which kernels, which experts' backend and which buffers; what each of th
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -25,13 +26,14 @@ from hunyuan.model.moe.backends import (
     tune_experts,
 )
 from hunyuan.model.moe.one_token import triton_is_here
+from hunyuan.model.moe.tactics import MOST_EXPERT_TOKENS
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.placement import Placement, connect
 from hunyuan.model.vae_fast import use_fast_vae
 
 HOPPER = (9, 0)
-MOST_EXPERT_TOKENS = 8448
-"""Of one call to the experts; longer inputs go in pieces. Two rows of the largest picture's tokens fit."""
+NO_LATE_COMPILING = "FLASHINFER_DISABLE_JIT"
+"""FlashInfer's own variable; the image sets it."""
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ def prepare(
 
 def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
     """Settles `HUNYUAN_MOE_IMPL` and logs the reason. Raises `SettingsError`."""
+    refuse_missing_kernels(device, dtype, moe_impl)
     layers = [i for i in range(config.num_hidden_layers) if config.is_moe(i)]
     if not layers:
         return "eager"
@@ -98,6 +101,18 @@ def capability(device: torch.device) -> tuple[int, int]:
 def flashinfer_is_compiled() -> bool:
     """Installed, and with all the libraries that the engine calls: a missing one would be compiled for hours."""
     return flashinfer_is_here() and not missing_modules()
+
+
+def refuse_missing_kernels(device: torch.device, dtype: torch.dtype, moe_impl: str) -> None:
+    """Raises `SettingsError` where the fast path was promised and a part of it is missing.
+
+    With `FLASHINFER_DISABLE_JIT`, as in the image, all kernels are meant to be there: an engine that chose a slower
+    backend by itself would hide the mistake. One that is asked for by name is used.
+    """
+    promised = moe_impl in ("auto", "flashinfer") and os.environ.get(NO_LATE_COMPILING)
+    hopper = capability(device) == HOPPER and dtype == torch.bfloat16
+    if promised and hopper and (text := missing_text()):
+        raise SettingsError(f"{NO_LATE_COMPILING} is set{text}, or ask for HUNYUAN_MOE_IMPL=torch or eager")
 
 
 def missing_text() -> str:

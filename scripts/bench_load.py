@@ -1,8 +1,9 @@
 """Measures loading: `python scripts/bench_load.py FOLDER` writes a checkpoint of random weights there and loads it.
 
 The default is the real model's size with 4-bit experts, 52 GB, cut to as many layers as the disk holds. The page cache
-is dropped before every read. Printed are the disk's own speed, the speed from disk to a model in place, and the peak
-host and GPU memory. `--tiny` does the same in a second on any machine.
+is dropped before every read. Printed are the disk's own speed, the speed from disk to a model in place, the peak host
+and GPU memory, and with `--edit` the seconds until the engine is ready and one whole edit. `--tiny` does the same in a
+second on any machine. Not included: starting Python, and the service around the engine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hunyuan.checkpoint.folder import INDEX_FILE, read_config
@@ -35,13 +37,19 @@ from hunyuan.checkpoint.shards import ShardWriter
 from hunyuan.checkpoint.tiny_config import TinyShape, model_config
 from hunyuan.checkpoint.tiny_tokenizer import build_tokenizer
 from hunyuan.errors import CheckpointError
+from hunyuan.fast_path import choose_impl
 from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.native import NativeEngine, read_small_files
+from hunyuan.requests import EditRequest
+from hunyuan.settings import Settings
 
 GIB = 2**30
 _MARKER = "bench_load.txt"  # says that the folder is ours to delete
 _BLOCK = 1 << 24  # random values made once and written in turns
 _CHUNK = 8 << 20  # bytes of one read when the disk itself is measured
 _READERS = 8
+_SAMPLE = 16 * 10**9  # bytes that are enough to know the disk
 _DTYPES = {"plain": torch.bfloat16, "router": torch.float32, "scale": torch.float32, "fp8": torch.float8_e4m3fn}
 
 
@@ -57,6 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--load-as", choices=("mxfp4", "fp8"), help="quantise the experts of a bf16 folder on the way")
     parser.add_argument("--margin-gib", type=float, default=4.0, help="disk space to leave free")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--edit", action="store_true", help="make the model ready, and one edit with it")
+    parser.add_argument("--size", default="1024x1024", help="of the edit's source and output, WIDTHxHEIGHT")
+    parser.add_argument("--tokens", type=int, default=100, help="the edit may decode")
+    parser.add_argument("--steps", type=int, default=28, help="of the edit")
     parser.add_argument("--runs", type=int, default=1, help="how often to load")
     parser.add_argument("--tiny", action="store_true", help="a model of a few megabytes")
     parser.add_argument("--keep", action="store_true", help="leave the folder for another run")
@@ -72,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_random_checkpoint(args.folder, args)
         print(f"disk alone: {measure_disk(args.folder)}")
         for _ in range(args.runs):
-            print(measure_load(args.folder, device, args.load_as))
+            text, model = measure_load(args.folder, device, args.load_as)
+            print(text, flush=True)
+            if args.edit:
+                print(measure_edit(model, args, device))
+            del model
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -181,7 +197,7 @@ def measure_disk(folder: Path) -> str:
     """Reads the weight files with large reads side by side, past the page cache where the file system can."""
     drop_cache(folder)
     paths = sorted(folder.glob("*.safetensors"))
-    pieces = [(path, at) for path in paths for at in range(0, path.stat().st_size, _CHUNK)]
+    pieces = [(path, at) for path in paths for at in range(0, path.stat().st_size, _CHUNK)][: _SAMPLE // _CHUNK]
     direct = _reads_directly(paths[0])
     flags = os.O_RDONLY | (os.O_DIRECT if direct else 0)
     handles = {path: os.open(path, flags) for path in paths}
@@ -214,7 +230,7 @@ def _reads_directly(path: Path) -> bool:
     return True
 
 
-def measure_load(folder: Path, device: torch.device, load_as: str | None) -> str:
+def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tuple[str, HunyuanImage3]:
     drop_cache(folder)
     config = read_config(folder)
     if load_as:
@@ -225,8 +241,7 @@ def measure_load(folder: Path, device: torch.device, load_as: str | None) -> str
     before = _host_memory(reset=True)
     started = time.monotonic()
     model = load_model(folder, config, device, torch.bfloat16)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _synchronise(device)
     seconds = time.monotonic() - started
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     lines = [f"loaded: {size / 1e9:.3f} GB in {seconds:.2f} s, {size / 1e9 / seconds:.2f} GB/s"]
@@ -238,7 +253,32 @@ def measure_load(folder: Path, device: torch.device, load_as: str | None) -> str
     if device.type == "cuda":
         lines.append(f"GPU memory: peak {torch.cuda.max_memory_allocated(device) / GIB:.2f} GiB")
     lines.append(f"weights in place: {weights / 1e9:.4f} GB on {device.type}")
+    return "\n".join(lines), model
+
+
+def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.device) -> str:
+    """What `NativeEngine.load` does after the weights are read, and one edit of one source picture."""
+    started = time.monotonic()
+    settings = Settings(model_id=args.folder, device=device.type)
+    impl = choose_impl(model.config, device, model.dtype, settings.moe_impl)
+    engine = NativeEngine.assemble(model, read_small_files(args.folder, model.config), impl, settings)
+    _synchronise(device)
+    lines = [f"ready {time.monotonic() - started:.1f} s after that: experts {impl}, kernels, tactics, decode graph"]
+    width, height = (int(side) for side in args.size.split("x"))
+    picture = Image.effect_noise((width, height), 60).convert("RGB")
+    request = EditRequest("Make it red", images=[picture], resolution=args.size, max_new_tokens=args.tokens)
+    result = engine.run(request, seed=1, steps=args.steps, on_progress=None, cancel=None)
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.timings.items())
+    lines.append(f"the first edit, {args.size}, {result.tokens} tokens, {args.steps} steps: {stages} s")
+    if device.type == "cuda":
+        peak, held = torch.cuda.max_memory_allocated(device) / GIB, torch.cuda.max_memory_reserved(device) / GIB
+        lines.append(f"GPU memory with that edit: peak {peak:.1f} GiB allocated, {held:.1f} GiB reserved")
     return "\n".join(lines)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _host_memory(reset: bool = False) -> int:

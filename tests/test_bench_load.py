@@ -23,6 +23,14 @@ def test_everything_is_measured_and_nothing_left(tmp_path, capsys):
     assert not folder.exists()
 
 
+def test_an_edit_follows_where_asked_for(tmp_path, capsys):
+    arguments = ["--tiny", "--device", "cpu", "--edit", "--size", "256x256", "--tokens", "3", "--steps", "1"]
+    assert bench_load.main([str(tmp_path / "bench"), "--margin-gib", "0", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"ready \d+\.\d s after that: experts eager", out)
+    assert re.search(r"the first edit, 256x256, 3 tokens, 1 steps: prepare \d", out)
+
+
 def test_kept_folder_is_used_again_and_quantised_on_the_way(tmp_path, capsys):
     folder = tmp_path / "bench"
     arguments = [str(folder), "--tiny", "--experts", "bf16", "--layers", "3", "--margin-gib", "0"]

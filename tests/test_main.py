@@ -23,10 +23,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
-        ([], ["model: HunyuanImage-3.0-Instruct", "weights: 4bit (the best", "on 1 x H100 (79.6 GiB)", "69.79"]),
+        ([], ["model: HunyuanImage-3.0-Instruct", "weights: 4bit (the best", "on 1 x H100 (79.6 GiB)", "61.86"]),
         (["--gpu", "h200"], ["weights: fp8", "H200 (140.0 GiB)"]),
         (["--gpu", "H200", "--gpus", "2"], ["weights: bf16", "GPU 0", "GPU 1"]),
-        (["--gpu", "96.5"], ["weights: 4bit", "1 x GPU (96.5 GiB)"]),
+        (["--gpu", "90.5"], ["weights: 4bit", "1 x GPU (90.5 GiB)"]),
         (["--weights", "fp8", "--gpus", "2"], ["weights: fp8 (HUNYUAN_WEIGHTS=fp8"]),
         (["--dense", "fp8"], ["attention, shared MLP (fp8)"]),
         (["--max-tokens", "11000"], ["2 x 11,000 tokens"]),

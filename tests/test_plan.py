@@ -197,7 +197,7 @@ def test_official_folder(real, gpus, asked, weights, used):
 
 def test_reason_says_what_was_too_big(real):
     reason = choose(real, "auto", "bf16", [H100]).reason
-    assert reason.startswith("the best that fits 1 x H100 (79.6 GiB): bf16 needs 175.5 GiB, fp8 needs 103.5 GiB;")
+    assert reason.startswith("the best that fits 1 x H100 (79.6 GiB): bf16 needs 167.6 GiB, fp8 needs 95.6 GiB;")
 
 
 @pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
@@ -262,11 +262,11 @@ def refusal(*arguments: Any) -> tuple[str, Choice]:
 def test_refusal_says_what_would_fit(real):
     message, choice = refusal(real, "bf16", "bf16", [H100])
     assert message == (
-        "bf16 needs 175.5 GiB; there is 1 x H100 (79.6 GiB); fits: 4bit on this GPU, fp8 on 2 x H100, bf16 on 3 x H100"
+        "bf16 needs 167.6 GiB; there is 1 x H100 (79.6 GiB); fits: 4bit on this GPU, fp8 on 2 x H100, bf16 on 3 x H100"
     )
     assert choice.plan is not None
     assert not choice.plan.fits
-    assert choice.plan.needed / GIB == pytest.approx(175.5, abs=0.1)
+    assert choice.plan.needed / GIB == pytest.approx(167.6, abs=0.1)
 
 
 def test_refusal_on_several_gpus(real):
@@ -278,7 +278,7 @@ def test_refusal_on_several_gpus(real):
 
 def test_refusal_of_auto_names_all_that_was_tried(real):
     message, _ = refusal(real, "auto", "bf16", [Gpu("GPU", 40 * GIB)])
-    assert message.startswith("bf16 needs 175.5 GiB, fp8 needs 103.5 GiB, 4bit needs 69.8 GiB; there is 1 x GPU")
+    assert message.startswith("bf16 needs 167.6 GiB, fp8 needs 95.6 GiB, 4bit needs 61.9 GiB; there is 1 x GPU")
     assert "4bit on 2 x GPU" in message
 
 

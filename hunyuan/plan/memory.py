@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.moe.tactics import MOST_EXPERT_TOKENS
 from hunyuan.model.placement import layer_counts
 from hunyuan.plan.weights import WeightBytes, weight_bytes
 from hunyuan.prompt.resolution import Size, resolution_group
@@ -22,9 +23,10 @@ MARGIN = 2 * GIB
 allocator of ours sees (about .7 GiB on an H100), and gaps between PyTorch's cached blocks, which grow with the
 variety of picture sizes."""
 
-VAE_FRAMES = 8
-"""Frames at full size and first-level width that the autoencoder holds at its peak, all its time steps counted: 8.0
-GiB measured at 1024x1024 in 16 bits, which is 8 times 4 frames of 128 channels."""
+VAE_FRAMES = 3
+"""Frames at full size and first-level width that the fast autoencoder holds at its peak, all its time steps counted:
+2.77 GiB measured at 1024x1024 in 16 bits (scripts/bench_vae.py, one NVIDIA H200, 2026-11-25); 3 times 4 frames of 128
+channels are 3 GiB. The plain one took 11.0."""
 
 MOE_OVERHEAD = 1.1
 """Sorting indices, scales and alignment on top of the expert buffers: the formula then gives 2.35 GiB at 8,240 tokens
@@ -174,7 +176,8 @@ def plan_memory(config: ModelConfig, memories: Sequence[int], work: Work, itemsi
         itemsize: bytes of the model's dtype.
     """
     weights, stages = weight_bytes(config, itemsize), stage_bytes(config, work, itemsize)
-    kv, workspace = kv_layer_bytes(config, work, itemsize), moe_workspace_bytes(config, work.pass_tokens)
+    kv = kv_layer_bytes(config, work, itemsize)
+    workspace = moe_workspace_bytes(config, min(work.pass_tokens, MOST_EXPERT_TOKENS))
     sizes = [weights.layer(i) + kv for i in range(config.num_hidden_layers)]
     first_stage = max(stages.layers, stages.vision, stages.autoencoder)
     for count in range(1, len(memories) + 1):

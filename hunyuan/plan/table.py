@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.moe.tactics import MOST_EXPERT_TOKENS
 from hunyuan.plan.choice import Choice, describe
 from hunyuan.plan.memory import GIB, GpuNeed, MemoryPlan
 
@@ -57,7 +58,7 @@ def _rows(plan: MemoryPlan) -> list[_Row]:
         row("weights", lambda g: g.weights),
         _SEPARATOR,
         row(f"keys and values, {work.rows} x {work.capacity:,} tokens", lambda g: g.kv),
-        row(f"experts' workspace, {work.pass_tokens:,} tokens", lambda g: g.workspace),
+        row(f"experts' workspace, {min(work.pass_tokens, MOST_EXPERT_TOKENS):,} tokens", lambda g: g.workspace),
         row(f"largest stage: {_largest(plan)}", lambda g: g.stage),
         row("margin: CUDA's own, allocator's gaps", lambda g: g.margin),
         row("needed", lambda g: g.needed),

@@ -20,6 +20,7 @@ from hunyuan.errors import HunyuanError
 
 MODES = ("bf16", "fp8", "humming")
 BUCKETS = (1, 16, 1024, 4120, 8240)  # tokens; 4120 and 8240 are a denoising step of one row and of two
+MOST_EXPERT_TOKENS = 8448  # of one call; longer inputs go in pieces. Two rows of the largest picture's tokens fit.
 FARTHEST = 8.0  # an entry serves this many times more or fewer tokens than it was measured with
 FILE_NAME = "moe_tactics.json"
 
@@ -60,11 +61,30 @@ _REAL = (64, 8, 4096, 3072)
 _VERSION = "0.7.2.post1"
 # Best of the tiles compiled into the measured package. No tactic of the second product here sums a token's experts in
 # the product itself (that one adds with atomics, so two runs would differ): of bf16 at 8240 the second half is the best
-# such tile at 4120.
+# such tile at 4120. 1, 4120 and 8240 were measured on an H100, the others on an H200 (scripts/bench_moe.py, warm-up).
 _TABLE: dict[Key, dict[int, ProfileIds]] = {
-    Key(_VERSION, gpu_family(9, 0, 132), "bf16", _REAL): {1: (34, 96), 4120: (32, 96), 8240: (11, 96)},
-    Key(_VERSION, gpu_family(9, 0, 132), "fp8", _REAL): {1: (22, 72), 4120: (33, 87), 8240: (11, 47)},
-    Key(_VERSION, gpu_family(9, 0, 132), "humming", _REAL): {1: (52, 198), 4120: (97, 222), 8240: (97, 223)},
+    Key(_VERSION, gpu_family(9, 0, 132), "bf16", _REAL): {
+        1: (34, 96),
+        16: (18, 81),
+        1024: (32, 96),
+        4120: (32, 96),
+        8240: (11, 96),
+    },
+    Key(_VERSION, gpu_family(9, 0, 132), "fp8", _REAL): {
+        1: (22, 72),
+        16: (18, 86),
+        1024: (32, 79),
+        4120: (33, 87),
+        8240: (11, 47),
+    },
+    Key(_VERSION, gpu_family(9, 0, 132), "humming", _REAL): {
+        1: (52, 198),
+        16: (119, 245),
+        1024: (104, 231),
+        4120: (97, 222),
+        8240: (97, 223),
+        8448: (97, 222),
+    },
 }
 
 # Tiles worth trying at warm-up, as positions in the first product's list; the second product's list starts at _FIRST
