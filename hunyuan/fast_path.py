@@ -89,8 +89,10 @@ def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, m
     except BackendError as error:
         raise SettingsError(f"{error}{missing_text()}") from error
     log.info("mixture of experts: %s (%s)", impl, reason)
-    if impl == "eager" and moe_impl == "auto" and device.type == "cuda":
+    if moe_impl == "auto" and impl == "eager" and device.type == "cuda":
         log.warning("mixture of experts: the plain loop, tens of times slower than a fast backend%s", missing_text())
+    elif moe_impl == "auto" and capability(device) == HOPPER and (lacks := missing_text()):
+        log.warning("mixture of experts: %s, slower than flashinfer%s", impl, lacks)
     return impl
 
 

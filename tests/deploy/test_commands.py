@@ -15,7 +15,7 @@ import pytest
 from hunyuan.settings import known_variables
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/readme_deployment_draft.md", "docs/deployment.md", "docs/kernels.md")
+DOCUMENTS = ("README.md", "docs/deployment.md", "docs/kernels.md")
 FROM_THE_SHELL = {"PWD", "PATH", "HOME"}
 
 

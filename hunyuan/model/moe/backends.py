@@ -70,7 +70,7 @@ def resolve_impl(
         requested: one of `IMPLS`, or "auto".
         dtype: of the activations.
         expert_format: "bf16", "fp8" or "mxfp4".
-        flashinfer: whether it can be imported.
+        flashinfer: whether it can be imported and its kernels are compiled.
         capability: of the GPU.
 
     Returns:
@@ -107,7 +107,7 @@ def _against_flashinfer(
     if capability != (9, 0):
         return f"its kernels here are for compute capability 9.0, this GPU has {capability[0]}.{capability[1]}"
     if not present:
-        return "the package flashinfer is not installed"
+        return "FlashInfer is not installed with its compiled kernels"
     if dtype != torch.bfloat16:
         return f"it computes in bfloat16, not {dtype}".replace("torch.", "")
     odd = [s for s in shapes if s.hidden % MULTIPLE or s.width % MULTIPLE]
@@ -138,7 +138,8 @@ def prepare_experts(
 
     Args:
         impl: from `resolve_impl`.
-        max_tokens: the most tokens of one call; FlashInfer's one workspace is made for it, longer inputs go in pieces.
+        max_tokens: the most tokens of one call; FlashInfer's workspace, one a device, is made for it, and longer inputs
+            go in pieces.
         cache_dir: where measured tactics are read and written.
         one_token: up to four tokens go through our own kernels (needs Triton), with "flashinfer" only.
 
@@ -148,7 +149,7 @@ def prepare_experts(
     if impl == "eager":
         return None
     tactics = Tactics(cache_dir)
-    shared: dict[tuple[Shapes, int, str], object] = {}
+    shared: dict[tuple[Shapes, int, str, torch.device], object] = {}
     for block in moe_blocks(model):
         experts = block.experts
         if not isinstance(experts, Experts):
@@ -160,7 +161,8 @@ def prepare_experts(
             continue
         from hunyuan.model.moe.flashinfer import FlashInferExperts, Shared, shared_for
 
-        kind = (Shapes(experts.count, experts.hidden, experts.width), block.topk, experts.format)
+        device = experts.get_parameter("down_proj").device  # each has its own workspace
+        kind = (Shapes(experts.count, experts.hidden, experts.width), block.topk, experts.format, device)
         if kind not in shared:
             shared[kind] = shared_for(experts, block.topk, tactics, max_tokens, one_token)
         common = shared[kind]
@@ -173,13 +175,13 @@ def tune_experts(model: nn.Module, buckets: tuple[int, ...] | None = None) -> li
     """Measures what no table knows, once for each kind of layer; checks the entries that a table does know.
 
     Args:
-        buckets: numbers of tokens; None: the usual ones up to the workspace's size, and that size itself.
+        buckets: numbers of tokens; None: `tactics.usual_buckets` of the workspace's size.
 
     Returns:
         one line for the log per measured entry.
 
     Raises:
-        BackendError: no compiled tile computes this.
+        NoTileWorks: no compiled tile computes this.
     """
     from hunyuan.model.moe.flashinfer import FlashInferExperts
     from hunyuan.model.moe.tuning import tune
