@@ -1,13 +1,17 @@
 """What a quantisation has done so far: written after every weight file, read to go on after an interruption.
 
-Knows the journal file and what makes an earlier start the same job. Does not know how weights are quantised.
+Knows the journal file, the lock that keeps a second process out, and what makes an earlier start the same job. Does
+not know how weights are quantised.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from hunyuan.checkpoint.shards import ShardReader, write_durably
 from hunyuan.errors import CheckpointError
 
 VERSION = 1
+LOCK_FILE = "quantization.lock"
 
 
 class Journal:
@@ -87,7 +92,41 @@ class Journal:
 
 def _others(out: Path) -> set[str]:
     """What is in the folder beside a journal that a kill stopped at its very first writing."""
-    return {path.name for path in out.iterdir()} - {JOURNAL_FILE + ".partial"}
+    return {path.name for path in out.iterdir()} - {JOURNAL_FILE + ".partial", LOCK_FILE}
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Keeps other processes from quantising into `out` meanwhile; a killed process keeps nobody out.
+
+    Makes the folder where there is none, and takes its own file away at the end.
+
+    Raises:
+        CheckpointError: another one is at it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / LOCK_FILE
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _locked(handle, path):
+            raise CheckpointError(
+                f"another process is quantising into {out.name}: wait for it, or choose another folder"
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int, path: Path) -> bool:
+    """Also False where whoever held the lock took the file away in between: a new file is another lock."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def fingerprint(source: Path, shards: Iterable[ShardReader]) -> str:

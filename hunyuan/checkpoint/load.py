@@ -39,8 +39,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive bytes of a file and what happens to their values (flat, on the CPU), for `device`."""
+    """Consecutive bytes of the tensor `key` and what happens to their values (flat, on the CPU), for `device`."""
 
+    key: str
     shard: ShardReader
     start: int
     size: int
@@ -62,7 +63,7 @@ def load_model(
 
     Raises:
         CheckpointError: naming every key that is missing, unexpected, or of the wrong shape or type; a format that
-            the folder's cannot be turned into; a file that ends while it is read.
+            the folder's cannot be turned into; a value that cannot be quantised; a file that ends while it is read.
     """
     stored = _stored_config(folder, config)
     expected_tensors(config)  # for its errors about the target, before anything is read
@@ -142,7 +143,7 @@ def _tensor_pieces(
     for offset in range(0, entry.size, step):
         size = min(step, entry.size - offset)
         place = partial(put, offset // entry.dtype.itemsize)
-        yield Piece(shard, entry.start + offset, size, entry.dtype, target.device, place)
+        yield Piece(spec.key, shard, entry.start + offset, size, entry.dtype, target.device, place)
 
 
 def _copy(target: Tensor, offset: int, values: Tensor) -> None:
@@ -184,7 +185,10 @@ def _run(pieces: list[Piece], progress: tqdm) -> None:
                 return
             buffer = staging[: piece.size]
             piece.shard.read_into(buffer, piece.start)
-            piece.put(buffer.view(piece.dtype))
+            try:
+                piece.put(buffer.view(piece.dtype))
+            except ValueError as problem:  # what cannot be quantised
+                raise CheckpointError(f"{piece.key}: {problem}") from problem
             if piece.device.type == "cuda":
                 # The buffer may be filled again once its copy is done; other threads read meanwhile.
                 torch.cuda.current_stream(piece.device).synchronize()

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
-from hunyuan.checkpoint.journal import Journal, fingerprint
+from hunyuan.checkpoint.journal import Journal, fingerprint, sole_writer
 from hunyuan.checkpoint.names import TensorSpec, expected_tensors
 from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_error
 from hunyuan.checkpoint.quantize_tasks import Measured, Task, shard_tasks, stored_content
@@ -61,8 +61,9 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
     """Writes the folder `out`, or goes on with it, and returns the report that it stores there too.
 
     Raises:
-        CheckpointError: the source is incomplete or already quantised, `out` holds something else, a matrix does not
-            divide into blocks, or the budget is too small. Nothing has been written then.
+        CheckpointError: the source is incomplete or already quantised, `out` holds something else or another process
+            is writing it, a matrix does not divide into blocks, or the budget is too small. Nothing has been written
+            then.
     """
     config = read_config(source)
     if set(config.expert_formats) != {"bf16"} or config.dense_format != "bf16":
@@ -77,7 +78,9 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
         job |= {"dense": options.dense, "quantization": QUANT_VERSION}
         if options.weights == "mixed":
             job |= {"budget_gib": options.budget_gib, "reserve_gib": options.reserve_gib}
-        return _Job(source, out, options, weights, job).run(first)
+        expected_tensors(first)  # for its errors about the target, before anything is written
+        with sole_writer(out):
+            return _Job(source, out, options, weights, job).run(first)
 
 
 def choose_layers(config: ModelConfig, errors: Mapping[int, float], options: QuantizeOptions) -> list[int]:

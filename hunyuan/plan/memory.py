@@ -23,10 +23,10 @@ MARGIN = 2 * GIB
 allocator of ours sees (about .7 GiB on an H100), and gaps between PyTorch's cached blocks, which grow with the
 variety of picture sizes."""
 
-VAE_FRAMES = 3
+VAE_FRAMES, PLAIN_VAE_FRAMES = 3, 11
 """Frames at full size and first-level width that the fast autoencoder holds at its peak, all its time steps counted:
 2.77 GiB measured at 1024x1024 in 16 bits (scripts/bench_vae.py, one NVIDIA H200, 2026-11-25); 3 times 4 frames of 128
-channels are 3 GiB. The plain one took 11.0."""
+channels are 3 GiB. The plain one, which fp32 takes, took 11.0."""
 
 MOE_OVERHEAD = 1.1
 """Sorting indices, scales and alignment on top of the expert buffers: the formula then gives 2.35 GiB at 8,240 tokens
@@ -164,7 +164,8 @@ def stage_bytes(config: ModelConfig, work: Work, itemsize: int) -> Stages:
     vision += vit["num_attention_heads"] * patches**2 * 4
     pixels = work.size.width * work.size.height
     frame = config.vae.ffactor_temporal * config.vae.block_out_channels[0] * itemsize
-    return Stages(layers, vision, VAE_FRAMES * frame * pixels)
+    frames = VAE_FRAMES if itemsize == 2 else PLAIN_VAE_FRAMES
+    return Stages(layers, vision, frames * frame * pixels)
 
 
 def plan_memory(config: ModelConfig, memories: Sequence[int], work: Work, itemsize: int = 2) -> MemoryPlan:

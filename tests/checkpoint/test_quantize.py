@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from torch import Tensor
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint import quantize_tasks
 from hunyuan.checkpoint.folder import JOURNAL_FILE, read_config
+from hunyuan.checkpoint.journal import LOCK_FILE, sole_writer
 from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.names import expected_tensors
 from hunyuan.checkpoint.quantize import QuantizeOptions, choose_layers, plan_shards, quantize_folder
@@ -121,6 +123,7 @@ def test_quantised_editor_is_the_plain_one_on_dequantised_weights(golden, tmp_pa
     assert int(np.abs(image - wanted).max()) <= 1
 
 
+@pytest.mark.trap(15)
 def test_what_is_not_quantised_is_the_same_to_the_last_bit(source, four_bit):
     before, after = stored(source), dequantised(stored(four_bit))
     assert before.keys() == after.keys()
@@ -266,6 +269,33 @@ def test_killed_at_the_journals_first_writing_starts_anew(source, four_bit, tmp_
     assert content(tmp_path) == content(four_bit)
 
 
+def test_a_second_process_is_kept_out(source, four_bit, tmp_path):
+    out = tmp_path / "out"
+    script = Path(__file__).resolve().parents[2] / "scripts" / "quantize.py"
+    with sole_writer(out):
+        command = [sys.executable, str(script), str(source), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 1
+        assert "error: another process is quantising into out: wait for it" in done.stderr
+        assert [path.name for path in out.iterdir()] == [LOCK_FILE]
+    assert not list(out.iterdir())
+    (out / LOCK_FILE).touch()  # as a killed process leaves it
+    quantize_folder(source, out, QuantizeOptions())
+    assert content(out) == content(four_bit)
+
+
+def test_a_lock_whose_file_is_taken_away_is_no_lock(tmp_path, monkeypatch):
+    taken = fcntl.flock
+
+    def late(handle: int, how: int) -> None:
+        (tmp_path / LOCK_FILE).unlink()  # as the process that held it does at its end
+        taken(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(CheckpointError, match="another process is quantising"), sole_writer(tmp_path):
+        pytest.fail("two would write")
+
+
 def test_a_finished_folder_is_left_alone(source, four_bit):
     times = {path: path.stat().st_mtime_ns for path in four_bit.iterdir()}
     report = quantize_folder(source, four_bit, QuantizeOptions())
@@ -348,6 +378,19 @@ def test_a_value_that_is_no_number_is_named(source, tmp_path):
             weights[key][5, 5] = float("nan")
             save_file(weights, path)
     assert refused(bad, tmp_path / "out").startswith(f"{key}: a weight is not a finite number")
+
+
+@pytest.mark.parametrize("word", ["fp8", "mxfp4"])
+def test_a_value_that_is_no_number_is_named_while_loading(source, tmp_path, word):
+    folder = shutil.copytree(source, tmp_path / "bad")
+    key = "model.layers.2.mlp.experts.1.down_proj.weight"
+    path = next(p for p in folder.glob("*.safetensors") if key in load_file(p))
+    weights = load_file(path)
+    weights[key][3, 5] = float("inf")
+    save_file(weights, path)
+    config = replace(read_config(folder), expert_formats=(word,) * 3)
+    with pytest.raises(CheckpointError, match=f"{key}: a weight is not a finite number"):
+        load_model(folder, config, CPU, torch.float32)
 
 
 def test_other_content_is_not_overwritten(source, four_bit, tmp_path):

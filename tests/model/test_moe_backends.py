@@ -39,7 +39,7 @@ def resolve(requested: str, kind: str = "mxfp4", shapes: list[Shapes] = REAL, **
 def test_auto_takes_the_fastest_that_works_and_says_why():
     assert resolve("auto") == ("flashinfer", "the fastest for mxfp4 on this GPU")
     impl, reason = resolve("auto", "fp8", flashinfer=False)
-    assert (impl, reason) == ("torch", "not flashinfer: the package flashinfer is not installed")
+    assert (impl, reason) == ("torch", "not flashinfer: FlashInfer is not installed with its compiled kernels")
     impl, reason = resolve("auto", flashinfer=False)
     assert impl == "eager"
     assert "no grouped product for 4-bit" in reason
@@ -54,7 +54,7 @@ def test_auto_takes_the_fastest_that_works_and_says_why():
     ("requested", "kind", "changes", "message"),
     [
         ("flashinfer", "bf16", {"device": CPU}, "needs a GPU and the device is cpu; possible: eager"),
-        ("flashinfer", "bf16", {"flashinfer": False}, "not installed; possible: torch, eager"),
+        ("flashinfer", "bf16", {"flashinfer": False}, "compiled kernels; possible: torch, eager"),
         ("flashinfer", "mxfp4", {"shapes": [Shapes(8, 128, 96)]}, "width 96 must be multiples of 128"),
         ("flashinfer", "bf16", {"dtype": torch.float32}, "computes in bfloat16, not float32"),
         ("flashinfer", "bf16", {"capability": (10, 0)}, "this GPU has 10.0"),
@@ -266,6 +266,17 @@ def test_usual_buckets_end_at_the_workspace(clock):
     model, table = prepared("bf16", max_tokens=20)
     tune_experts(model)
     assert sorted(table.entries[model[0].experts.shared.key.text()]) == [1, 16, 20]
+
+
+def test_each_device_has_its_own_workspace(fake):
+    model = model_of("bf16", layers=4)
+    for block in model[2:]:
+        block.experts.to("meta")
+    prepare_experts(model, "flashinfer", 100, None, one_token=False)
+    spaces = [block.experts.shared.workspace for block in model]
+    assert [space.device.type for space in spaces] == ["cpu", "cpu", "meta", "meta"]
+    assert spaces[0] is spaces[1]
+    assert spaces[2] is spaces[3]
 
 
 def test_entry_that_does_not_run_is_measured_anew(clock):

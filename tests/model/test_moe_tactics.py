@@ -65,6 +65,13 @@ def test_table_and_candidates_name_deterministic_tiles_for_the_right_product():
         assert second[0] >= len(known) // 3
 
 
+def test_warm_up_has_nothing_to_measure_for_the_real_sizes():
+    buckets = tactics_module.usual_buckets(tactics_module.MOST_EXPERT_TOKENS)
+    assert buckets == tactics_module.BUCKETS
+    for key, by_tokens in tactics_module._TABLE.items():
+        assert set(buckets) <= set(by_tokens), key.mode
+
+
 def test_table_has_pairs_of_first_and_second_product():
     for key, by_tokens in tactics_module._TABLE.items():
         border = tactics_module._FIRST[key.mode]

@@ -40,7 +40,7 @@ class HopperKernels(Kernels):
 
     def __init__(self, attention: str = "fa3", one_token_gemv: bool = True, cut: Cut = CUT) -> None:
         self.cut = cut
-        self.one_token_gemv = one_token_gemv
+        self.attention, self.one_token_gemv = attention, one_token_gemv
         self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
         self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
 

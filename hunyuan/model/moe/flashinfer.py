@@ -45,11 +45,11 @@ def key_of(mode: str, topk: int, experts: Experts, device: torch.device) -> Key:
 
 @dataclass
 class Shared:
-    """What the layers of one model have in common.
+    """What a model's layers of one kind on one device have in common.
 
     Attributes:
         max_tokens: of one call into FlashInfer; longer inputs go in pieces.
-        workspace: uint8, FlashInfer's scratch memory for `max_tokens`; one, since layers run one after another.
+        workspace: uint8, FlashInfer's scratch memory for `max_tokens`; one for all, since layers run one after another.
         one_token: send up to four tokens to our own kernels.
     """
 

@@ -21,6 +21,7 @@ from hunyuan.errors import HunyuanError
 MODES = ("bf16", "fp8", "humming")
 BUCKETS = (1, 16, 1024, 4120, 8240)  # tokens; 4120 and 8240 are a denoising step of one row and of two
 MOST_EXPERT_TOKENS = 8448  # of one call; longer inputs go in pieces. Two rows of the largest picture's tokens fit.
+NEARLY = 1.05  # a call this many times larger than the largest bucket is not measured by itself
 FARTHEST = 8.0  # an entry serves this many times more or fewer tokens than it was measured with
 FILE_NAME = "moe_tactics.json"
 
@@ -120,6 +121,12 @@ def all_profile_ids() -> dict[str, frozenset[int]]:
     for key, by_tokens in _TABLE.items():
         found[key.mode].update(i for pair in by_tokens.values() for i in pair)
     return {mode: frozenset(ids) for mode, ids in found.items()}
+
+
+def usual_buckets(most: int) -> tuple[int, ...]:
+    """What warm-up looks at: `BUCKETS` up to `most`, and `most` itself unless the last of them is nearly that."""
+    buckets = tuple(tokens for tokens in BUCKETS if tokens <= most)
+    return buckets if buckets and most <= NEARLY * buckets[-1] else (*buckets, most)
 
 
 def nearest(tokens: int, tuned: Iterable[int]) -> int | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from hunyuan.errors import SettingsError
 from hunyuan.model.moe.eager import eager_experts
 from hunyuan.model.moe.flashinfer import FlashInferExperts
-from hunyuan.model.moe.tactics import BUCKETS, ProfileIds, candidates
+from hunyuan.model.moe.tactics import ProfileIds, candidates, usual_buckets
 
 CHECKED = 4  # tokens compared with fp32 arithmetic on the weights' values
 EXACT = {"bf16": 2e-2, "fp8": 1e-1, "humming": 1e-1}  # relative error allowed there; activations are fp8 in two modes
@@ -115,8 +115,7 @@ def tune(backend: FlashInferExperts, buckets: tuple[int, ...] | None = None) -> 
     Returns one line per measured entry. Raises `NoTileWorks`.
     """
     shared, lines = backend.shared, []
-    usual = (*(b for b in BUCKETS if b < shared.max_tokens), shared.max_tokens)
-    for tokens in buckets or usual:
+    for tokens in buckets or usual_buckets(shared.max_tokens):
         t = trial(backend, tokens)
         if shared.tactics.has(shared.key, tokens):
             ids = shared.tactics.find(shared.key, tokens)
