@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from hunyuan import fast_path
+from hunyuan.cache import user_cache_dirs
 from hunyuan.checkpoint.load import load_model, read_config, read_json
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.generation.config import GenerationConfig
@@ -79,7 +80,8 @@ class NativeEngine:
         tokenizer, generation, prompts = small
         placement = placement or Placement.single(model.device, model.config.num_hidden_layers)
         capacity = capacity or model.config.max_position_embeddings
-        workspace = fast_path.prepare(model, placement, impl, capacity, settings.cache_dir)
+        cache_dir = settings.cache_dir or user_cache_dirs()[0]
+        workspace = fast_path.prepare(model, placement, impl, capacity, cache_dir)
         composer = Composer(tokenizer, model.config, generation.sequence_template)
         checkpoint = Checkpoint(model, tokenizer, composer, prompts, generation)
         return cls(checkpoint, settings.noise_device == "cpu", workspace)

@@ -84,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_random_checkpoint(args.folder, args)
         print(f"disk alone: {measure_disk(args.folder)}")
         for _ in range(args.runs):
-            text, model = measure_load(args.folder, device, args.load_as)
+            text, model, seconds = measure_load(args.folder, device, args.load_as)
             print(text, flush=True)
             if args.edit:
-                print(measure_edit(model, args, device))
+                print(measure_edit(model, args, device, seconds))
             del model
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -230,7 +230,8 @@ def _reads_directly(path: Path) -> bool:
     return True
 
 
-def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tuple[str, HunyuanImage3]:
+def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tuple[str, HunyuanImage3, float]:
+    """What was measured, the model, and the seconds that it took to read."""
     drop_cache(folder)
     config = read_config(folder)
     if load_as:
@@ -253,17 +254,20 @@ def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tup
     if device.type == "cuda":
         lines.append(f"GPU memory: peak {torch.cuda.max_memory_allocated(device) / GIB:.2f} GiB")
     lines.append(f"weights in place: {weights / 1e9:.4f} GB on {device.type}")
-    return "\n".join(lines), model
+    return "\n".join(lines), model, seconds
 
 
-def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.device) -> str:
+def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.device, reading: float) -> str:
     """What `NativeEngine.load` does after the weights are read, and one edit of one source picture."""
     started = time.monotonic()
     settings = Settings(model_id=args.folder, device=device.type)
     impl = choose_impl(model.config, device, model.dtype, settings.moe_impl)
     engine = NativeEngine.assemble(model, read_small_files(args.folder, model.config), impl, settings)
     _synchronise(device)
-    lines = [f"ready {time.monotonic() - started:.1f} s after that: experts {impl}, kernels, tactics, decode graph"]
+    seconds = time.monotonic() - started
+    lines = [f"ready {seconds:.1f} s after that: experts {impl}, kernels, tactics, decode graph"]
+    size, whole = sum(path.stat().st_size for path in args.folder.glob("*.safetensors")) / 1e9, reading + seconds
+    lines.append(f"disk to ready: {size:.3f} GB in {whole:.2f} s, {size / whole:.2f} GB/s")
     width, height = (int(side) for side in args.size.split("x"))
     picture = Image.effect_noise((width, height), 60).convert("RGB")
     request = EditRequest("Make it red", images=[picture], resolution=args.size, max_new_tokens=args.tokens)

@@ -28,6 +28,7 @@ def test_an_edit_follows_where_asked_for(tmp_path, capsys):
     assert bench_load.main([str(tmp_path / "bench"), "--margin-gib", "0", *arguments]) == 0
     out = capsys.readouterr().out
     assert re.search(r"ready \d+\.\d s after that: experts eager", out)
+    assert re.search(r"disk to ready: 0\.00\d GB in \d+\.\d\d s, \d", out)
     assert re.search(r"the first edit, 256x256, 3 tokens, 1 steps: prepare \d", out)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hunyuan.cache import user_cache_dirs
 from hunyuan.checkpoint import names, tiny_config, tiny_tokenizer, tiny_weights
 from hunyuan.checkpoint.tiny_config import DEFAULT_SHAPE, DTYPES, TinyShape
 from hunyuan.errors import CheckpointError
@@ -78,11 +78,7 @@ def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
     Raises:
         CheckpointError: `cache_dir` cannot be written.
     """
-    if cache_dir is not None:
-        candidates = [Path(cache_dir)]
-    else:
-        user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        candidates = [Path(user_cache) / "hunyuan-image-bento", Path(tempfile.gettempdir()) / "hunyuan-image-bento"]
+    candidates = user_cache_dirs() if cache_dir is None else [Path(cache_dir)]
     failure: OSError | None = None
     for parent in candidates:
         try:

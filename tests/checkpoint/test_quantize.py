@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import subprocess
@@ -21,7 +20,6 @@ from torch import Tensor
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint import quantize_tasks
 from hunyuan.checkpoint.folder import JOURNAL_FILE, read_config
-from hunyuan.checkpoint.journal import LOCK_FILE, sole_writer
 from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.names import expected_tensors
 from hunyuan.checkpoint.quantize import QuantizeOptions, choose_layers, plan_shards, quantize_folder
@@ -267,33 +265,6 @@ def test_killed_at_the_journals_first_writing_starts_anew(source, four_bit, tmp_
     (tmp_path / f"{JOURNAL_FILE}.partial").write_text("{")
     quantize_folder(source, tmp_path, QuantizeOptions())
     assert content(tmp_path) == content(four_bit)
-
-
-def test_a_second_process_is_kept_out(source, four_bit, tmp_path):
-    out = tmp_path / "out"
-    script = Path(__file__).resolve().parents[2] / "scripts" / "quantize.py"
-    with sole_writer(out):
-        command = [sys.executable, str(script), str(source), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 1
-        assert "error: another process is quantising into out: wait for it" in done.stderr
-        assert [path.name for path in out.iterdir()] == [LOCK_FILE]
-    assert not list(out.iterdir())
-    (out / LOCK_FILE).touch()  # as a killed process leaves it
-    quantize_folder(source, out, QuantizeOptions())
-    assert content(out) == content(four_bit)
-
-
-def test_a_lock_whose_file_is_taken_away_is_no_lock(tmp_path, monkeypatch):
-    taken = fcntl.flock
-
-    def late(handle: int, how: int) -> None:
-        (tmp_path / LOCK_FILE).unlink()  # as the process that held it does at its end
-        taken(handle, how)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(CheckpointError, match="another process is quantising"), sole_writer(tmp_path):
-        pytest.fail("two would write")
 
 
 def test_a_finished_folder_is_left_alone(source, four_bit):

@@ -76,3 +76,11 @@ def test_table_has_pairs_of_first_and_second_product():
     for key, by_tokens in tactics_module._TABLE.items():
         border = tactics_module._FIRST[key.mode]
         assert all(first < border <= second for first, second in by_tokens.values())
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_no_error(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    table = Tactics(tmp_path / "file")
+    table.remember(KEY, 16, (4, 140))
+    assert table.find(KEY, 16) == (4, 140)
+    assert "not kept for the next start" in caplog.text

@@ -168,17 +168,23 @@ class Tactics:
         return tokens in self.entries.get(key.text(), {})
 
     def remember(self, key: Key, tokens: int, ids: ProfileIds) -> None:
-        """Adds an entry, and writes the file at once where there is a folder for it."""
+        """Adds an entry, and writes the file at once where there is a folder for it.
+
+        A folder that cannot be written is said in the log and is no error: the next start measures again.
+        """
         self.entries.setdefault(key.text(), {})[tokens] = ids
         path = self._path()
         if path is None:
             return
         stored = _read(path)
         stored.setdefault(key.text(), {})[tokens] = ids
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(stored, indent=1, sort_keys=True))
-        temporary.replace(path)  # a second process never reads half a file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(stored, indent=1, sort_keys=True))
+            temporary.replace(path)  # a second process never reads half a file
+        except OSError as error:
+            log.warning("the measured MoE tactic is not kept for the next start: %s", error)
 
     def forget(self, key: Key, tokens: int) -> None:
         """Drops an entry that turned out not to run here."""
