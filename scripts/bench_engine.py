@@ -46,10 +46,11 @@ from hunyuan.model.attention import Segment, split_segments  # noqa: E402
 from hunyuan.model.moe.backends import moe_blocks  # noqa: E402
 from hunyuan.model.moe.flashinfer import FlashInferExperts  # noqa: E402
 from hunyuan.native import NativeEngine, read_small_files  # noqa: E402
+from hunyuan.plan.weights import FORMATS  # noqa: E402
+from hunyuan.prompt.images import load_image, prepare_cond_image  # noqa: E402
 from hunyuan.requests import EditRequest, EditResult  # noqa: E402
 from hunyuan.settings import Settings  # noqa: E402
 
-FORMATS = {"4bit": "mxfp4", "fp8": "fp8", "bf16": "bf16"}
 STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
 AIMS_MS = {
     "prefill": 300.0,
@@ -152,8 +153,6 @@ def request_of(options: argparse.Namespace, engine: NativeEngine) -> EditRequest
 
 
 def source_shapes(job: EditJob) -> list[Any]:
-    from hunyuan.prompt.images import load_image, prepare_cond_image
-
     job.images = [prepare_cond_image(load_image(s), job.config, True) for s in job.request.images]
     return job.shapes
 

@@ -22,23 +22,14 @@ from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from hunyuan.model.config import VaeConfig  # noqa: E402
+from hunyuan.checkpoint.full_size import full_size_config  # noqa: E402
+from hunyuan.model.config import ModelConfig, VaeConfig  # noqa: E402
 from hunyuan.model.frame_conv import FrameConv, Frames  # noqa: E402
 from hunyuan.model.vae import Vae  # noqa: E402
 from hunyuan.model.vae_fast import FastVae  # noqa: E402
 
 GIB = 2**30
-REAL = VaeConfig(
-    block_out_channels=(128, 256, 512, 1024, 1024),
-    in_channels=3,
-    out_channels=3,
-    latent_channels=32,
-    layers_per_block=2,
-    ffactor_spatial=16,
-    ffactor_temporal=4,
-    scaling_factor=0.562679178327931,
-    shift_factor=None,
-)
+REAL = ModelConfig.from_dict(full_size_config(layers=1)).vae
 TINY = VaeConfig((32, 32, 32, 32, 32), 3, 3, 8, 1, 16, 4, 0.5627, None)
 
 

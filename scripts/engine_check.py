@@ -26,11 +26,11 @@ from hunyuan.model.kernels.replay import recorded_routes, replayed_routes
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.native import NativeEngine, read_small_files
+from hunyuan.plan.weights import FORMATS
 from hunyuan.prompt.layout import CondShape, Layout
 from hunyuan.prompt.resolution import Size, resolution_group
 from hunyuan.settings import Settings
 
-FORMATS = {"4bit": "mxfp4", "fp8": "fp8", "bf16": "bf16"}
 LIMITS = {"bf16": 1e-2, "fp8": 8e-2, "4bit": 8e-2}  # of ||fast - plain|| / ||plain||
 LAYERS = 4
 TEXT = "a red boat on a calm lake in the evening " * 60
@@ -59,8 +59,7 @@ def check(options: argparse.Namespace) -> int:
         return 0
     layers = min(options.layers, LAYERS)
     seed = torch.seed() % 2**31
-    low = "4bit" if options.weights == "4bit" else options.weights
-    limit = max(LIMITS[low], LIMITS["fp8"] if options.dense == "fp8" else 0.0)
+    limit = max(LIMITS[options.weights], LIMITS["fp8"] if options.dense == "fp8" else 0.0)
     print(f"{layers} layers, seed {seed}, limit {limit:g}; plain: fp32 on the dequantised weights, same choices")
     worst = 0.0
     for distil in (False, True):

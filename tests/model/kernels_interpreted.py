@@ -10,17 +10,16 @@ import sys
 import pytest
 import torch
 from small_model import model_config, noise, randomised
+from small_transformer import prefilled, rope_of, small_transformer
 from torch import Tensor, nn
 
 from hunyuan.generation.state import KVCache
-from hunyuan.model.attention import split_segments
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed
 from hunyuan.model.kernels import EAGER, HeadNorms, HeadShape, Kernels, use_kernels
 from hunyuan.model.kernels.replay import recorded_routes, replayed_routes
 from hunyuan.model.linear import Fp8Linear
 from hunyuan.model.moe.formats import FP8
 from hunyuan.model.rope import positions_2d, rope_table
-from hunyuan.model.transformer import Transformer
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 EARLY = "hunyuan.model.kernels.rows" in sys.modules
@@ -58,24 +57,6 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1.2e-2) -> None:
 
 def bf16(*shape: int, seed: int = 0) -> Tensor:
     return noise(*shape, seed=seed).to(BF16)
-
-
-def small_transformer(**changes: object) -> Transformer:
-    return randomised(Transformer(model_config(**changes)))
-
-
-def prefilled(model: Transformer, rows: int = 2, tokens: int = 9) -> tuple[KVCache, Tensor]:
-    """Buffers with `tokens` tokens in them, and one token more for each row."""
-    config, dtype = model_config(), model.wte.weight.dtype
-    kv = KVCache.allocate(config, rows, 16, dtype, CPU)
-    x = noise(rows, tokens + 1, config.hidden_size).to(dtype)
-    model(x[:, :tokens], rope_of(0, tokens), kv, split_segments(0, tokens, [(2, 6)]))
-    return kv, x[:, tokens:]
-
-
-def rope_of(start: int, stop: int) -> tuple[Tensor, Tensor]:
-    config = model_config()
-    return rope_table(positions_2d(start, stop, []), config.attention_head_dim, config.rope_theta)
 
 
 def test_nothing_but_the_fast_set_defines_triton_kernels():

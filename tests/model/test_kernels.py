@@ -10,17 +10,15 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from small_model import model_config, noise, randomised
-from torch import Tensor
+from small_model import model_config, noise
+from small_transformer import prefilled, rope_of, small_transformer
 
-from hunyuan.generation.state import KVCache
 from hunyuan.model.attention import Segment, attend, split_segments
 from hunyuan.model.kernels import EAGER, Kernels
 from hunyuan.model.kernels.replay import recorded_routes, replayed_routes
 from hunyuan.model.kernels.segments import flashinfer_attend, sdpa_attend
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.rope import positions_2d, rope_table
-from hunyuan.model.transformer import SelfAttention, Transformer
+from hunyuan.model.transformer import SelfAttention
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 
@@ -45,24 +43,6 @@ def test_every_part_of_a_model_takes_the_new_set():
     assert HunyuanImage3.kernels is EAGER
     kinds = {type(m).__name__ for m in users}
     assert kinds == {"HunyuanImage3", "DecoderLayer", "RMSNorm", "SelfAttention", "MoE", "GatedMlp"}
-
-
-def small_transformer(**changes: object) -> Transformer:
-    return randomised(Transformer(model_config(**changes)))
-
-
-def prefilled(model: Transformer, rows: int = 2, tokens: int = 9) -> tuple[KVCache, Tensor]:
-    """Buffers with `tokens` tokens in them, and one token more for each row."""
-    config, dtype = model_config(), model.wte.weight.dtype
-    kv = KVCache.allocate(config, rows, 16, dtype, CPU)
-    x = noise(rows, tokens + 1, config.hidden_size).to(dtype)
-    model(x[:, :tokens], rope_of(0, tokens), kv, split_segments(0, tokens, [(2, 6)]))
-    return kv, x[:, tokens:]
-
-
-def rope_of(start: int, stop: int) -> tuple[Tensor, Tensor]:
-    config = model_config()
-    return rope_table(positions_2d(start, stop, []), config.attention_head_dim, config.rope_theta)
 
 
 def test_eager_decode_is_the_forward_of_one_token():
