@@ -17,6 +17,7 @@ from hunyuan.errors import SettingsError
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.kernels import use_kernels
+from hunyuan.model.kernels.compiling import COMPILED
 from hunyuan.model.moe.backends import (
     BackendError,
     Shapes,
@@ -57,6 +58,8 @@ def prepare(
     if model.device.type != "cuda" or model.dtype != torch.bfloat16:
         connect(model.model, placement)
         return None
+    if triton_is_here():
+        COMPILED.start()
     use_fast_vae(model)
     hopper = capability(model.device) == HOPPER and triton_is_here()
     if hopper:
@@ -71,7 +74,9 @@ def prepare(
     prepare_experts(model, impl, MOST_EXPERT_TOKENS, cache_dir, one_token=hopper)
     tune_experts(model)
     connect(model.model, placement)
-    return Workspace.create(model, capacity, fast_decode=hopper and impl != "eager")
+    workspace = Workspace.create(model, capacity, fast_decode=hopper and impl != "eager")
+    COMPILED.report("preparing the model")
+    return workspace
 
 
 def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:

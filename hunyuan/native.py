@@ -19,6 +19,7 @@ from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.kernels.compiling import COMPILED
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.placement import Placement
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
@@ -100,6 +101,8 @@ class NativeEngine:
             return job.run()
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory("the device ran out of memory on this request; try a smaller resolution") from error
+        finally:
+            COMPILED.report("in an edit")  # in the first one, which warms up, and then never again
 
 
 def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:

@@ -49,6 +49,13 @@ def spec_of(name: str, full: bool = False) -> Any:
     raise ValueError(f"no module named {name}")
 
 
+def build_together(specs: list[Any]) -> None:
+    """Compiles the sources of all modules side by side. Raises FlashInfer's `RuntimeError` with a compiler's output."""
+    from flashinfer.jit.core import build_jit_specs
+
+    build_jit_specs(specs, skip_prebuilt=False)
+
+
 def cut_fused_moe() -> Any:
     """As FlashInfer's own description of the module, with our sources and without what they do not use."""
     from flashinfer.jit import env

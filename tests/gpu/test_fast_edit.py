@@ -5,6 +5,7 @@ Its widths are multiples of 128 and its heads 128, so that FlashInfer and our ke
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,20 @@ def test_the_fast_path_is_taken(fast: Editor) -> None:
     assert workspace is not None
     assert workspace.decoder is not None
     assert type(model.vae).__name__ == "FastVae"
+
+
+def test_no_kernel_is_compiled_after_warm_up(fast: Editor, caplog: pytest.LogCaptureFixture) -> None:
+    """First among the edits here: what another test has compiled, this one could not miss."""
+    caplog.set_level(logging.INFO, logger="hunyuan.model.kernels.compiling")
+    fast.warm_up()
+    caplog.clear()
+    sizes = ((512, 512), (300, 900), (1000, 350), (777, 533), (800, 100), (64, 64))
+    for number, (width, height) in enumerate(sizes):
+        words = " much" * 7**number
+        fast.run(EditRequest(f"Make it{words[:3000]} bluer", images=[photo(width, height)], seed=number, steps=2))
+    for resolution in ("1:2", "16:9", "3:4"):
+        fast.run(EditRequest("Make it red", images=[photo(300, 300)], seed=9, steps=1, resolution=resolution))
+    assert [record.message for record in caplog.records] == []
 
 
 def test_the_picture_is_the_plain_ones(fast: Editor) -> None:

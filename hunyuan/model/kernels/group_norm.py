@@ -19,8 +19,11 @@ _PLACES = 32  # rows of one tile
 _CHANNELS = 128  # columns of one tile at most
 _ROUNDS = 16  # tiles that one program adds up; bounds how much is summed in fp32
 
+# `do_not_specialize` names the sizes that differ from request to request: for a size that is divisible by 16 Triton
+# compiles another kernel than for one that is not. Row lengths and channels are the network's own.
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["places"])
 def _sums_kernel(x, sums, places, row, channels, rounds: tl.constexpr, bp: tl.constexpr, bc: tl.constexpr):
     """Sums and sums of squares of each channel over `rounds` tiles: `sums` `[programs, 2, channels]`."""
     c = tl.program_id(1) * bc + tl.arange(0, bc)
@@ -38,7 +41,7 @@ def _sums_kernel(x, sums, places, row, channels, rounds: tl.constexpr, bp: tl.co
     tl.store(out + channels, tl.sum(square, axis=0), mask=c < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places"])
 def _normalise_kernel(
     x,
     out,
@@ -65,7 +68,7 @@ def _normalise_kernel(
     tl.store(out + p[:, None] * out_row + c[None, :], value.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places"])
 def _residual_kernel(
     x,
     y,
@@ -101,7 +104,7 @@ def _residual_kernel(
     tl.store(out + channels, tl.sum(square, axis=0), mask=c < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places", "width", "depth"])
 def _spread_kernel(
     y,
     bias,

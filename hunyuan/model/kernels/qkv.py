@@ -116,7 +116,7 @@ def store_qkv(
         raise ValueError(f"{tokens} tokens from position {start} do not fit into buffers of {keys.shape[1]}")
     qkv, (cos, sin) = qkv.contiguous(), (t.contiguous() for t in rope)
     q = torch.empty(rows, tokens, shape.heads, shape.head_dim, dtype=qkv.dtype, device=qkv.device)
-    block = min(_TOKENS, triton.next_power_of_2(rows * tokens))
+    block = _TOKENS if known else 1  # not by the number of tokens: a length never seen before would compile a kernel
     with on_device_of(qkv):
         _store_qkv_kernel[(triton.cdiv(rows * tokens, block), shape.kv_heads)](
             qkv,
