@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Writes docs/licences.md, the licence of every Python package in the image, and optionally an SBOM.
 
-    python scripts/licences.py PYTHON [--sbom build/sbom.json]
+    python scripts/licences.py PYTHON [--sbom build/sbom.json] [--check]
 
 PYTHON is the interpreter of an environment with exactly requirements.lock in it (scripts/replay_image.py makes one:
 WORK/app/.venv/bin/python). Licences are what the packages' own metadata say (pip-licenses); the SBOM is CycloneDX.
+With --check the document is compared, not written: exit status 1 where it is out of date.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("python", help="interpreter of the environment to describe")
     parser.add_argument("--sbom", type=Path, help="also write a CycloneDX SBOM (JSON) here")
+    parser.add_argument("--check", action="store_true", help="compare docs/licences.md instead of writing it")
     arguments = parser.parse_args()
     locked = locked_versions((ROOT / "requirements.lock").read_text())
     rows = {normal(row["Name"]): row for row in pip_licenses(arguments.python)}
@@ -44,7 +46,13 @@ def main() -> int:
     if absent:
         print(f"not as locked in that environment: {', '.join(absent)}", file=sys.stderr)
         return 1
-    OUT.write_text(HEAD + "".join(line(rows[name]) for name in sorted(locked)), encoding="utf-8")
+    text = HEAD + "".join(line(rows[name]) for name in sorted(locked))
+    if not arguments.check:
+        OUT.write_text(text, encoding="utf-8")
+    elif OUT.read_text(encoding="utf-8") != text:
+        print("docs/licences.md is not what scripts/licences.py writes", file=sys.stderr)
+        return 1
+    print(f"{OUT.relative_to(ROOT)}: {len(locked)} packages")
     if arguments.sbom:
         arguments.sbom.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cyclonedx_py", "environment", arguments.python, "--output-reproducible"]

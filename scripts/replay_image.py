@@ -136,20 +136,19 @@ def _variables(values: dict[str, str]) -> list[str]:
 
 
 def install(work: Path, bento: Path, python: str, environment: dict[str, str]) -> None:
-    """The Dockerfile's `uv venv` and `uv pip install`; with uv's cache, where there is one, to spare the index."""
-    cache = Path(os.environ.get("UV_CACHE_DIR", Path.home() / ".cache/uv"))
-    cache.mkdir(parents=True, exist_ok=True)
+    """The Dockerfile's `uv venv` and `uv pip install`. uv's cache lies beside what it installs, where it can link."""
     uv = (Path(sys.executable).parent / "uv").resolve()
     steps = (
         f"uv --quiet venv --clear --python {shlex.quote(ask(python, 'sys.executable'))} /app/.venv\n"
         f"uv --quiet --directory ./src pip install -r {BENTO_PATH}/env/python/requirements.txt\n"
     )
-    mounts = ["--bind", str(work / "app"), "/app", "--bind", str(cache), "/uv-cache", "--ro-bind", str(uv), "/uv/uv"]
+    mounts = ["--bind", str(work / "app"), "/app", "--ro-bind", str(uv), "/uv/uv"]
     mounts += ["--tmpfs", "/tmp", "--ro-bind", str(bento), BENTO_PATH, "--chdir", BENTO_PATH]
     own = {name: value for name, value in environment.items() if name != "UV_NO_CACHE"}
-    own |= {"VIRTUAL_ENV": "/app/.venv", "UV_CACHE_DIR": "/uv-cache", "PATH": f"/uv:{os.environ['PATH']}"}
+    own |= {"VIRTUAL_ENV": "/app/.venv", "UV_CACHE_DIR": "/app/uv-cache", "PATH": f"/uv:{os.environ['PATH']}"}
     command = sandbox(python, *mounts, *_variables(own), "bash", "-euc", steps)
     subprocess.run(command, check=True)
+    shutil.rmtree(work / "app/uv-cache")
 
 
 def set_up(work: Path, bento: Path, python: str, environment: dict[str, str]) -> None:

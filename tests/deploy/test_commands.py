@@ -6,29 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from document_commands import BLOCKS, COMMANDS
 
 from hunyuan.settings import known_variables
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/deployment.md", "docs/kernels.md")
 FROM_THE_SHELL = {"PWD", "PATH", "HOME"}
-
-
-def blocks() -> Iterator[tuple[str, str]]:
-    for document in DOCUMENTS:
-        path = ROOT / document
-        if path.exists():
-            for number, match in enumerate(re.findall(r"^```bash[^\n]*\n(.*?)^```", path.read_text(), re.M | re.S)):
-                yield f"{document}-{number}", match
-
-
-BLOCKS = dict(blocks())
-COMMANDS = [line for text in BLOCKS.values() for line in text.replace("\\\n", " ").splitlines()]
 
 
 @cache
@@ -82,7 +69,7 @@ def test_bentoml_knows_the_options_it_is_given(subcommand: str) -> None:
 def test_clients_know_the_options_they_are_given(tool: str, subcommand: str) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"no {tool} client here to ask for its options")
-    calls = [call[1] for command in COMMANDS if (call := re.search(rf"^{tool} {subcommand}\b(.*)", command.strip()))]
+    calls = [call[1] for command in COMMANDS if (call := re.search(rf"^{tool} {subcommand}\b(.*)", command))]
     assert calls
     for option in {option for call in calls for option in long_options(call)}:
         assert option in help_of(tool, *subcommand.split())
@@ -91,7 +78,7 @@ def test_clients_know_the_options_they_are_given(tool: str, subcommand: str) -> 
 def test_docker_run_gives_what_the_replay_gives() -> None:
     import replay_image
 
-    (run,) = (command for command in COMMANDS if command.strip().startswith("docker run"))
+    (run,) = (command for command in COMMANDS if command.startswith("docker run"))
     for name, value in replay_image.AT_RUN.items():
         assert f"--env {name}={value}" in run
     for flag in ("--gpus all", "--read-only", "--tmpfs /cache:rw,exec,", ":/models:ro", "--shm-size", "--health-cmd"):

@@ -1,0 +1,160 @@
+"""Every command of the documents is carried out here, or it is said who carries it out or what that needs.
+
+They run as a reader would run them, in a copy of the tree, but for two things: the checkpoint is a tiny one in a folder
+of the test's own, and the server's port is a free one.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from document_commands import COMMANDS
+from PIL import Image
+from server_process import environment, free_port
+
+from hunyuan.checkpoint.tiny import write_tiny_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("hunyuan", "scripts", "deploy")
+FILES = (
+    *("service.py", "locustfile.py", "bentofile.yaml", "deployment.yaml", "pyproject.toml", "README.md", "LICENSE"),
+    *("requirements.txt", "requirements-dev.txt", "requirements.lock"),
+)
+
+SERVE = r"^MODEL_ID=\S+ \S+bentoml serve service:HunyuanImage$"
+ASKS_A_SERVER = (r"^until curl .*/readyz; do sleep 5; done$", r"^curl .*/edit ")
+BY_ITSELF = {  # pattern -> exit status
+    r"bentoml build ": 0,
+    r"-m hunyuan plan ": 0,
+    r"scripts/quantize\.py ": 0,
+    r"scripts/bench_load\.py \S+ --tiny$": 0,
+    r"^scripts/lock\.sh$": 0,
+    r"scripts/build_kernels\.py --list$": 0,
+    r"scripts/build_kernels\.py --check$": 1,  # none is compiled here
+}
+BY_OTHERS = {  # pattern -> the file that runs it
+    r"pip install -r requirements(-dev)?\.txt( && scripts/test\.sh)?$": ".ci/run",
+    r"pip install -r requirements\.txt && .*bentoml serve ": "tests/test_server_process.py",
+    r"scripts/download_model\.sh ": "tests/deploy/test_download.py",  # with a stand-in for the hub's client
+    r"scripts/compare_weights\.py ": "tests/test_compare_weights.py",
+    r"^\.venv/bin/locust ": "tests/test_locustfile.py",
+    r"scripts/benchmark_h100\.sh ": "tests/test_benchmarks.py",
+    r"scripts/replay_image\.py": "scripts/test.sh",
+    r"scripts/licences\.py ": "scripts/test.sh",
+    r"scripts/audit\.py$": "scripts/test.sh",
+}
+NEEDS = {  # pattern -> what is missing here; their syntax and options are what test_commands.py looks at
+    r"bentoml containerize ": "a Docker engine",
+    r"^docker run ": "a Docker engine and a GPU",
+    r"^kubectl ": "a Kubernetes cluster",
+    r"bentoml (cloud|deployment|deploy) ": "a BentoCloud account",
+    r"scripts/bench_engine\.py": "a GPU (tests/test_bench_engine.py runs it in short on a CPU)",
+    r"scripts/build_kernels\.py --jobs": "nvcc (tests/deploy/test_kernels.py has what can be shown without it)",
+}
+
+
+def only(patterns: Iterable[str]) -> list[str]:
+    return [line for line in dict.fromkeys(COMMANDS) if any(re.search(pattern, line) for pattern in patterns)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A copy of the tree, with a checkpoint in `models`."""
+
+    tree: Path
+    models: Path
+    port: int
+    env: dict[str, str]
+
+    def adapted(self, line: str) -> str:
+        line = line.replace("/models/", f"{self.models}/").replace("/tmp/tiny-checkpoint", str(self.models / "bench"))
+        return line.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", "-euo", "pipefail", "-c", self.adapted(line)]
+        return subprocess.run(
+            command, cwd=self.tree, env=self.env, capture_output=True, text=True, check=False, timeout=240
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("commands")
+    tree, models, port = folder / "tree", folder / "models", free_port()
+    tree.mkdir()
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tree / name)
+    for name in FILES:
+        shutil.copy2(ROOT / name, tree)
+    (tree / ".venv").symlink_to(sys.prefix)
+    y, x = np.mgrid[0:96, 0:128]
+    Image.fromarray(np.stack([x, y, x + y], axis=-1).astype(np.uint8)).save(tree / "photo.jpg")
+    write_tiny_checkpoint(models / "HunyuanImage-3-Instruct")
+    own = environment(folder) | {"BENTOML_PORT": str(port), "BENTOML_HOST": "127.0.0.1", "PYTHONPATH": ""}
+    own.pop("VIRTUAL_ENV", None)
+    return Place(tree, models, port, own)
+
+
+@pytest.fixture(scope="module")
+def served(place: Place) -> Iterator[Place]:
+    """With the server that the README's own line starts, ready by the README's own line."""
+    (line,) = only([SERVE])
+    with (place.tree / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec env {place.adapted(line)}"],
+            cwd=place.tree,
+            env=place.env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield place
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, (place.tree / "serve.log").read_text()
+
+
+def test_every_command_is_accounted_for() -> None:
+    known = [SERVE, *ASKS_A_SERVER, *BY_ITSELF, *BY_OTHERS, *NEEDS]
+    for line in COMMANDS:
+        assert [pattern for pattern in known if re.search(pattern, line)], f"nobody runs: {line}"
+    for pattern in known:
+        assert only([pattern]), f"no document has {pattern} any more"
+
+
+@pytest.mark.parametrize("pattern", BY_OTHERS)
+def test_who_is_said_to_run_a_command_does(pattern: str) -> None:
+    text = (ROOT / BY_OTHERS[pattern]).read_text()
+    for line in only([pattern]):
+        script = re.search(r"scripts/([\w.]+)", line)
+        if BY_OTHERS[pattern] != ".ci/run" and script:
+            assert script[1] in text, f"{BY_OTHERS[pattern]} does not run {script[1]}"
+
+
+@pytest.mark.parametrize("line", only(BY_ITSELF))
+def test_command(place: Place, line: str) -> None:
+    before = (place.tree / "requirements.lock").read_bytes()
+    (expected,) = {status for pattern, status in BY_ITSELF.items() if re.search(pattern, line)}
+    result = place.run(line)
+    assert result.returncode == expected, result.stdout + result.stderr
+    assert (place.tree / "requirements.lock").read_bytes() == before, "requirements.lock is not what lock.sh makes"
+
+
+@pytest.mark.server
+def test_commands_that_ask_a_server(served: Place) -> None:
+    for line in sorted(only(ASKS_A_SERVER), key=lambda line: not line.startswith("until")):
+        result = served.run(line)
+        assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+        if "/edit " in line:
+            assert "HTTP/1.1 200" in result.stdout
+            with Image.open(served.tree / "edited.png") as image:
+                assert image.format == "PNG"
