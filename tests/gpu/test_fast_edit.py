@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sample_photos import photo as made_up
 
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
@@ -58,7 +59,7 @@ def plain(fast: Editor) -> Editor:
 
 
 def photo(width: int, height: int) -> Image.Image:
-    return Image.effect_noise((width, height), 60).convert("RGB")
+    return made_up(width, height, grain=60.0)
 
 
 def edit(width: int = 512, height: int = 512, seed: int = 3, images: int = 1) -> EditRequest:

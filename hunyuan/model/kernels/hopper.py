@@ -53,9 +53,10 @@ class HopperKernels(Kernels):
                 channels_last(module)
 
     def _parts(self, router: Tensor) -> Tensor:
-        if id(router) not in self._router_parts:
-            self._router_parts[id(router)] = router, routing.split_weight(router.detach())
-        return self._router_parts[id(router)][1]
+        known = self._router_parts.get(id(router))
+        if known is None or known[1].device != router.device:  # layers may move to another GPU
+            known = self._router_parts[id(router)] = router, routing.split_weight(router.detach())
+        return known[1]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm_of(rows.add_norm(x, [], weight, eps))
