@@ -40,6 +40,7 @@ def main() -> int:
     if "PIP_CERT" in os.environ:  # an index behind a certificate of its own
         shutil.copy(os.environ["PIP_CERT"], root / "index.crt")
         own["PIP_CERT"] = "/index.crt"
+    before = mib(root)
     for step in steps(dockerfile):
         started = time.monotonic()
         command = ["chroot", str(root), "/bin/sh", "-c", step]
@@ -49,7 +50,13 @@ def main() -> int:
         if result.returncode:
             print(result.stdout[-2000:] + result.stderr[-2000:])
             return 1
+    print(f"{before} MiB before these steps, {mib(root)} after")
     return 0
+
+
+def mib(root: Path) -> int:
+    """Files' sizes on disk, as `du` has them."""
+    return int(subprocess.run(["du", "-smx", str(root)], check=True, capture_output=True, text=True).stdout.split()[0])
 
 
 def steps(dockerfile: str) -> list[str]:

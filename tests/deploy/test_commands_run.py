@@ -57,6 +57,7 @@ NEEDS = {  # pattern -> what is missing here; their syntax and options are what 
     r"^docker run ": "a Docker engine and a GPU",
     r"^kubectl ": "a Kubernetes cluster",
     r"bentoml (cloud|deployment|deploy) ": "a BentoCloud account",
+    r"scripts/replay_apt\.py ": "root and debootstrap (CI has the same steps' text in tests/deploy/test_bento.py)",
     r"scripts/bench_engine\.py": "a GPU (tests/test_bench_engine.py runs it in short on a CPU)",
     r"scripts/build_kernels\.py --jobs": "nvcc (tests/deploy/test_kernels.py has what can be shown without it)",
 }
