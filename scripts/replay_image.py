@@ -8,7 +8,8 @@ Builds the Bento, makes /app/.venv from the Bento's own requirements as its Dock
 with /cache as the one writable folder and a tiny checkpoint mounted read-only, and sends one edit. Every step runs in a
 bubblewrap sandbox that has the container's paths. What this cannot show: the base image, its apt packages and nvcc.
 
-Needs root, bubblewrap, setpriv, Python 3.12, 9 GB of disk and the package index (for the install alone).
+Needs root, bubblewrap, setpriv, Python 3.12, 9 GB of disk and the package index (for the install alone). Exit status 77
+where this machine lacks one of the first four or makes no sandboxes, 1 where the replay fails.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ USER = "1034"
 AT_RUN = {"TMPDIR": "/cache", "BENTOML_HOME": "/cache/bentoml"}
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc")
 STARTED = time.monotonic()
+CANNOT = 77  # no other program's exit status means this here
 
 
 def main() -> int:
@@ -40,13 +42,38 @@ def main() -> int:
     parser.add_argument("--keep-packages", action="store_true", help="use the packages that are installed in --work")
     parser.add_argument("--python", default=find_python(), help="a Python 3.12 (default: %(default)s)")
     arguments = parser.parse_args()
-    for need, have in (("bubblewrap", shutil.which("bwrap")), ("Python 3.12", arguments.python)):
-        if not have:
-            print(f"cannot replay the image: {need} is not installed", file=sys.stderr)
-            return 2
+    if lacks := what_is_missing(arguments.python):
+        print(f"cannot replay the image: {lacks}", file=sys.stderr)
+        return CANNOT
     with tempfile.TemporaryDirectory(prefix="replay-") as scratch:
         work = (arguments.work or Path(scratch)).resolve()
         return replay(work, arguments.python, arguments.keep_packages)
+
+
+def what_is_missing(python: str | None) -> str | None:
+    """Why the replay cannot be done on this machine, or None."""
+    if os.geteuid() != 0:
+        return "it needs root"
+    for program in ("bwrap", "setpriv"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
+    if python is None:
+        return "Python 3.12 is not installed"
+    probe = [
+        "bwrap",
+        "--ro-bind",
+        "/",
+        "/",
+        "--unshare-pid",
+        "--unshare-net",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "true",
+    ]
+    result = subprocess.run(probe, capture_output=True, text=True, check=False)
+    return f"bwrap makes no sandbox here: {result.stderr.strip()}" if result.returncode else None
 
 
 def find_python() -> str | None:
@@ -83,7 +110,7 @@ def replay(work: Path, python: str, keep_packages: bool) -> int:
     say(f"serve: user {USER}, no network, read-only root")
     status = serve_and_ask(work, bento, python, environment)
     say("the image's Python steps replayed and an edit done" if status == 0 else "FAILED")
-    return status
+    return 1 if status else 0
 
 
 def say(what: str) -> None:
@@ -144,6 +171,7 @@ def install(work: Path, bento: Path, python: str, environment: dict[str, str]) -
     )
     mounts = ["--bind", str(work / "app"), "/app", "--ro-bind", str(uv), "/uv/uv"]
     mounts += ["--tmpfs", "/tmp", "--ro-bind", str(bento), BENTO_PATH, "--chdir", BENTO_PATH]
+    mounts += ["--unsetenv", "UV_NO_CACHE"]
     own = {name: value for name, value in environment.items() if name != "UV_NO_CACHE"}
     own |= {"VIRTUAL_ENV": "/app/.venv", "UV_CACHE_DIR": "/app/uv-cache", "PATH": f"/uv:{os.environ['PATH']}"}
     command = sandbox(python, *mounts, *_variables(own), "bash", "-euc", steps)

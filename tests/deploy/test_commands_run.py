@@ -1,7 +1,7 @@
 """Every command of the documents is carried out here, or it is said who carries it out or what that needs.
 
-They run as a reader would run them, in a copy of the tree, but for two things: the checkpoint is a tiny one in a folder
-of the test's own, and the server's port is a free one.
+They run as a reader would run them, in a copy of the tree, but for three things: the checkpoint is a tiny one in a
+folder of the test's own, caches lie there too, and the server's port is a free one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from document_commands import COMMANDS
 from PIL import Image
 from server_process import environment, free_port
 
+from hunyuan.aot import ENGINE_MODULES
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,27 +33,32 @@ FILES = (
 
 SERVE = r"^MODEL_ID=\S+ \S+bentoml serve service:HunyuanImage$"
 ASKS_A_SERVER = (r"^until curl .*/readyz; do sleep 5; done$", r"^curl .*/edit ")
-BY_ITSELF = {  # pattern -> exit status
-    r"bentoml build ": 0,
-    r"-m hunyuan plan ": 0,
-    r"scripts/quantize\.py ": 0,
-    r"scripts/bench_load\.py \S+ --tiny$": 0,
-    r"^scripts/lock\.sh$": 0,
-    r"scripts/build_kernels\.py --list$": 0,
-    r"scripts/build_kernels\.py --check$": 1,  # none is compiled here
-}
-BY_OTHERS = {  # pattern -> the file that runs it
-    r"pip install -r requirements(-dev)?\.txt( && scripts/test\.sh)?$": ".ci/run",
-    r"pip install -r requirements\.txt && .*bentoml serve ": "tests/test_server_process.py",
-    r"scripts/download_model\.sh ": "tests/deploy/test_download.py",  # with a stand-in for the hub's client
-    r"scripts/compare_weights\.py ": "tests/test_compare_weights.py",
-    r"^\.venv/bin/locust ": "tests/test_locustfile.py",
-    r"scripts/benchmark_h100\.sh ": "tests/test_benchmarks.py",
-    r"scripts/replay_image\.py": "scripts/test.sh",
-    r"scripts/licences\.py ": "scripts/test.sh",
-    r"scripts/audit\.py$": "scripts/test.sh",
+BY_ITSELF = (
+    r"bentoml build ",
+    r"-m hunyuan plan ",
+    r"scripts/quantize\.py ",
+    r"scripts/bench_load\.py \S+ --tiny$",
+    r"^scripts/lock\.sh$",
+    r"scripts/build_kernels\.py --list$",
+)
+CHECKS_KERNELS = r"scripts/build_kernels\.py --check$"
+BY_OTHERS = {  # pattern -> the file that runs it, and a word of it there
+    r"uv pip install --python \.venv -r requirements-dev\.txt && scripts/test\.sh$": (
+        ".ci/run",
+        "readme_command.py test",
+    ),
+    r"bentoml serve service:HunyuanImage$": ("tests/server_process.py", '"bentoml", "serve", target'),
+    # with a stand-in for the hub's client
+    r"scripts/download_model\.sh ": ("tests/deploy/test_download.py", "scripts/download_model.sh"),
+    r"scripts/compare_weights\.py ": ("tests/test_compare_weights.py", "compare_weights"),
+    r"^\.venv/bin/locust ": ("tests/test_locustfile.py", '"locust", "-f"'),
+    r"scripts/benchmark_h100\.sh ": ("tests/test_benchmarks.py", "scripts/benchmark_h100.sh"),
+    r"scripts/replay_image\.py": ("scripts/test.sh", "scripts/replay_image.py"),
+    r"scripts/licences\.py ": ("scripts/test.sh", "scripts/licences.py"),
+    r"scripts/audit\.py$": ("scripts/test.sh", "scripts/audit.py"),
 }
 NEEDS = {  # pattern -> what is missing here; their syntax and options are what test_commands.py looks at
+    r"^(python3 -m venv \.venv && )?\.venv/bin/pip install -r requirements(-dev)?\.txt$": "time: CI uses uv",
     r"bentoml containerize ": "a Docker engine",
     r"^docker run ": "a Docker engine and a GPU",
     r"^kubectl ": "a Kubernetes cluster",
@@ -125,7 +131,7 @@ def served(place: Place) -> Iterator[Place]:
 
 
 def test_every_command_is_accounted_for() -> None:
-    known = [SERVE, *ASKS_A_SERVER, *BY_ITSELF, *BY_OTHERS, *NEEDS]
+    known = [SERVE, CHECKS_KERNELS, *ASKS_A_SERVER, *BY_ITSELF, *BY_OTHERS, *NEEDS]
     for line in COMMANDS:
         assert [pattern for pattern in known if re.search(pattern, line)], f"nobody runs: {line}"
     for pattern in known:
@@ -134,20 +140,24 @@ def test_every_command_is_accounted_for() -> None:
 
 @pytest.mark.parametrize("pattern", BY_OTHERS)
 def test_who_is_said_to_run_a_command_does(pattern: str) -> None:
-    text = (ROOT / BY_OTHERS[pattern]).read_text()
-    for line in only([pattern]):
-        script = re.search(r"scripts/([\w.]+)", line)
-        if BY_OTHERS[pattern] != ".ci/run" and script:
-            assert script[1] in text, f"{BY_OTHERS[pattern]} does not run {script[1]}"
+    name, word = BY_OTHERS[pattern]
+    assert word in (ROOT / name).read_text(), f"{name} does not run it"
 
 
 @pytest.mark.parametrize("line", only(BY_ITSELF))
 def test_command(place: Place, line: str) -> None:
     before = (place.tree / "requirements.lock").read_bytes()
-    (expected,) = {status for pattern, status in BY_ITSELF.items() if re.search(pattern, line)}
     result = place.run(line)
-    assert result.returncode == expected, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     assert (place.tree / "requirements.lock").read_bytes() == before, "requirements.lock is not what lock.sh makes"
+
+
+def test_command_that_checks_the_kernels(place: Place) -> None:
+    (line,) = only([CHECKS_KERNELS])
+    result = place.run(line)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [name for _, name in lines] == list(ENGINE_MODULES), result.stderr
+    assert result.returncode == any(state == "missing" for state, _ in lines)
 
 
 @pytest.mark.server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import weakref
@@ -70,6 +71,7 @@ def test_without_a_gpu_there_are_no_figures() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and torch sees none")
 class TestOnACard:
     def test_running_out_of_memory_is_survived(self) -> None:
+        gc.collect()  # what earlier tests left, so that only this one's memory comes and goes
         before = torch.empty(1_000_000, dtype=torch.uint8, device="cuda")
         gpu.forget_peak()
         used = gpu.memory_used() or 0
