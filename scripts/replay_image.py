@@ -59,19 +59,7 @@ def what_is_missing(python: str | None) -> str | None:
             return f"{program} is not installed"
     if python is None:
         return "Python 3.12 is not installed"
-    probe = [
-        "bwrap",
-        "--ro-bind",
-        "/",
-        "/",
-        "--unshare-pid",
-        "--unshare-net",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "true",
-    ]
+    probe = shlex.split("bwrap --ro-bind / / --unshare-pid --unshare-net --proc /proc --dev /dev true")
     result = subprocess.run(probe, capture_output=True, text=True, check=False)
     return f"bwrap makes no sandbox here: {result.stderr.strip()}" if result.returncode else None
 
