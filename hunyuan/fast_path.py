@@ -58,10 +58,11 @@ def prepare(
     if model.device.type != "cuda" or model.dtype != torch.bfloat16:
         connect(model.model, placement)
         return None
-    if triton_is_here():
+    triton = triton_is_here()
+    if triton:
         COMPILED.start()
     use_fast_vae(model)
-    hopper = capability(model.device) == HOPPER and triton_is_here()
+    hopper = capability(model.device) == HOPPER and triton
     if hopper:
         # Imported here: it needs Triton.
         from hunyuan.model.kernels.hopper import HopperKernels

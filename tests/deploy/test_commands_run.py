@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from document_commands import COMMANDS
 from PIL import Image
-from server_process import environment, free_port
+from server_process import environment, free_port, photo_bytes
 
 from hunyuan.aot import ENGINE_MODULES
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
@@ -103,8 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     for name in FILES:
         shutil.copy2(ROOT / name, tree)
     (tree / ".venv").symlink_to(sys.prefix)
-    y, x = np.mgrid[0:96, 0:128]
-    Image.fromarray(np.stack([x, y, x + y], axis=-1).astype(np.uint8)).save(tree / "photo.jpg")
+    (tree / "photo.jpg").write_bytes(photo_bytes(128, 96))
     write_tiny_checkpoint(models / "HunyuanImage-3-Instruct")
     own = environment(folder) | {"BENTOML_PORT": str(port), "BENTOML_HOST": "127.0.0.1", "PYTHONPATH": ""}
     own.pop("VIRTUAL_ENV", None)
