@@ -46,8 +46,9 @@ from hunyuan.model.attention import Segment, split_segments  # noqa: E402
 from hunyuan.model.moe.backends import moe_blocks  # noqa: E402
 from hunyuan.model.moe.flashinfer import FlashInferExperts  # noqa: E402
 from hunyuan.native import NativeEngine, read_small_files  # noqa: E402
+from hunyuan.pictures.rgb import load_image  # noqa: E402
 from hunyuan.plan.weights import FORMATS  # noqa: E402
-from hunyuan.prompt.images import load_image, prepare_cond_image  # noqa: E402
+from hunyuan.prompt.images import prepare_cond_image  # noqa: E402
 from hunyuan.requests import EditRequest, EditResult  # noqa: E402
 from hunyuan.settings import Settings  # noqa: E402
 

@@ -41,7 +41,8 @@ from hunyuan.generation.sequence import embed_prompt, encode_conditions, run_tok
 from hunyuan.generation.state import KVCache, RequestRandom
 from hunyuan.generation.workspace import layer_devices
 from hunyuan.native import NativeEngine
-from hunyuan.prompt.images import load_image, prepare_cond_image
+from hunyuan.pictures.rgb import load_image
+from hunyuan.prompt.images import prepare_cond_image
 from hunyuan.prompt.layout import CondShape
 
 BUILT_IN: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = (
