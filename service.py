@@ -71,7 +71,7 @@ DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
 # What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
 IMAGE = bentoml.images.Image(python_version="3.12").build_include(
-    "scripts", "hunyuan/aot.py", "hunyuan/errors.py", "hunyuan/model/moe/tactics.py"
+    "scripts", "hunyuan/accel/flashinfer_modules.py", "hunyuan/errors.py", "hunyuan/accel/experts/tactics.py"
 )
 
 

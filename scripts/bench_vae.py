@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from hunyuan.checkpoint.full_size import full_size_config  # noqa: E402
+from full_size import full_size_config  # noqa: E402
+
+from hunyuan.accel.vae.fast_vae import FastVae  # noqa: E402
+from hunyuan.accel.vae.frame_conv import FrameConv, Frames  # noqa: E402
 from hunyuan.model.config import ModelConfig, VaeConfig  # noqa: E402
-from hunyuan.model.frame_conv import FrameConv, Frames  # noqa: E402
 from hunyuan.model.vae import Vae  # noqa: E402
-from hunyuan.model.vae_fast import FastVae  # noqa: E402
 
 GIB = 2**30
 REAL = ModelConfig.from_dict(full_size_config(layers=1)).vae

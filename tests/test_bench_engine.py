@@ -12,8 +12,8 @@ from pathlib import Path
 import bench_engine
 import pytest
 from engine_work import Work, WorkCounter, pairs_of
+from full_size import full_size_config
 
-from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.model.attention import Segment
 from hunyuan.model.config import ModelConfig
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from full_size import full_size_config
 
 from hunyuan.__main__ import MEMORIES, main
-from hunyuan.checkpoint.full_size import full_size_config
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from PIL import Image
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.generation.state import RequestRandom
+from hunyuan.generation.random_numbers import RequestRandom
 
 pytestmark = [
     pytest.mark.gpu,
