@@ -73,7 +73,7 @@ def bare_app() -> Starlette:
 @contextmanager
 def bare_server() -> Iterator[LocalServer]:
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--factory", "service_overhead:bare_app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "scripts.benchmarks.service_overhead:bare_app", "--port", str(port)]
     path = str(ROOT)
     with subprocess.Popen(
         [*command, "--log-level", "warning"], cwd=ROOT, env=os.environ | ENVIRONMENT | {"PYTHONPATH": path}
