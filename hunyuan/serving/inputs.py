@@ -77,7 +77,7 @@ def edit_form(
                 deadline = call_of(request.scope).started + settings.request_timeout_s
                 with one_upload():
                     async with before(deadline):
-                        form = await read_form(request, FILES, TEXTS, max_body_bytes(settings))
+                        form = await read_form(request, FILES, TEXTS)
                 if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):
                     form.texts = json_decoded(form.texts)
                 # `model_construct`: the bounds are checked by now, with messages of our own.
@@ -87,18 +87,21 @@ def edit_form(
 
 
 def json_decoded(texts: dict[str, str]) -> dict[str, str]:
-    """Undoes what BentoML's own client does: it sends the JSON of each value, and `null` for None."""
-    plain: dict[str, str] = {}
-    for name, text in texts.items():
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        if isinstance(value, str):
-            plain[name] = value
-        elif value is not None:
-            plain[name] = text
-    return plain
+    """Undoes what BentoML's own client does: it sends the JSON of each value, and `null` for None.
+
+    Only strings change by that. Anything else is the text that it looks like, and is not parsed: JSON can be nested
+    deeper than Python's own stack.
+    """
+    return {name: _string_of(text) for name, text in texts.items() if text != "null"}
+
+
+def _string_of(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
 
 
 def values_of(form: Form, prompt_max_chars: int) -> dict[str, Any]:
