@@ -31,6 +31,7 @@ from hunyuan.requests import (
     ImageSource,
     ProgressCallback,
     SystemPromptChoice,
+    is_blank,
 )
 from hunyuan.settings import Settings
 
@@ -152,7 +153,7 @@ def _load_engine(folder: Path, settings: Settings) -> Engine:
 def validate(request: EditRequest, settings: Settings) -> None:
     """Checks every field that needs no model. Raises `InvalidRequest`."""
     prompt, most = request.prompt, settings.prompt_max_chars
-    if not isinstance(prompt, str) or not prompt.strip():
+    if not isinstance(prompt, str) or is_blank(prompt):
         raise InvalidPrompt(f"got a blank prompt; 1 to {most} characters are allowed")
     if len(prompt) > most:
         raise InvalidPrompt(f"got {len(prompt)} characters; 1 to {most} are allowed")

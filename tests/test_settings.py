@@ -122,6 +122,8 @@ def test_empty_variables_count_as_unset(monkeypatch):
 
 # --- malformed values
 
+FLOATS = [variable(name) for name, field in Settings.model_fields.items() if field.annotation is float]
+
 
 @pytest.mark.parametrize(
     ("name", "text"),
@@ -142,6 +144,7 @@ def test_empty_variables_count_as_unset(monkeypatch):
         ("HUNYUAN_QUEUE_SIZE", "0"),
         ("HUNYUAN_QUEUE_SIZE", "many"),
         ("HUNYUAN_MAX_UPLOAD_MB", "0"),
+        *((name, text) for name in FLOATS for text in ("inf", "-inf", "nan", "1e400", "1e300", "Infinity")),
         ("HUNYUAN_MAX_PIXELS", "255"),
         ("HUNYUAN_PROMPT_MAX_CHARS", "0"),
         ("HUNYUAN_PNG_PROMPT", "perhaps"),
