@@ -74,10 +74,11 @@ class Editor:
             CheckpointError: the folder is incomplete or does not match its config.
         """
         settings = settings or Settings()
-        folder, builtin = settings.model_id, settings.model_id is None
+        folder, builtin = settings.folder, settings.folder is None
         if folder is None:
             folder = builtin_checkpoint(settings.cache_dir)
-            log.warning("MODEL_ID is unset: serving the built-in tiny checkpoint of random weights")
+            asked = f"MODEL_ID={settings.model_id}" if settings.model_id else "MODEL_ID is unset"
+            log.warning("%s: serving the built-in tiny checkpoint of random weights", asked)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
         name = BUILTIN_NAME if builtin else folder.resolve().name

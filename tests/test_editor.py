@@ -369,6 +369,16 @@ def test_without_a_model_the_builtin_one_is_loaded(tmp_path: Path, caplog: pytes
     assert [folder for folder in tmp_path.iterdir() if (folder / "config.json").is_file()] != []
 
 
+def test_the_builtin_one_is_loaded_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MODEL_ID", "demo")
+    with caplog.at_level(logging.WARNING, "hunyuan.editor"):
+        editor = Editor.load(Settings(cache_dir=tmp_path, device="cpu"))
+    assert (editor.is_builtin, editor.model_name) == (True, BUILTIN_NAME)
+    assert "MODEL_ID=demo" in caplog.text
+
+
 def test_with_a_model_no_such_warning_is_logged(
     golden: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -104,7 +104,8 @@ class EditorWorker:
         if self._editor is None:
             return self._phase
         if self._editor.is_builtin:
-            return f"{self._editor.model_name}: the built-in tiny checkpoint with random weights (MODEL_ID is unset)"
+            why = "MODEL_ID is unset or demo"
+            return f"{self._editor.model_name}: the built-in tiny checkpoint with random weights ({why})"
         return self._editor.model_name
 
     def require_usable(self) -> None:

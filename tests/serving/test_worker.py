@@ -120,7 +120,7 @@ def test_the_builtin_checkpoint_is_called_what_it_is() -> None:
     editor = SlowEditor()
     editor.is_builtin = True
     with serving(editor) as worker:
-        assert worker.describe() == "slow: the built-in tiny checkpoint with random weights (MODEL_ID is unset)"
+        assert worker.describe() == "slow: the built-in tiny checkpoint with random weights (MODEL_ID is unset or demo)"
 
 
 def test_edits_run_one_at_a_time_on_one_thread() -> None:
