@@ -29,7 +29,7 @@ from hunyuan.serving.png import encode_png
 from hunyuan.serving.queue import EditQueue, Uploads
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.worker import EditorLike, EditorWorker
-from hunyuan.settings import Settings
+from hunyuan.settings import Settings, ignored_variables
 
 SETTINGS = Settings()
 TIMEOUT_MARGIN_S = 30  # the framework's own timeout is a backstop behind the request's deadline
@@ -98,6 +98,8 @@ class HunyuanImage:
         metrics()  # so that all names are there from the first scrape on
         for line in SETTINGS.lines():
             logger.info("setting %s", line)
+        if names := ignored_variables():
+            logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
         DRAIN.install()
         WORKER.start()
 

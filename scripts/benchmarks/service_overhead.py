@@ -73,10 +73,10 @@ def bare_app() -> Starlette:
 @contextmanager
 def bare_server() -> Iterator[LocalServer]:
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--factory", "scripts.benchmarks.service_overhead:bare_app", "--port", str(port)]
-    path = str(ROOT)
+    app = "scripts.benchmarks.service_overhead:bare_app"
+    command = [sys.executable, "-m", "uvicorn", "--factory", app, "--port", str(port)]
     with subprocess.Popen(
-        [*command, "--log-level", "warning"], cwd=ROOT, env=os.environ | ENVIRONMENT | {"PYTHONPATH": path}
+        [*command, "--log-level", "warning"], cwd=ROOT, env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
     ) as process:
         try:
             server = LocalServer(f"http://127.0.0.1:{port}", process)
