@@ -29,7 +29,7 @@ from hunyuan.serving.png import encode_png
 from hunyuan.serving.queue import EditQueue, Uploads
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.worker import EditorLike, EditorWorker
-from hunyuan.settings import Settings
+from hunyuan.settings import Settings, ignored_variables
 
 SETTINGS = Settings()
 TIMEOUT_MARGIN_S = 30  # the framework's own timeout is a backstop behind the request's deadline
@@ -71,7 +71,8 @@ DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
 # What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
 IMAGE = bentoml.images.Image(python_version="3.12").build_include(
-    "scripts", "hunyuan/accel/flashinfer_modules.py", "hunyuan/errors.py", "hunyuan/accel/experts/tactics.py"
+    *("hunyuan/__init__.py", "hunyuan/__main__.py", "hunyuan/cli", "hunyuan/errors.py"),
+    *("hunyuan/accel/build", "hunyuan/accel/flashinfer_modules.py", "hunyuan/accel/experts/tactics.py"),
 )
 
 
@@ -97,6 +98,8 @@ class HunyuanImage:
         metrics()  # so that all names are there from the first scrape on
         for line in SETTINGS.lines():
             logger.info("setting %s", line)
+        if names := ignored_variables():
+            logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
         DRAIN.install()
         WORKER.start()
 

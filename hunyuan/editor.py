@@ -31,6 +31,7 @@ from hunyuan.requests import (
     ImageSource,
     ProgressCallback,
     SystemPromptChoice,
+    is_blank,
 )
 from hunyuan.settings import Settings
 
@@ -73,10 +74,11 @@ class Editor:
             CheckpointError: the folder is incomplete or does not match its config.
         """
         settings = settings or Settings()
-        folder, builtin = settings.model_id, settings.model_id is None
+        folder, builtin = settings.folder, settings.folder is None
         if folder is None:
             folder = builtin_checkpoint(settings.cache_dir)
-            log.warning("MODEL_ID is unset: serving the built-in tiny checkpoint of random weights")
+            asked = f"MODEL_ID={settings.model_id}" if settings.model_id else "MODEL_ID is unset"
+            log.warning("%s: serving the built-in tiny checkpoint of random weights", asked)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
         name = BUILTIN_NAME if builtin else folder.resolve().name
@@ -152,7 +154,7 @@ def _load_engine(folder: Path, settings: Settings) -> Engine:
 def validate(request: EditRequest, settings: Settings) -> None:
     """Checks every field that needs no model. Raises `InvalidRequest`."""
     prompt, most = request.prompt, settings.prompt_max_chars
-    if not isinstance(prompt, str) or not prompt.strip():
+    if not isinstance(prompt, str) or is_blank(prompt):
         raise InvalidPrompt(f"got a blank prompt; 1 to {most} characters are allowed")
     if len(prompt) > most:
         raise InvalidPrompt(f"got {len(prompt)} characters; 1 to {most} are allowed")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -366,6 +369,16 @@ def test_without_a_model_the_builtin_one_is_loaded(tmp_path: Path, caplog: pytes
     assert [folder for folder in tmp_path.iterdir() if (folder / "config.json").is_file()] != []
 
 
+def test_the_builtin_one_is_loaded_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MODEL_ID", "demo")
+    with caplog.at_level(logging.WARNING, "hunyuan.editor"):
+        editor = Editor.load(Settings(cache_dir=tmp_path, device="cpu"))
+    assert (editor.is_builtin, editor.model_name) == (True, BUILTIN_NAME)
+    assert "MODEL_ID=demo" in caplog.text
+
+
 def test_with_a_model_no_such_warning_is_logged(
     golden: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -492,8 +505,35 @@ def test_a_picture_and_its_path_give_the_same(quick: Editor, tmp_path: Path) -> 
 
 
 def test_a_picture_that_cannot_be_read_is_the_requests_fault(quick: Editor, tmp_path: Path) -> None:
-    with pytest.raises(InvalidImage, match="cannot be decoded"):
-        quick.run(edit(images=[tmp_path / "missing.png"]))
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "small.png").write_bytes(b"")
+    PICTURE.resize((8, 8)).save(tmp_path / "small.png")
+    reasons = {
+        tmp_path / "missing.png": "No such file or directory",
+        tmp_path / "text.png" / "beneath.png": "Not a directory",
+        tmp_path: "Is a directory",
+        tmp_path / "text.png": r"cannot be decoded \(UnidentifiedImageError\)",
+        tmp_path / "small.png": "got 8x8 px; each side must be at least 16 px",
+        tmp_path / ("x" * 300): "File name too long",
+        tmp_path / "a\0b": r"cannot be decoded \(ValueError\)",
+    }
+    for path, reason in reasons.items():
+        for source in (path, str(path)):
+            with pytest.raises(InvalidImage, match=f"^image: {re.escape(str(path))}: {reason}$"):
+                quick.run(edit(images=[PICTURE, source]))
+
+
+def test_a_picture_that_may_not_be_read_is_named(
+    quick: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "closed.png"
+
+    def refuse(*_: object, **__: object) -> None:  # a file's mode does not keep root out
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InvalidImage, match=f"^image: {re.escape(str(path))}: Permission denied$"):
+        quick.run(edit(images=[path]))
 
 
 def test_warming_up_runs_every_stage(quick: Editor, monkeypatch: pytest.MonkeyPatch) -> None:

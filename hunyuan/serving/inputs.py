@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from hunyuan.errors import InvalidImage, InvalidPrompt, InvalidRequest
 from hunyuan.prompt.resolution import parse_resolution
-from hunyuan.requests import MAX_SEED, MAX_STEPS
+from hunyuan.requests import MAX_SEED, MAX_STEPS, is_blank
 from hunyuan.serving.attend import before
 from hunyuan.serving.calls import call_of
 from hunyuan.serving.envelope import reporting
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from _bentoml_impl.serde import Serde
 
 FILES = ("image",)
-TEXTS = ("prompt", "seed", "steps", "resolution")
+OPTIONAL = ("seed", "steps", "resolution")
+TEXTS = ("prompt", *OPTIONAL)
 
 # BentoML's own client asks schema.json which fields are files, people read docs.json: two words for the same.
 Upload = Annotated[
@@ -77,7 +78,7 @@ def edit_form(
                 deadline = call_of(request.scope).started + settings.request_timeout_s
                 with one_upload():
                     async with before(deadline):
-                        form = await read_form(request, FILES, TEXTS, max_body_bytes(settings))
+                        form = await read_form(request, FILES, TEXTS)
                 if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):
                     form.texts = json_decoded(form.texts)
                 # `model_construct`: the bounds are checked by now, with messages of our own.
@@ -87,31 +88,38 @@ def edit_form(
 
 
 def json_decoded(texts: dict[str, str]) -> dict[str, str]:
-    """Undoes what BentoML's own client does: it sends the JSON of each value, and `null` for None."""
-    plain: dict[str, str] = {}
-    for name, text in texts.items():
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        if isinstance(value, str):
-            plain[name] = value
-        elif value is not None:
-            plain[name] = text
-    return plain
+    """Undoes what BentoML's own client does: it sends the JSON of each value, and `null` for None.
+
+    Only strings change by that. Anything else is the text that it looks like, and is not parsed: JSON can be nested
+    deeper than Python's own stack.
+    """
+    return {name: _string_of(text) for name, text in texts.items() if text != "null"}
+
+
+def _string_of(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
 
 
 def values_of(form: Form, prompt_max_chars: int) -> dict[str, Any]:
-    """Checks every field's bounds; absent optional fields get their defaults."""
+    """Checks every field's bounds; optional fields that are absent or empty get their defaults.
+
+    An HTML form sends every field it has, and one that nobody filled in is empty.
+    """
     if "image" not in form.files:
         raise InvalidImage(f"this field is missing; send one {ALLOWED.replace(' and ', ' or ')} file")
-    resolution = form.texts.get("resolution", "auto")
+    texts = {name: text for name, text in form.texts.items() if text or name not in OPTIONAL}
+    resolution = texts.get("resolution", "auto")
     parse_resolution(resolution)
     return {
         "image": form.files["image"],
-        "prompt": checked_prompt(form.texts.get("prompt"), prompt_max_chars),
-        "seed": whole_number(form.texts, "seed", 0, MAX_SEED),
-        "steps": whole_number(form.texts, "steps", 1, MAX_STEPS),
+        "prompt": checked_prompt(texts.get("prompt"), prompt_max_chars),
+        "seed": whole_number(texts, "seed", 0, MAX_SEED),
+        "steps": whole_number(texts, "steps", 1, MAX_STEPS),
         "resolution": resolution,
     }
 
@@ -120,7 +128,7 @@ def checked_prompt(prompt: str | None, max_chars: int) -> str:
     allowed = f"1 to {max_chars:,} characters, not only blanks"
     if prompt is None:
         raise InvalidPrompt(f"this field is missing; allowed are {allowed}")
-    if not prompt.strip():
+    if is_blank(prompt):
         raise InvalidPrompt(f"it is blank; allowed are {allowed}")
     if len(prompt) > max_chars:
         raise InvalidPrompt(f"it has {len(prompt):,} characters; allowed are {allowed}")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goldens.folder import Golden
-from goldens.report import Check, Tolerance
-from goldens.static import case_layout
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_tokens
 from hunyuan.generation.random_numbers import RequestRandom
@@ -17,6 +14,9 @@ from hunyuan.model.moe import MoE
 from hunyuan.model.operations import PLAIN
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.prompt.layout import Layout
+from scripts.goldens.folder import Golden
+from scripts.goldens.report import Check, Tolerance
+from scripts.goldens.static import case_layout
 
 DROPPING = "recorded with token dropping"
 

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import torch
-from route_replay import recorded_routes, replayed_routes
 from small_model import model_config, noise, randomised
 from small_transformer import prefilled, rope_of, small_transformer
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
+from scripts.support.route_replay import recorded_routes, replayed_routes
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 EARLY = "hunyuan.accel.kernels.rows" in sys.modules

@@ -10,7 +10,6 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from route_replay import recorded_routes, replayed_routes
 from small_model import model_config, noise
 from small_transformer import prefilled, rope_of, small_transformer
 
@@ -19,6 +18,7 @@ from hunyuan.model.attention import Segment, attend, split_segments
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import PLAIN, Operations
 from hunyuan.model.transformer import SelfAttention
+from scripts.support.route_replay import recorded_routes, replayed_routes
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 

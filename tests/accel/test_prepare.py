@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from full_size import full_size_config
 
 from hunyuan.accel import flashinfer_modules, prepare
 from hunyuan.accel.prepare import HOPPER, NO_LATE_COMPILING, choose_impl, missing_text
 from hunyuan.errors import SettingsError
 from hunyuan.model.config import ModelConfig
+from scripts.support.full_size import full_size_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BF16 = torch.bfloat16
 AMPERE = (8, 0)
-LACKS = "FlashInfer lacks the compiled fused_moe_90, trtllm_utils: run scripts/build_kernels.py"
+LACKS = "FlashInfer lacks the compiled fused_moe_90, trtllm_utils: run `hunyuan kernels`"
 
 
 def config(experts: str | list[str] = "mxfp4", **changes: Any) -> ModelConfig:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kernels import tactics as tiles
 
+from hunyuan.accel.build import tactics as tiles
 from hunyuan.accel.experts import tactics as tactics_module
 from hunyuan.accel.experts.tactics import Key, Tactics, Untuned, candidates, nearest
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS

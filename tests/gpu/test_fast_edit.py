@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_photos import photo as made_up
 
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.accel.experts.flashinfer import FlashInferExperts
 from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
+from hunyuan.compare.sample_photos import photo as made_up
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""The compiled fast operations against the eager ones at the model's widths. Run by scripts/test_gpu.sh."""
+"""The compiled fast operations against the eager ones at the model's widths. Run by scripts/checks/test_gpu.sh."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from route_replay import recorded_routes, replayed_routes
 from small_model import model_config, randomised, raw_config
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from hunyuan.model.attention import Segment, split_segments
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.model.transformer import Transformer
+from scripts.support.route_replay import recorded_routes, replayed_routes
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sample_photos import photo
 
 from hunyuan import Editor, EditRequest, EditResult, Settings
 from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
@@ -16,6 +15,7 @@ from hunyuan.accel.split_layers import move_layers
 from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
+from hunyuan.compare.sample_photos import photo
 from hunyuan.engines import native
 from hunyuan.engines.native import NativeEngine
 from hunyuan.generation.job import EditJob
