@@ -236,7 +236,10 @@ def test_only_a_gpu_takes_the_fast_form(small):
     assert network.vae is small
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, torch.float16), (torch.float32, torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.float16, torch.float16), (torch.bfloat16, torch.float16), (torch.float32, torch.float32)],
+)
 def test_on_a_gpu_the_fast_form_takes_the_plain_ones_place(dtype, expected):
     network = Network("cuda", plain_vae(**SMALL).to(dtype))
     use_fast_vae(network)
