@@ -84,7 +84,8 @@ DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
 # What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
 IMAGE = bentoml.images.Image(python_version="3.12").build_include(
-    "scripts", "hunyuan/aot.py", "hunyuan/errors.py", "hunyuan/model/moe/tactics.py"
+    *("hunyuan/__init__.py", "hunyuan/__main__.py", "hunyuan/cli", "hunyuan/errors.py", "hunyuan/aot.py"),
+    *("hunyuan/accel/build", "hunyuan/model/moe/tactics.py"),
 )
 
 

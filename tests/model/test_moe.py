@@ -112,7 +112,7 @@ def test_weights_of_a_token_sum_to_one_also_where_the_router_is_sure(topk):
 def test_router_of_a_model_stays_fp32(dtype):
     dtype = getattr(torch, dtype)
     model = empty_model(model_config(), CPU, dtype)
-    kinds = {name: p.dtype for name, p in model.named_parameters()}
+    kinds = {name: p.dtype for name, p in model.named_parameters() if not name.startswith("vae.")}
     routers = {name for name in kinds if name.endswith("mlp.gate.wg.weight")}
     assert len(routers) == 2
     assert {kinds[name] for name in routers} == {torch.float32}

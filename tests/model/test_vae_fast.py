@@ -157,8 +157,8 @@ def test_recorded_picture_and_posterior(golden, golden_editor):
 
 
 def test_recorded_posterior(golden, golden_editor, monkeypatch):
-    import check_goldens
-    from goldens.folder import Golden
+    from scripts import check_goldens
+    from scripts.goldens.folder import Golden
 
     golden_run = Golden(golden, "cpu")
     monkeypatch.setitem(golden_run.model._modules, "vae", FastVae(golden_run.model.vae, torch.float32))
@@ -236,7 +236,10 @@ def test_only_a_gpu_takes_the_fast_form(small):
     assert network.vae is small
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, torch.float16), (torch.float32, torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.float16, torch.float16), (torch.bfloat16, torch.float16), (torch.float32, torch.float32)],
+)
 def test_on_a_gpu_the_fast_form_takes_the_plain_ones_place(dtype, expected):
     network = Network("cuda", plain_vae(**SMALL).to(dtype))
     use_fast_vae(network)
@@ -313,7 +316,7 @@ def test_kernels_agree_with_the_plain_operations():
 
 
 def test_the_script_that_measures_runs(capsys):
-    import bench_vae
+    from scripts.benchmarks import bench_vae
 
     bench_vae.main(["--device", "cpu", "--size", "32x16", "--repeat", "1"])
     lines = capsys.readouterr().out.splitlines()
