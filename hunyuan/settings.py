@@ -18,6 +18,7 @@ from hunyuan.errors import SettingsError
 from hunyuan.platform_variables import service_links
 
 ENV_PREFIX = "HUNYUAN_"
+LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
 DEMO = "demo"
 """The value of MODEL_ID that asks for the built-in checkpoint; a folder of that name is `./demo`."""
 _IN_AN_IMAGE = ("BENTOML_CONTAINERIZED", "BENTOCLOUD_DEPLOYMENT_URL")  # as BentoML itself tells
@@ -51,10 +52,10 @@ class Settings(BaseSettings):
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
     default_steps: int | None = Field(None, ge=1, le=100, description="unset: 28, and 8 for a Distil checkpoint")
-    request_timeout_s: float = Field(300, gt=0)
-    stuck_s: float = Field(120, gt=0)
+    request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
+    stuck_s: float = Field(120, gt=0, le=LONGEST_S)
     queue_size: int = Field(8, ge=1)
-    max_upload_mb: float = Field(20, gt=0)
+    max_upload_mb: float = Field(20, ge=0.001, le=4096)
     max_pixels: int = Field(50_000_000, ge=256)
     max_decode_s: float = Field(10, gt=0, le=3600)
     prompt_max_chars: int = Field(4000, ge=1)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_model import model_config
 
-from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
-from hunyuan.generation.state import KVCache
+from hunyuan.formats.modules import use_weight_formats
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
@@ -19,6 +19,7 @@ from hunyuan.plan.memory import GIB, MARGIN, Work, kv_layer_bytes, moe_workspace
 from hunyuan.plan.table import render
 from hunyuan.plan.weights import stored_weights, weight_bytes, with_formats
 from hunyuan.prompt.resolution import Size
+from scripts.support.full_size import full_size_config
 
 H100, H200 = Gpu("H100", int(79.6 * GIB)), Gpu("H200", 140 * GIB)
 
@@ -59,6 +60,7 @@ def test_weights_are_those_of_the_network(changes):
     config = model_config(**changes)
     with torch.device("meta"):
         model = HunyuanImage3(config)
+        use_weight_formats(model)
     parts = weight_bytes(config, itemsize=4)
 
     def held(*prefixes: str) -> int:
@@ -205,7 +207,7 @@ def test_official_folder(real, gpus, asked, weights, used):
     assert choice.plan is not None
     assert choice.plan.fits
     assert stored_weights(choice.config) == weights
-    assert ("quantize.py" in choice.reason) == choice.quantise
+    assert ("hunyuan quantize" in choice.reason) == choice.quantise
 
 
 def test_reason_says_what_was_too_big(real):
@@ -253,7 +255,7 @@ def test_a_cpu_is_not_planned_for(real, asked, weights):
 
 
 def test_mixed_needs_a_conversion(real):
-    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* scripts/quantize.py SRC OUT"):
+    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* hunyuan quantize SRC OUT"):
         choose(real, "mixed", "bf16", [H100])
 
 
@@ -297,7 +299,7 @@ def test_refusal_of_auto_names_all_that_was_tried(real):
 
 def test_refusal_of_a_quantised_folder_points_to_the_official_one(real):
     message, _ = refusal(with_formats(real, "fp8", "bf16"), "auto", "bf16", [H100])
-    assert "fits: fp8 on 2 x H100; the official folder in another format: scripts/quantize.py" in message
+    assert "fits: fp8 on 2 x H100; the official folder in another format: hunyuan quantize" in message
 
 
 def test_refusal_where_nothing_would_do(real):

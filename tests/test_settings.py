@@ -228,6 +228,8 @@ def test_no_setting_looks_like_a_platform_s_variable():
 
 # --- malformed values
 
+FLOATS = [variable(name) for name, field in Settings.model_fields.items() if field.annotation is float]
+
 
 @pytest.mark.parametrize(
     ("name", "text"),
@@ -248,6 +250,7 @@ def test_no_setting_looks_like_a_platform_s_variable():
         ("HUNYUAN_QUEUE_SIZE", "0"),
         ("HUNYUAN_QUEUE_SIZE", "many"),
         ("HUNYUAN_MAX_UPLOAD_MB", "0"),
+        *((name, text) for name in FLOATS for text in ("inf", "-inf", "nan", "1e400", "1e300", "Infinity")),
         ("HUNYUAN_MAX_PIXELS", "255"),
         ("HUNYUAN_MAX_DECODE_S", "0"),
         ("HUNYUAN_MAX_DECODE_S", "inf"),

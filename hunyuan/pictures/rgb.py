@@ -5,7 +5,9 @@ Knows Pillow's modes and the EXIF orientation. Which files are opened is `reader
 
 from __future__ import annotations
 
+import os
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,15 +32,22 @@ def load_image(source: ImageSource, field: str = "image") -> Image.Image:
     """Opens a path or takes a PIL image; returns it upright, in 8-bit RGB, alpha composited on white.
 
     Raises:
-        InvalidImage: it cannot be decoded, has several frames, or a side or ratio is out of bounds.
+        InvalidImage: it cannot be read or decoded, has several frames, or a side or ratio is out of bounds; names
+            the path, where it is one.
     """
     if isinstance(source, Image.Image):
         return _upright_rgb(source, field)
+    named = f"{source}: " if isinstance(source, str | Path) else ""
     try:
         with Image.open(source) as image:
             return _upright_rgb(image, field)
+    except InvalidImage as error:
+        raise InvalidImage(f"{named}{str(error).partition(': ')[2]}", field) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidImage(f"cannot be decoded ({type(error).__name__})", field) from error
+        # The system's own words where it is the system that failed; Pillow's errors have no number.
+        number = getattr(error, "errno", None)
+        reason = f"cannot be decoded ({type(error).__name__})" if number is None else os.strerror(number)
+        raise InvalidImage(f"{named}{reason}", field) from error
 
 
 def _upright_rgb(image: Image.Image, field: str) -> Image.Image:
