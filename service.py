@@ -102,7 +102,7 @@ TRACING = Tracing()
 QUEUE = EditQueue(SETTINGS.queue_size, on_depth=show_depth)
 WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve)
 LEAST = Least(SETTINGS.idle_s, SETTINGS.min_rate_kb_s * 1024)
-PEERS = Peers(SETTINGS.trusted_proxies)
+PEERS = Peers(SETTINGS.trusted_proxies or ())
 UPLOADS = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * SETTINGS.peer_share)), LEAST)
 CONNECTIONS = Connections(SETTINGS.max_connections, SETTINGS.peer_share, LEAST, count_closed, show_connections)
 ENDS_WITHIN_S = SETTINGS.request_timeout_s + STOP_MARGIN_S
@@ -112,7 +112,8 @@ DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
 # What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
 IMAGE = bentoml.images.Image(python_version="3.12").build_include(
-    "scripts", "hunyuan/aot.py", "hunyuan/errors.py", "hunyuan/model/moe/tactics.py"
+    *("hunyuan/__init__.py", "hunyuan/__main__.py", "hunyuan/cli", "hunyuan/errors.py", "hunyuan/aot.py"),
+    *("hunyuan/accel/build", "hunyuan/model/moe/tactics.py"),
 )
 
 

@@ -127,4 +127,4 @@ def missing_text() -> str:
     """For an error: what FlashInfer lacks here, or nothing."""
     if not flashinfer_is_here() or not (missing := missing_modules()):
         return ""
-    return f"; FlashInfer lacks the compiled {', '.join(missing)}: run scripts/build_kernels.py"
+    return f"; FlashInfer lacks the compiled {', '.join(missing)}: run `hunyuan kernels`"

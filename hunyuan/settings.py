@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     min_rate_kb_s: float = Field(16, ge=0, le=1024, description="KiB a second, of bodies and answers")
     max_connections: int = Field(1024, ge=16, le=100_000)
     peer_share: float = Field(0.25, gt=0, le=1, description="of connections and uploads, for one address")
-    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field((), description="addresses and CIDR ranges")
+    trusted_proxies: Annotated[tuple[Network, ...] | None, NoDecode] = Field(
+        None, description="addresses and CIDR ranges, comma between them"
+    )
     png_prompt: bool = False
     cache_dir: Path | None = None
 

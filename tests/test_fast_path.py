@@ -17,7 +17,7 @@ from hunyuan.model.config import ModelConfig
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BF16 = torch.bfloat16
 AMPERE = (8, 0)
-LACKS = "FlashInfer lacks the compiled fused_moe_90, trtllm_utils: run scripts/build_kernels.py"
+LACKS = "FlashInfer lacks the compiled fused_moe_90, trtllm_utils: run `hunyuan kernels`"
 
 
 def config(experts: str | list[str] = "mxfp4", **changes: Any) -> ModelConfig:

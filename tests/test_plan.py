@@ -205,7 +205,7 @@ def test_official_folder(real, gpus, asked, weights, used):
     assert choice.plan is not None
     assert choice.plan.fits
     assert stored_weights(choice.config) == weights
-    assert ("quantize.py" in choice.reason) == choice.quantise
+    assert ("hunyuan quantize" in choice.reason) == choice.quantise
 
 
 def test_reason_says_what_was_too_big(real):
@@ -253,7 +253,7 @@ def test_a_cpu_is_not_planned_for(real, asked, weights):
 
 
 def test_mixed_needs_a_conversion(real):
-    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* scripts/quantize.py SRC OUT"):
+    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* hunyuan quantize SRC OUT"):
         choose(real, "mixed", "bf16", [H100])
 
 
@@ -297,7 +297,7 @@ def test_refusal_of_auto_names_all_that_was_tried(real):
 
 def test_refusal_of_a_quantised_folder_points_to_the_official_one(real):
     message, _ = refusal(with_formats(real, "fp8", "bf16"), "auto", "bf16", [H100])
-    assert "fits: fp8 on 2 x H100; the official folder in another format: scripts/quantize.py" in message
+    assert "fits: fp8 on 2 x H100; the official folder in another format: hunyuan quantize" in message
 
 
 def test_refusal_where_nothing_would_do(real):

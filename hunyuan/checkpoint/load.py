@@ -73,7 +73,7 @@ def load_model(
         # The bar shows on a terminal only; a log file gets the two lines around it.
         log.info("loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), folder.name)
         if stored != config:
-            log.warning("quantising while loading; scripts/quantize.py does it once and for all, then loading is fast")
+            log.warning("quantising while loading; `hunyuan quantize` does it once and for all, then loading is fast")
         started = time.monotonic()
         with tqdm(
             total=weights.size, desc="loading weights", unit="B", unit_scale=True, mininterval=1.0, disable=None

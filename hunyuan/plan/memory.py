@@ -25,7 +25,7 @@ variety of picture sizes."""
 
 VAE_FRAMES, PLAIN_VAE_FRAMES = 3, 11
 """Frames at full size and first-level width that the fast autoencoder holds at its peak, all its time steps counted:
-2.77 GiB measured at 1024x1024 in 16 bits (scripts/bench_vae.py, one NVIDIA H200, 2026-11-25); 3 times 4 frames of 128
+2.77 GiB measured at 1024x1024 in 16 bits (bench_vae.py, one NVIDIA H200, 2026-11-25); 3 times 4 frames of 128
 channels are 3 GiB. The plain one, which fp32 takes, took 11.0."""
 
 MOE_OVERHEAD = 1.1

@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from goldens.report import Check, Tolerance
 from hunyuan.generation.job import Checkpoint
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
@@ -22,6 +21,7 @@ from hunyuan.prompt.images import CondImage, load_image, prepare_cond_image
 from hunyuan.prompt.layout import Composer, CondShape
 from hunyuan.prompt.resolution import ResolutionGroup, Size, resolution_group
 from hunyuan.settings import Settings
+from scripts.goldens.report import Check, Tolerance
 
 
 class Golden:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goldens.folder import Golden
-from goldens.report import Check, Tolerance
-from goldens.static import case_layout
 from hunyuan.generation.sequence import embed_prompt, encode_conditions, run_tokens
 from hunyuan.generation.state import KVCache, RequestRandom
 from hunyuan.model.attention import dense_mask
@@ -16,6 +13,9 @@ from hunyuan.model.moe.eager import route
 from hunyuan.model.moe.layer import MoE
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.prompt.layout import Layout
+from scripts.goldens.folder import Golden
+from scripts.goldens.report import Check, Tolerance
+from scripts.goldens.static import case_layout
 
 DROPPING = "recorded with token dropping"
 

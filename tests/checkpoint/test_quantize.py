@@ -296,7 +296,7 @@ def test_quantising_on_the_way_gives_what_the_script_writes(source, tmp_path, ca
     quantize_folder(source, tmp_path / "out", options)
     target = replace(read_config(source), expert_formats=(word,) * 3, dense_format=dense)
     ours = dict(load_model(source, target, CPU, torch.float32).named_parameters())
-    assert "scripts/quantize.py does it once and for all" in caplog.text
+    assert "`hunyuan quantize` does it once and for all" in caplog.text
     caplog.clear()
     theirs = dict(load_model(tmp_path / "out", target, CPU, torch.float32).named_parameters())
     assert caplog.text == ""

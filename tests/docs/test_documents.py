@@ -1,4 +1,4 @@
-"""What the documents say about the code and each other: links, files, settings, error codes, and the README's length."""
+"""What the documents say about the code and each other: links, files, settings, codes, and the README's length."""
 
 from __future__ import annotations
 

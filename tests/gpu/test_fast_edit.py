@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_photos import photo as made_up
 
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
+from hunyuan.compare.sample_photos import photo as made_up
 from hunyuan.fast_path import HOPPER, capability, flashinfer_is_compiled
 from hunyuan.model.moe.flashinfer import FlashInferExperts
 

@@ -1,4 +1,4 @@
-"""The compiled fast operations against the eager ones at the model's widths. Run by scripts/test_gpu.sh."""
+"""The compiled fast operations against the eager ones at the model's widths. Run by scripts/checks/test_gpu.sh."""
 
 from __future__ import annotations
 

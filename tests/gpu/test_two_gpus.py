@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sample_photos import photo
 
 from hunyuan import Editor, EditRequest, EditResult, Settings, native
 from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
+from hunyuan.compare.sample_photos import photo
 from hunyuan.fast_path import HOPPER, capability, flashinfer_is_compiled
 from hunyuan.generation.job import EditJob
 from hunyuan.model.placement import Placement, move_layers

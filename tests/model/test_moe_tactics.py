@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kernels import tactics as tiles
 
+from hunyuan.accel.build import tactics as tiles
 from hunyuan.model.moe import tactics as tactics_module
 from hunyuan.model.moe.tactics import Key, Tactics, Untuned, candidates, nearest
 

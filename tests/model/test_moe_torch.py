@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-import bench_moe
 import pytest
 import torch
 from moe_samples import BF16, EXPERTS, TOPK, choices, error, filled
 from small_model import noise
 
 from hunyuan.model.moe import torch_grouped
+from scripts.benchmarks import bench_moe
 
 
 def test_sorting_by_expert():

@@ -157,8 +157,8 @@ def test_recorded_picture_and_posterior(golden, golden_editor):
 
 
 def test_recorded_posterior(golden, golden_editor, monkeypatch):
-    import check_goldens
-    from goldens.folder import Golden
+    from scripts import check_goldens
+    from scripts.goldens.folder import Golden
 
     golden_run = Golden(golden, "cpu")
     monkeypatch.setitem(golden_run.model._modules, "vae", FastVae(golden_run.model.vae, torch.float32))
@@ -313,7 +313,7 @@ def test_kernels_agree_with_the_plain_operations():
 
 
 def test_the_script_that_measures_runs(capsys):
-    import bench_vae
+    from scripts.benchmarks import bench_vae
 
     bench_vae.main(["--device", "cpu", "--size", "32x16", "--repeat", "1"])
     lines = capsys.readouterr().out.splitlines()

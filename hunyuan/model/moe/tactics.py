@@ -62,7 +62,7 @@ _REAL = (64, 8, 4096, 3072)
 _VERSION = "0.7.2.post1"
 # Best of the tiles compiled into the measured package. No tactic of the second product here sums a token's experts in
 # the product itself (that one adds with atomics, so two runs would differ): of bf16 at 8240 the second half is the best
-# such tile at 4120. 1, 4120 and 8240 were measured on an H100, the others on an H200 (scripts/bench_moe.py, warm-up).
+# such tile at 4120. 1, 4120 and 8240 were measured on an H100, the others on an H200 (bench_moe.py, warm-up).
 _TABLE: dict[Key, dict[int, ProfileIds]] = {
     Key(_VERSION, gpu_family(9, 0, 132), "bf16", _REAL): {
         1: (34, 96),
