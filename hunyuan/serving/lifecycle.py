@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -33,7 +31,7 @@ class Drain:
         busy: true while a running edit has a caller who waits for it.
         hurry: called on the event loop when the web server gets the signal: nothing more is worth waiting for, but
             the answers that are out.
-        limit_s: the process is ended by force when so much time has passed since the first signal.
+        limit_s: when so much time has passed since the first signal, `force` ends the process.
     """
 
     def __init__(
@@ -42,8 +40,10 @@ class Drain:
         busy: Callable[[], bool],
         hurry: Callable[[], None] = lambda: None,
         limit_s: float | None = None,
+        force: Callable[[], None] = lambda: None,
     ) -> None:
-        self._refuse_work, self._busy, self._hurry, self._limit_s = refuse_work, busy, hurry, limit_s
+        self._refuse_work, self._busy, self._hurry = refuse_work, busy, hurry
+        self._limit_s, self._force = limit_s, force
         self._previous: dict[int, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class Drain:
     def _begin(self, number: int) -> None:
         logger.info("told to end (%s): no new work; the running edit finishes", signal.Signals(number).name)
         if self._limit_s is not None:
-            end_by_force_after(self._limit_s)
+            end_by_force_after(self._limit_s, self._force)
         self._refuse_work()
         if self._has_own_limit(number):
             self._pass_on(number)
@@ -107,21 +107,13 @@ def _owner_of(handler: Any) -> object:
     return getattr(handler, "__self__", None)
 
 
-def end_by_force_after(seconds: float) -> None:
+def end_by_force_after(seconds: float, force: Callable[[], None]) -> None:
     """For what nobody has thought of: a thread that hangs, an event loop that stands still."""
 
     def end() -> None:
         logger.critical("not ended %g s after the signal; ending by force", seconds)
-        end_process()
+        force()
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-
-
-def end_process() -> None:
-    """Ends this process at once: one that can never be ready has to be restarted by whoever started it."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
