@@ -15,17 +15,20 @@ import bentoml
 from bentoml.validators import ContentType
 
 from hunyuan import __version__
+from hunyuan.loopback import ask_no_proxy
 from hunyuan.requests import CancelToken, EditRequest, EditResult
-from hunyuan.serving.app import API_PATH, Dressing, dressed_service
+from hunyuan.serving import metric_files
+from hunyuan.serving.app import API_PATH, Dressing, configured_workers, dressed_service
 from hunyuan.serving.attend import attended
 from hunyuan.serving.calls import Call, EditFacts, call_of
 from hunyuan.serving.envelope import reporting
 from hunyuan.serving.images import open_image
 from hunyuan.serving.inputs import edit_form, max_body_bytes
-from hunyuan.serving.lifecycle import Drain, end_process
+from hunyuan.serving.lifecycle import Drain
 from hunyuan.serving.logs import JsonLog, log_request
 from hunyuan.serving.metrics import metrics
 from hunyuan.serving.png import encode_png
+from hunyuan.serving.processes import end_both, join_master, prepare_master
 from hunyuan.serving.queue import EditQueue, Uploads
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.worker import EditorLike, EditorWorker
@@ -47,7 +50,17 @@ def load_editor(settings: Settings) -> EditorLike:
 
 def cannot_serve() -> None:
     LOG.stop()  # writes the reason first
-    end_process()
+    end_both()
+
+
+def make_room() -> None:
+    """Before the framework's app: already its start writes figures."""
+    try:
+        metric_files.reserve()
+    except metric_files.NoRoomForMetrics as error:
+        LOG.start()
+        logger.critical("cannot serve: %s", error)
+        cannot_serve()
 
 
 def finished(call: Call) -> None:
@@ -71,8 +84,8 @@ DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
 # What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
 IMAGE = bentoml.images.Image(python_version="3.12").build_include(
-    *("hunyuan/__init__.py", "hunyuan/__main__.py", "hunyuan/cli", "hunyuan/errors.py", "hunyuan/aot.py"),
-    *("hunyuan/accel/build", "hunyuan/model/moe/tactics.py"),
+    *("hunyuan/__init__.py", "hunyuan/__main__.py", "hunyuan/cli", "hunyuan/errors.py"),
+    *("hunyuan/accel/build", "hunyuan/accel/flashinfer_modules.py", "hunyuan/accel/experts/tactics.py"),
 )
 
 
@@ -80,7 +93,7 @@ IMAGE = bentoml.images.Image(python_version="3.12").build_include(
     name="HunyuanImage",
     image=IMAGE,
     service_class=dressed_service(
-        Dressing(max_body_bytes(SETTINGS), lambda: WORKER.model_name, WORKER.describe, finished)
+        Dressing(max_body_bytes(SETTINGS), lambda: WORKER.model_name, WORKER.describe, finished, make_room)
     ),
     resources={"gpu": 1, "gpu_type": "nvidia-h100-80gb"},
     traffic={"timeout": SETTINGS.request_timeout_s + TIMEOUT_MARGIN_S},
@@ -91,9 +104,17 @@ IMAGE = bentoml.images.Image(python_version="3.12").build_include(
 class HunyuanImage:
     """Edits a picture as a prompt says, with HunyuanImage-3.0-Instruct."""
 
+    @bentoml.on_deployment
+    @staticmethod
+    def prepare() -> None:
+        """In the master, before it starts the process that serves."""
+        prepare_master(configured_workers("HunyuanImage"))
+
     @bentoml.on_startup
     async def begin(self) -> None:
         LOG.start()
+        join_master()
+        ask_no_proxy()
         TRACING.start()
         metrics()  # so that all names are there from the first scrape on
         for line in SETTINGS.lines():

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_model import model_config
 
-from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
-from hunyuan.generation.state import KVCache
+from hunyuan.formats.modules import use_weight_formats
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
@@ -19,6 +19,7 @@ from hunyuan.plan.memory import GIB, MARGIN, Work, kv_layer_bytes, moe_workspace
 from hunyuan.plan.table import render
 from hunyuan.plan.weights import stored_weights, weight_bytes, with_formats
 from hunyuan.prompt.resolution import Size
+from scripts.support.full_size import full_size_config
 
 H100, H200 = Gpu("H100", int(79.6 * GIB)), Gpu("H200", 140 * GIB)
 
@@ -59,6 +60,7 @@ def test_weights_are_those_of_the_network(changes):
     config = model_config(**changes)
     with torch.device("meta"):
         model = HunyuanImage3(config)
+        use_weight_formats(model)
     parts = weight_bytes(config, itemsize=4)
 
     def held(*prefixes: str) -> int:

@@ -20,7 +20,7 @@ from document_commands import COMMANDS
 from PIL import Image
 from server_process import environment, free_port, photo_bytes
 
-from hunyuan.aot import ENGINE_MODULES
+from hunyuan.accel.flashinfer_modules import ENGINE_MODULES
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
