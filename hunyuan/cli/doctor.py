@@ -170,13 +170,19 @@ def gpus() -> tuple[list[Card], Row]:
 
 def kernels(cards: list[Card]) -> Row:
     """Only Hopper uses them."""
-    from hunyuan import aot
+    from hunyuan.accel import flashinfer_modules
 
-    missing = aot.missing_modules()
+    missing = flashinfer_modules.missing_modules()
     if not missing:
-        return Row("ok", "compiled kernels", f"all {len(aot.ENGINE_MODULES)} of FlashInfer's that are called")
+        return Row(
+            "ok", "compiled kernels", f"all {len(flashinfer_modules.ENGINE_MODULES)} of FlashInfer's that are called"
+        )
     wanted = any(card.capability == HOPPER for card in cards)
-    told = "FlashInfer is not installed" if aot.aot_folder() is None else f"missing: {len(missing)} of FlashInfer's"
+    told = (
+        "FlashInfer is not installed"
+        if flashinfer_modules.aot_folder() is None
+        else f"missing: {len(missing)} of FlashInfer's"
+    )
     return Row("--", "compiled kernels", f"{told}{'; run `hunyuan kernels`' if wanted else ''}")
 
 
@@ -225,14 +231,14 @@ def weights(cards: list[Card], folder: Path | None) -> Row:
 
 
 def speed(cards: list[Card]) -> Row:
-    from hunyuan import aot
+    from hunyuan.accel import flashinfer_modules
 
     lacks = []
     if not any(card.capability == HOPPER for card in cards):
         lacks.append("a Hopper GPU (H100, H200)")
     if importlib.util.find_spec("triton") is None:
         lacks.append("Triton")
-    if aot.missing_modules():
+    if flashinfer_modules.missing_modules():
         lacks.append("FlashInfer's compiled kernels")
     if lacks:
         return Row("--", "allows: speed", f"the plain or a slower path; the fast one lacks {', '.join(lacks)}")

@@ -38,8 +38,9 @@ def make(args: argparse.Namespace, photos: list[Path]) -> int:
         photo.open("rb").close()  # before minutes of loading
 
     from hunyuan.cli.progress import Progress
-    from hunyuan.editor import Editor, validate
+    from hunyuan.editor import Editor
     from hunyuan.settings import Settings
+    from hunyuan.validation import validate
 
     settings = Settings() if args.model is None else Settings(model_id=args.model)
     request = EditRequest(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hunyuan import aot
+from hunyuan.accel import flashinfer_modules
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.cli import doctor
 from hunyuan.cli.main import main
@@ -55,10 +55,10 @@ def test_the_pins_of_a_checkout_are_read() -> None:
 def test_an_h100_gets_4_bits_and_the_fast_path_once_its_kernels_are_there(monkeypatch) -> None:
     row = doctor.weights([H100], None)
     assert (row.state, row.found.split(":")[0]) == ("ok", "the published model in 4bit")
-    monkeypatch.setattr(aot, "missing_modules", lambda: ["fused_moe_90"])
+    monkeypatch.setattr(flashinfer_modules, "missing_modules", lambda: ["fused_moe_90"])
     assert "run `hunyuan kernels`" in doctor.kernels([H100]).found
     assert "FlashInfer's compiled kernels" in doctor.speed([H100]).found
-    monkeypatch.setattr(aot, "missing_modules", list)
+    monkeypatch.setattr(flashinfer_modules, "missing_modules", list)
     assert doctor.kernels([H100]).state == "ok"
     assert doctor.speed([H100]).state == "ok"
     assert "a Hopper GPU" in doctor.speed([SMALL]).found

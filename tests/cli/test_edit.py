@@ -53,7 +53,7 @@ def test_a_picture_from_words_alone(model: Path, tmp_path: Path, capsys) -> None
     [
         ("blue", "out.gif", [], 2, "--out: got"),
         ("blue", "no/folder.png", [], 2, "--out: there is no folder"),
-        (" ", "out.png", [], 2, "prompt: got a blank prompt"),
+        (" ", "out.png", [], 2, "prompt: it is blank"),
         ("blue", "out.png", ["--steps", "101"], 2, "steps: got 101"),
         ("blue", "out.png", ["--size", "huge"], 2, "resolution: got 'huge'"),
         ("blue", "out.png", ["--photo", "missing.png"], 1, "missing.png"),
