@@ -54,13 +54,14 @@ class Dressing:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over.
+    request that is over; `before` is called once, before there is an app.
     """
 
     max_body_bytes: int
     model_name: Callable[[], str | None]
     describe: Callable[[], str]
     on_end: Callable[[Call], None]
+    before: Callable[[], None]
 
 
 def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
@@ -74,6 +75,7 @@ def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
             return specification
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
+            dressing.before()
             app = super().to_asgi(is_main=is_main)
             assert isinstance(app, Starlette)
             logging.getLogger(_FRAMEWORK_ERRORS).addFilter(HideExpectedErrors())
@@ -89,6 +91,14 @@ def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
             return app
 
     return DressedService
+
+
+def configured_workers(name: str) -> int | str:
+    """How many processes `bentoml serve` starts for the service, after BENTOML_CONFIG_OPTIONS and its like."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    workers: int | str = BentoMLContainer.config.services[name].workers.get()
+    return workers
 
 
 def _paths_of(app: Starlette) -> frozenset[str]:

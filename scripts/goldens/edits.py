@@ -12,9 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from goldens.folder import Golden, official_size
-from goldens.network import DROPPING
-from goldens.report import Check, Tolerance
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.job import EditJob
 from hunyuan.generation.step_cache import TaylorCache, TaylorSettings
@@ -22,6 +19,9 @@ from hunyuan.generation.text import TextPlan
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import Size
 from hunyuan.requests import EditRequest, EditResult
+from scripts.goldens.folder import Golden, official_size
+from scripts.goldens.network import DROPPING
+from scripts.goldens.report import Check, Tolerance
 
 STATS_TOLERANCE = 5e-3  # of the decoder's output range
 PNG_MEAN_DIFFERENCE = 1.5
