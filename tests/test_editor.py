@@ -19,10 +19,10 @@ from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.editor import BUILTIN_NAME, MAX_SEED
+from hunyuan.engines.native import NativeEngine
+from hunyuan.engines.official import OfficialEngine
 from hunyuan.errors import CheckpointError, InvalidImage, InvalidPrompt, InvalidRequest
 from hunyuan.model.vae import Posterior
-from hunyuan.native import NativeEngine
-from hunyuan.official import OfficialEngine
 from hunyuan.requests import CancelToken, EditResult
 from hunyuan.validation import validate
 

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from hunyuan.checkpoint.names import STORED_TYPES, TensorSpec
-from hunyuan.checkpoint.shards import ShardReader
+from hunyuan.checkpoint.safetensors_file import ShardReader
+from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import ModelConfig
 

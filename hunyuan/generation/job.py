@@ -16,17 +16,19 @@ from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
-from hunyuan.generation.decode_graph import GraphedDecoder, TextRun
+from hunyuan.generation.decoding import TextDecoder, TextRun
 from hunyuan.generation.denoise import Denoiser
+from hunyuan.generation.kv_cache import KVCache, layer_devices, shared_prefix
+from hunyuan.generation.prefill import Conditions, encode_conditions, prefill, run_tokens
+from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
-from hunyuan.generation.sequence import Conditions, encode_conditions, prefill, run_tokens
-from hunyuan.generation.state import KVCache, RequestRandom, shared_prefix
 from hunyuan.generation.step_cache import TaylorCache
 from hunyuan.generation.text import TextPlan, decode_text, read_text
-from hunyuan.generation.workspace import Workspace, layer_devices
+from hunyuan.generation.workspace import Workspace
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.prompt.images import CondImage, load_image, prepare_cond_image, stretch, to_pil
+from hunyuan.pictures.rgb import load_image
+from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
 from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
@@ -196,7 +198,7 @@ class EditJob:
         filled.ids.append(token)
         return self.model.logits(hidden[0, -1])
 
-    def _decoder(self, filled: Filled) -> GraphedDecoder | None:
+    def _decoder(self, filled: Filled) -> TextDecoder | None:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
         decoder = None if self.workspace is None else self.workspace.decoder
         if decoder is None or self.lent is None or not filled.kv.shares(self.lent):

@@ -56,13 +56,14 @@ class Dressing:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over.
+    request that is over; `before` is called once, before there is an app.
     """
 
     max_body_bytes: int
     model_name: Callable[[], str | None]
     describe: Callable[[], str]
     on_end: Callable[[Call], None]
+    before: Callable[[], None]
 
 
 def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
@@ -77,6 +78,7 @@ def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
             self.add_asgi_middleware(TrueStatus)
+            dressing.before()
             app = super().to_asgi(is_main=is_main)
             assert isinstance(app, Starlette)
             logging.getLogger(_FRAMEWORK_ERRORS).addFilter(HideExpectedErrors())
@@ -114,6 +116,14 @@ def _take_cors_out(app: Starlette) -> dict[str, Any] | None:
         options[name] = value.replace(",", " ").split() if isinstance(value, str) else list(value)
     options["expose_headers"] = [*dict.fromkeys([*options["expose_headers"], *_ANSWER_HEADERS, "Retry-After"])]
     return options
+
+
+def configured_workers(name: str) -> int | str:
+    """How many processes `bentoml serve` starts for the service, after BENTOML_CONFIG_OPTIONS and its like."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    workers: int | str = BentoMLContainer.config.services[name].workers.get()
+    return workers
 
 
 def _paths_of(app: Starlette) -> frozenset[str]:

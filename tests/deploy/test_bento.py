@@ -37,7 +37,13 @@ def dockerfile(bento: Path) -> str:
 
 def test_contents(bento: Path) -> None:
     names = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"service.py", "hunyuan/editor.py", "hunyuan/aot.py", "hunyuan/accel/build/cut.py", "LICENSE"} <= names
+    assert {
+        "service.py",
+        "hunyuan/editor.py",
+        "hunyuan/accel/prepare.py",
+        "hunyuan/accel/build/cut.py",
+        "LICENSE",
+    } <= names
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "hunyuan").rglob("*.py")}
     assert ours | {f"hunyuan/serving/static/{name}" for name in FILES} <= names
     allowed = re.compile(

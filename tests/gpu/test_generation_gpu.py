@@ -21,10 +21,11 @@ from graph_safe import make_graph_safe
 from PIL import Image
 
 from hunyuan import CancelToken, Editor, EditRequest, Settings
+from hunyuan.accel.captured_decoding import CapturedDecoder
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.errors import Cancelled
-from hunyuan.generation.decode_graph import TextRun
+from hunyuan.generation.decoding import TextRun
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.sampling import Sampling, uniforms
 from hunyuan.generation.text import TextPlan
@@ -63,7 +64,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     eager, fast = load(folder), load(folder)
     make_graph_safe(fast.model)
     with torch.inference_mode():
-        workspace = Workspace.create(fast.model, CAPACITY)
+        workspace = Workspace.create(fast.model, CAPACITY, CapturedDecoder)
     yield Engine(eager, fast, workspace)
     torch.cuda.empty_cache()
 
