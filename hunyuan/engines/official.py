@@ -39,7 +39,7 @@ import transformers
 from PIL import Image
 
 from hunyuan.errors import CheckpointError, HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory, SettingsError
-from hunyuan.prompt.images import load_image
+from hunyuan.pictures.rgb import load_image
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
 from hunyuan.settings import Settings
 
