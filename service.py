@@ -18,6 +18,7 @@ from hunyuan import __version__
 from hunyuan.loopback import ask_no_proxy
 from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving import metric_files
+from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.app import API_PATH, Dressing, configured_workers, dressed_service
 from hunyuan.serving.attend import attended
 from hunyuan.serving.calls import Call, EditFacts, call_of
@@ -25,7 +26,7 @@ from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.envelope import reporting
 from hunyuan.serving.inputs import edit_form, max_body_bytes
 from hunyuan.serving.lifecycle import Drain
-from hunyuan.serving.logs import JsonLog, log_request
+from hunyuan.serving.logs import ServiceLog, log_request
 from hunyuan.serving.metrics import metrics
 from hunyuan.serving.png import encode_png
 from hunyuan.serving.processes import end_both, join_master, prepare_master
@@ -69,6 +70,11 @@ def finished(call: Call) -> None:
     metrics().request(call)
 
 
+def say_ready(serving: str) -> None:
+    """The last line of the start: what, where, and a command to try."""
+    logger.info("ready: serving %s%s", serving, invitation(address_of("HunyuanImage")))
+
+
 def show_depth(depth: int) -> None:
     metrics().depth.set(depth)
 
@@ -89,10 +95,11 @@ def describe() -> str:
     return DECODERS.trouble or WORKER.describe()
 
 
-LOG = JsonLog()
+LOG = ServiceLog(SETTINGS.log_format)
+LOG.dress_framework()  # in the master too
 TRACING = Tracing()
 QUEUE = EditQueue(SETTINGS.queue_size, on_depth=show_depth)
-WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve)
+WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve, say_ready, LOG.progress)
 UPLOADS = Uploads(MAX_UPLOADS, QUEUE.retry_after_s)
 DRAIN = Drain(WORKER.shut_down, lambda: QUEUE.attended > 0)
 DECODERS = Decoders(

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     max_decode_s: float = Field(10, gt=0, le=3600)
     prompt_max_chars: int = Field(4000, ge=1)
     png_prompt: bool = False
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
     cache_dir: Path | None = None
 
     def __init__(self, **values: Any) -> None:

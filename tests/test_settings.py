@@ -30,6 +30,7 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("max_decode_s", "HUNYUAN_MAX_DECODE_S", "2.5", 2.5),
     ("prompt_max_chars", "HUNYUAN_PROMPT_MAX_CHARS", "10", 10),
     ("png_prompt", "HUNYUAN_PNG_PROMPT", "true", True),
+    ("log_format", "HUNYUAN_LOG_FORMAT", "text", "text"),
     ("cache_dir", "HUNYUAN_CACHE_DIR", "somewhere/else", Path("somewhere/else")),
 ]
 
@@ -51,6 +52,7 @@ DEFAULTS = {
     "max_decode_s": 10,
     "prompt_max_chars": 4000,
     "png_prompt": False,
+    "log_format": "auto",
     "cache_dir": None,
 }
 
@@ -256,6 +258,7 @@ FLOATS = [variable(name) for name, field in Settings.model_fields.items() if fie
         ("HUNYUAN_MAX_DECODE_S", "inf"),
         ("HUNYUAN_PROMPT_MAX_CHARS", "0"),
         ("HUNYUAN_PNG_PROMPT", "perhaps"),
+        ("HUNYUAN_LOG_FORMAT", "xml"),
         ("MODEL_ID", "no/such/folder"),
     ],
 )
