@@ -358,7 +358,7 @@ def test_bad_requests_leave_no_memory_behind(server: Server, client: httpx.Clien
     assert after < before * 1.05
 
 
-def test_a_websocket_gets_the_envelope_too(server: Server) -> None:
+def test_a_websocket_is_a_request_like_any_other(server: Server) -> None:
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
     head = f"GET /edit HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
@@ -368,8 +368,8 @@ def test_a_websocket_gets_the_envelope_too(server: Server) -> None:
             received = connection.recv(65536)
             assert received, answer
             answer += received
-    assert answer.startswith(b"HTTP/1.1 404")
-    assert b'{"error": "not_found"' in answer
+    assert answer.startswith(b"HTTP/1.1 405")
+    assert b'{"error": "method_not_allowed"' in answer
 
 
 def test_a_span_of_each_edit_is_sent(client: httpx.Client, spans: Spans) -> None:
