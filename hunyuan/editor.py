@@ -1,6 +1,6 @@
 """The one object to load and call: checks a request, fills in its defaults, hands it to an engine.
 
-Knows defaults. Does not know how a picture is computed (`hunyuan.generation`, `hunyuan.official`)
+Knows defaults. Does not know how a picture is computed (`hunyuan.generation`, `hunyuan.engines.official`)
 nor anything of HTTP.
 """
 
@@ -136,10 +136,10 @@ class Editor:
 
 def _load_engine(folder: Path, settings: Settings) -> Engine:
     if settings.engine == "official":
-        from hunyuan.official import OfficialEngine
+        from hunyuan.engines.official import OfficialEngine
 
         return OfficialEngine.load(folder, settings)
-    from hunyuan.native import NativeEngine
+    from hunyuan.engines.native import NativeEngine
 
     return NativeEngine.load(folder, settings)
 

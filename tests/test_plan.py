@@ -11,7 +11,8 @@ from small_model import model_config
 
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
-from hunyuan.generation.state import KVCache
+from hunyuan.formats.modules import use_weight_formats
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
@@ -59,6 +60,7 @@ def test_weights_are_those_of_the_network(changes):
     config = model_config(**changes)
     with torch.device("meta"):
         model = HunyuanImage3(config)
+        use_weight_formats(model)
     parts = weight_bytes(config, itemsize=4)
 
     def held(*prefixes: str) -> int:

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hunyuan.checkpoint.names import STORED_TYPES, TensorSpec
-from hunyuan.checkpoint.shards import ShardReader
+from hunyuan.checkpoint.safetensors_file import ShardReader
+from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.checkpoint.untrusted import MOST_JSON, FileProblem, NoPlainFile, is_plain_name, parse_json, read_small
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import ModelConfig

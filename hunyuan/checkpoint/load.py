@@ -29,13 +29,14 @@ from hunyuan.checkpoint.folder import (
     read_json,
     weight_files,
 )
-from hunyuan.checkpoint.names import TensorSpec, expected_tensors
-from hunyuan.checkpoint.shards import Entry, ShardReader
+from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
+from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
 from hunyuan.errors import CheckpointError
+from hunyuan.formats.modules import use_weight_formats
+from hunyuan.formats.numbers import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
 from hunyuan.model.config import ModelConfig
-from hunyuan.model.moe.formats import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.placement import Placement
+from hunyuan.placement import Placement
 
 __all__ = ["check_keys", "empty_model", "load_model", "read_config", "read_index", "read_json", "weight_files"]
 
@@ -99,6 +100,7 @@ def empty_model(config: ModelConfig, device: torch.device | Placement, dtype: to
     placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
     with torch.device("meta"):
         model = HunyuanImage3(config)
+        use_weight_formats(model)
     for name, parameter in model.named_parameters():
         own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
         where = placement.device_of(name)

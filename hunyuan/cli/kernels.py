@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hunyuan import aot
+    from hunyuan.accel import flashinfer_modules
     from hunyuan.accel.build import command
     from hunyuan.accel.build.specs import prepare_environment
 
-    names = tuple(args.module or aot.ENGINE_MODULES)
+    names = tuple(args.module or flashinfer_modules.ENGINE_MODULES)
     if args.check:
         return command.check(names)
     with tempfile.TemporaryDirectory(prefix="kernels-") as scratch:

@@ -3,7 +3,7 @@
 
     scripts/benchmarks/bench_engine.py [--layers 32] [--weights 4bit|fp8|bf16] [--dense bf16|fp8] [--size 1024x1024]
                             [--prompt-tokens 5700] [--tokens 1000] [--steps 28] [--guidance 2.5] [--repeat 2]
-                            [--step-cache taylor] [--distil] [--json FILE] [--check]
+                            [--step-cache taylor|spectrum] [--distil] [--json FILE] [--check]
 
 Prints, for each stage of a whole edit (one source picture, thinking first), what it took, the rate reached, and the
 shortest time that the rates measured on the same device in the same run allow; at the default set-up also what is
@@ -35,21 +35,22 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from hunyuan.checkpoint.full_size import full_size_config, randomise, write_small_files  # noqa: E402
+from hunyuan.accel.experts.backends import moe_blocks  # noqa: E402
+from hunyuan.accel.experts.flashinfer import FlashInferExperts  # noqa: E402
+from hunyuan.checkpoint.full_size import full_size_config  # noqa: E402
 from hunyuan.checkpoint.load import empty_model, read_config  # noqa: E402
 from hunyuan.checkpoint.tiny import TinyShape, write_tiny_checkpoint  # noqa: E402
-from hunyuan.fast_path import choose_impl  # noqa: E402
+from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files  # noqa: E402
 from hunyuan.generation.job import EditJob  # noqa: E402
 from hunyuan.model.attention import Segment, split_segments  # noqa: E402
-from hunyuan.model.moe.backends import moe_blocks  # noqa: E402
-from hunyuan.model.moe.flashinfer import FlashInferExperts  # noqa: E402
-from hunyuan.native import NativeEngine, read_small_files  # noqa: E402
+from hunyuan.pictures.rgb import load_image  # noqa: E402
 from hunyuan.plan.weights import FORMATS  # noqa: E402
-from hunyuan.prompt.images import load_image, prepare_cond_image  # noqa: E402
+from hunyuan.prompt.images import prepare_cond_image  # noqa: E402
 from hunyuan.requests import EditRequest, EditResult  # noqa: E402
 from hunyuan.settings import Settings  # noqa: E402
 from scripts.benchmarks.engine_check import check  # noqa: E402
 from scripts.benchmarks.engine_work import Work, WorkCounter  # noqa: E402
+from scripts.support.full_size import randomise, write_small_files  # noqa: E402
 
 STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
 AIMS_MS = {
@@ -244,7 +245,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def kernel_lines(engine: NativeEngine) -> list[str]:
     """What computes, and which pair of tiles the experts take for how many tokens (the nearest entry serves)."""
     model = engine.checkpoint.model
-    kernels, experts = model.model.ln_f.kernels, [block.experts for block in moe_blocks(model)]
+    kernels, experts = model.model.ln_f.operations, [block.experts for block in moe_blocks(model)]
     lines = [f"kernels: {kernels.name}, attention {getattr(kernels, 'attention', 'sdpa')}"]
     lines.append(f"experts: {', '.join(sorted({type(e).__name__ for e in experts}))}")
     shared = {e.shared.key: e.shared for e in experts if isinstance(e, FlashInferExperts)}
@@ -288,7 +289,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=1000, help="decoded tokens")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance", type=float, default=2.5)
-    parser.add_argument("--step-cache", choices=("taylor",))
+    parser.add_argument("--step-cache", choices=("taylor", "spectrum"))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--repeat", type=int, default=2, help="measured edits after the warm-up")
     parser.add_argument("--json", type=Path)

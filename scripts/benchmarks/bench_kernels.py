@@ -68,18 +68,18 @@ class Bench:
     """Inputs drawn anew by each run, and the cases made of them."""
 
     def __init__(self, sizes: Sizes, device: str, attention: str, seed: int) -> None:
-        from hunyuan.model.kernels import EAGER
-        from hunyuan.model.kernels.hopper import HopperKernels
+        from hunyuan.accel.hopper import HopperOperations
+        from hunyuan.model.operations import PLAIN
 
-        self.s, self.device, self.eager = sizes, device, EAGER
-        self.fast = HopperKernels(attention=attention)
+        self.s, self.device, self.eager = sizes, device, PLAIN
+        self.fast = HopperOperations(attention=attention)
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def draw(self, *shape: int, dtype: torch.dtype = BF16) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device).to(dtype)
 
     def layer(self, outputs: int, inputs: int, fp8: bool) -> nn.Module:
-        from hunyuan.model.linear import Fp8Linear
+        from hunyuan.formats.modules import Fp8Linear
 
         weight = self.draw(outputs, inputs) / inputs**0.5
         if not fp8:
@@ -131,7 +131,7 @@ class Bench:
                      lambda: dense(self.eager))]  # fmt: skip
 
     def qkv(self, tokens: int) -> list[Case]:
-        from hunyuan.model.kernels import HeadNorms, HeadShape
+        from hunyuan.model.operations import HeadNorms, HeadShape
 
         s, rows = self.s, 2 if tokens > 1 else 1
         shape, each = HeadShape(s.heads, s.kv_heads, s.dim), tokens // rows
@@ -141,11 +141,11 @@ class Bench:
         start = torch.full((1,), 3, dtype=torch.int32, device=qkv.device) if tokens == 1 else 3
 
         def run(kind: Any, x: Tensor, buffers: OneLayer) -> Tensor:
-            q, keys, _ = kind.store_qkv(x, shape, rope, norms, buffers, 0, 3 if kind is self.eager else start)
+            q, keys, _ = kind.rope_norm_store(x, shape, rope, norms, buffers, 0, 3 if kind is self.eager else start)
             return torch.cat([q.flatten(), keys[:, 3 : 3 + each].flatten()]) if tokens > 1 else q
 
         def plain(kind: Any) -> None:
-            kind.store_qkv(qkv, shape, rope, norms, kv, 0, 3 if kind is self.eager else start)
+            kind.rope_norm_store(qkv, shape, rope, norms, kv, 0, 3 if kind is self.eager else start)
 
         wide = OneLayer(self, rows, s.keys, torch.float32)
         return [Case(f"qkv, rope, norm, write {tokens}", lambda: plain(self.fast), lambda: plain(self.eager), None,
@@ -192,8 +192,8 @@ class Bench:
         return made
 
     def decode(self) -> list[Case]:
+        from hunyuan.accel.kernels.decode_attention import decode_attention
         from hunyuan.model.attention import Segment
-        from hunyuan.model.kernels.one_query import attend_one
 
         s, made = self.s, []
         for length in (s.text, 3 * s.text):
@@ -205,7 +205,7 @@ class Bench:
                 return self.eager.attend(q.float(), k.float(), v.float(), one)
 
             size = 4.0 * length * s.kv_heads * s.dim
-            made.append(Case(f"one query x {length}", lambda q=q, k=k, v=v, at=at: attend_one(q, k, v, at),
+            made.append(Case(f"one query x {length}", lambda q=q, k=k, v=v, at=at: decode_attention(q, k, v, at),
                              lambda q=q, k=k, v=v, one=one: self.eager.attend(q, k, v, one), exact, size,
                              graph=True))  # fmt: skip
         return made
@@ -233,15 +233,15 @@ class Bench:
 
     def sweep(self) -> list[Case]:
         """The one-token kernels with other tiles."""
-        from hunyuan.model.kernels.gemv import Tile, gemv
-        from hunyuan.model.kernels.one_query import Cut, attend_one
+        from hunyuan.accel.kernels.decode_attention import Cut, decode_attention
+        from hunyuan.accel.kernels.gemv import Tile, gemv
 
         s, made = self.s, []
         q, (k, v) = self.draw(1, 1, s.heads, s.dim), OneLayer(self, 1, s.text + 8).buffers(0)
         at = torch.tensor([s.text - 1], dtype=torch.int32, device=q.device)
         for cut in (Cut(16, 64, 3), Cut(32, 32, 4), Cut(32, 64, 2), Cut(32, 64, 3), Cut(32, 64, 3, 2),
                     Cut(32, 128, 2), Cut(64, 32, 3), Cut(64, 64, 2), Cut(64, 128, 1)):  # fmt: skip
-            run = lambda cut=cut: attend_one(q, k, v, at, cut)  # noqa: E731
+            run = lambda cut=cut: decode_attention(q, k, v, at, cut)  # noqa: E731
             made.append(Case(f"one query {cut}", run, run, None, 4.0 * s.text * s.kv_heads * s.dim, graph=True))
         for fp8 in (False, True):
             layer, x = self.layer(2 * s.width, s.hidden, fp8), self.draw(1, s.hidden)

@@ -29,20 +29,20 @@ from PIL import Image
 from torch import Tensor
 
 from hunyuan.checkpoint.folder import INDEX_FILE, read_config
-from hunyuan.checkpoint.full_size import full_size_config, write_small_files
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import load_model, staging_bytes
-from hunyuan.checkpoint.names import TensorSpec, expected_tensors
 from hunyuan.checkpoint.quantize import plan_shards
-from hunyuan.checkpoint.shards import ShardWriter
+from hunyuan.checkpoint.safetensors_file import ShardWriter
+from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
 from hunyuan.checkpoint.tiny_config import TinyShape, model_config
 from hunyuan.checkpoint.tiny_tokenizer import build_tokenizer
+from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
 from hunyuan.errors import CheckpointError
-from hunyuan.fast_path import choose_impl
 from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.native import NativeEngine, read_small_files
 from hunyuan.requests import EditRequest
 from hunyuan.settings import Settings
+from scripts.support.full_size import write_small_files
 
 GIB = 2**30
 _MARKER = "bench_load.txt"  # says that the folder is ours to delete

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hunyuan.model.moe import one_token, tuning
-from hunyuan.model.moe.eager import eager_experts
-from hunyuan.model.moe.experts import EXPERT_FORMATS, Experts
-from hunyuan.model.moe.flashinfer import MODE_OF_FORMAT, take_stacks
-from hunyuan.model.moe.formats import FP8
-from hunyuan.model.moe.tactics import Tactics
-from hunyuan.model.moe.torch_grouped import TorchExperts
+from hunyuan.accel.experts import small_batch, tuning
+from hunyuan.accel.experts.flashinfer import MODE_OF_FORMAT, take_stacks
+from hunyuan.accel.experts.tactics import Tactics
+from hunyuan.accel.experts.torch_grouped import TorchExperts
+from hunyuan.formats.modules import EXPERT_FORMATS
+from hunyuan.formats.numbers import FP8
+from hunyuan.model.moe import Experts, experts_loop
 
 MODES = {  # name: (backend, format of the weights)
     "eager bf16": ("eager", "bf16"),
@@ -139,11 +139,11 @@ class Bench:
             return list(experts)
         if impl == "torch":
             return [TorchExperts(e) for e in experts]
-        from hunyuan.model.moe.flashinfer import FlashInferExperts, shared_for
+        from hunyuan.accel.experts.flashinfer import FlashInferExperts, shared_for
 
         if impl == "one_token":
             return [OneTokenOnly(e) for e in experts]
-        shared = shared_for(experts[0], self.sizes.topk, self.tactics, self.max_tokens, one_token=False)
+        shared = shared_for(experts[0], self.sizes.topk, self.tactics, self.max_tokens, small_batch=False)
         return [FlashInferExperts(e, shared) for e in experts]
 
     def row(self, mode: str, impl: str, modules: list[nn.Module], tokens: int, weight_bytes: int) -> Row:
@@ -173,7 +173,7 @@ class Bench:
         del poison
         again = call()
         x, weights, index = (part[:CHECKED] for part in given)
-        expected = eager_experts(x.float(), weights, index, partial(fp32_pair, module))
+        expected = experts_loop(x.float(), weights, index, partial(fp32_pair, module))
         error = ((first[:CHECKED].float() - expected).norm() / expected.norm()).item()
         return error, torch.equal(first, again)
 
@@ -193,7 +193,7 @@ class OneTokenOnly(nn.Module):
     def __init__(self, experts: Experts) -> None:
         super().__init__()
         self.stacks = take_stacks(experts, MODE_OF_FORMAT[experts.format])
-        self.small = one_token.OneToken(self.stacks)
+        self.small = small_batch.SmallBatch(self.stacks)
 
     def dequantized(self, expert: int) -> tuple[Tensor, Tensor]:
         return self.stacks.dequantized(expert)
@@ -204,9 +204,7 @@ class OneTokenOnly(nn.Module):
 
 def fp32_pair(module: nn.Module, expert: int) -> tuple[Tensor, Tensor]:
     if isinstance(module, Experts):
-        return module.dequantized("gate_and_up", expert, torch.float32), module.dequantized(
-            "down", expert, torch.float32
-        )
+        return module.matrix("gate_and_up", expert, torch.float32), module.matrix("down", expert, torch.float32)
     if isinstance(module, TorchExperts):
         scales = module.scales or (None, None)
         pair = zip((module.gate_and_up, module.down), scales, strict=True)
@@ -240,7 +238,7 @@ def run_modes(bench: Bench, wanted: list[str], tokens: list[int]) -> list[Row]:
     rows = []
     for mode in wanted:
         impl, kind = MODES[mode]
-        counts = [1, 2, one_token.MAX_TOKENS] if impl == "one_token" else tokens
+        counts = [1, 2, small_batch.MAX_TOKENS] if impl == "one_token" else tokens
         try:
             experts = [random_experts(kind, bench.sizes, bench.device, seed) for seed in range(SETS[kind])]
             size = sum(p.numel() * p.element_size() for p in experts[0].parameters())
@@ -288,13 +286,13 @@ def time_blocks(bench: Bench, kind: str) -> list[dict[str, object]]:
     data = [inputs(1, bench.sizes, bench.device, seed) for seed in range(len(modules))]
     results = []
     dtype = modules[0].stacks.gate_and_up.dtype
-    defaults = one_token.default_blocks(dtype)
-    for product, candidates in enumerate(one_token.candidate_blocks(dtype)):
+    defaults = small_batch.default_blocks(dtype)
+    for product, candidates in enumerate(small_batch.candidate_blocks(dtype)):
         for cut in [*candidates, *([replace(candidates[0], plain=True)] if kind == "mxfp4" else [])]:
             blocks = (cut, defaults[1]) if product == 0 else (defaults[0], cut)
             calls = []
             for module, (x, weights, index) in zip(modules, data, strict=True):
-                small = one_token.OneToken(module.stacks, blocks)
+                small = small_batch.SmallBatch(module.stacks, blocks)
                 h = small.first_product(x, index)
                 if product == 0:
                     calls.append(lambda small=small, x=x, index=index: small.first_product(x, index))

@@ -15,21 +15,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hunyuan.checkpoint.full_size import full_size_config, randomise, write_small_files
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import empty_model, read_config
-from hunyuan.fast_path import choose_impl
-from hunyuan.generation.sequence import run_tokens
-from hunyuan.generation.state import KVCache
+from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
+from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.prefill import run_tokens
 from hunyuan.model.config import ModelConfig
-from hunyuan.model.kernels import EAGER
-from hunyuan.model.kernels.replay import recorded_routes, replayed_routes
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.operations import PLAIN
 from hunyuan.model.rope import positions_2d, rope_table
-from hunyuan.native import NativeEngine, read_small_files
 from hunyuan.plan.weights import FORMATS
 from hunyuan.prompt.layout import CondShape, Layout
 from hunyuan.prompt.resolution import Size, resolution_group
 from hunyuan.settings import Settings
+from scripts.support.full_size import randomise, write_small_files
+from scripts.support.route_replay import recorded_routes, replayed_routes
 
 LIMITS = {"bf16": 1e-2, "fp8": 8e-2, "4bit": 8e-2}  # of ||fast - plain|| / ||plain||
 LAYERS = 4
@@ -113,10 +113,10 @@ class Pair:
         prefix = self._noise(1, block.timestep)
         image = self._noise(rows, block.image.stop - block.timestep)
         token = self._noise(1, 1)
-        with recorded_routes(EAGER) as routes:
+        with recorded_routes(PLAIN) as routes:
             expected = run(self.plain, layout, prefix.float(), image.float(), token.float())
         fast = self.engine.checkpoint.model
-        with replayed_routes(fast.model.ln_f.kernels, routes):
+        with replayed_routes(fast.model.ln_f.operations, routes):
             ours = run(fast, layout, prefix, image, token)
         return {stage: relative(ours[stage], expected[stage]) for stage in expected}
 

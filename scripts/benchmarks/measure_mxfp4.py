@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import Tensor
 
-from hunyuan.model.moe import formats
-from hunyuan.model.moe.formats import MXFP4_BLOCK, dequantize_fp8, dequantize_mxfp4, quantize_fp8, quantize_mxfp4
+from hunyuan.formats import numbers
+from hunyuan.formats.numbers import MXFP4_BLOCK, dequantize_fp8, dequantize_mxfp4, quantize_fp8, quantize_mxfp4
 
 ROWS, COLUMNS, TOKENS = 256, 1024, 4096
 
@@ -59,7 +59,7 @@ def compensated(weight: Tensor, activations: Tensor) -> Tensor:
     for start in range(0, weight.shape[1], MXFP4_BLOCK):
         end = start + MXFP4_BLOCK
         _, scale = quantize_mxfp4(rest[:, start:end], importance[start:end])
-        most = torch.exp2(scale.float() - formats.E8M0_BIAS)  # [rows, 1]
+        most = torch.exp2(scale.float() - numbers.E8M0_BIAS)  # [rows, 1]
         for column in range(start, end):
             found[:, column] = _nearest(rest[:, column], most[:, 0])
             error = (rest[:, column] - found[:, column]) / inverse[column, column]
@@ -69,7 +69,7 @@ def compensated(weight: Tensor, activations: Tensor) -> Tensor:
 
 def _nearest(values: Tensor, scale: Tensor) -> Tensor:
     """The grid's nearest to `values` `[n, ...]` under a scale for each of the n."""
-    grid = torch.tensor(formats.E2M1_VALUES)
+    grid = torch.tensor(numbers.E2M1_VALUES)
     scale = scale.view(-1, *[1] * (values.dim() - 1))
     size = values.abs() / scale
     return values.sign() * grid[(size[..., None] - grid).abs().argmin(-1)] * scale

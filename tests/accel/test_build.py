@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hunyuan import aot
+from hunyuan.accel import flashinfer_modules
 from hunyuan.accel.build import cut, tactics, wanted
-from hunyuan.model.moe import tactics as engine
+from hunyuan.accel.experts import tactics as engine
 
 ROOT = Path(__file__).resolve().parents[2]
-CSRC = Path(str(aot.aot_folder())).parent / "csrc"
+CSRC = Path(str(flashinfer_modules.aot_folder())).parent / "csrc"
 
 # Tactics that ran on an H100 in a build that held these tiles and no others (November 2026).
 RAN = {
@@ -111,14 +111,14 @@ def test_a_tile_that_flashinfer_lacks_is_an_error(generator: object, tmp_path: P
 
 
 def test_missing_modules_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(aot, "aot_folder", lambda: tmp_path)
-    assert aot.missing_modules() == list(aot.ENGINE_MODULES)
-    for name in aot.ENGINE_MODULES[1:]:
-        aot.library(name, tmp_path).parent.mkdir()
-        aot.library(name, tmp_path).touch()
-    assert aot.missing_modules() == [aot.FUSED_MOE]
-    monkeypatch.setattr(aot, "aot_folder", lambda: None)
-    assert aot.missing_modules((aot.TUNER,)) == [aot.TUNER]
+    monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: tmp_path)
+    assert flashinfer_modules.missing_modules() == list(flashinfer_modules.ENGINE_MODULES)
+    for name in flashinfer_modules.ENGINE_MODULES[1:]:
+        flashinfer_modules.library(name, tmp_path).parent.mkdir()
+        flashinfer_modules.library(name, tmp_path).touch()
+    assert flashinfer_modules.missing_modules() == [flashinfer_modules.FUSED_MOE]
+    monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: None)
+    assert flashinfer_modules.missing_modules((flashinfer_modules.TUNER,)) == [flashinfer_modules.TUNER]
 
 
 def test_the_command_says_what_is_missing() -> None:
@@ -133,4 +133,6 @@ def test_the_prefill_s_name_is_flashinfer_s() -> None:
     from flashinfer.jit.attention.modules import get_single_prefill_uri
 
     bf16 = torch.bfloat16
-    assert get_single_prefill_uri("fa3", bf16, bf16, bf16, 128, 128, 0, False, False, False) == aot.PREFILL
+    assert (
+        get_single_prefill_uri("fa3", bf16, bf16, bf16, 128, 128, 0, False, False, False) == flashinfer_modules.PREFILL
+    )

@@ -16,7 +16,7 @@ import pytest
 
 from hunyuan.checkpoint import verify
 from hunyuan.checkpoint.folder import checkpoint_name, read_config, read_index, read_json, weight_files
-from hunyuan.checkpoint.shards import ShardReader
+from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.untrusted import MOST_HEADER, MOST_JSON
 from hunyuan.errors import CheckpointError

@@ -17,7 +17,7 @@ from PIL import Image
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.generation.state import RequestRandom
+from hunyuan.generation.random_numbers import RequestRandom
 from scripts import check_goldens
 from scripts.goldens.folder import Golden
 

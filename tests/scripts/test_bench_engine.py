@@ -47,7 +47,7 @@ def test_short_run_says_what_was_measured(tmp_path: Path) -> None:
     done = run(*SHORT, "--json", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     words = ("CPU: the tiny model", "size=256x256", "steps=2", "warm-up:", "edit:", "not included: HTTP")
-    for word in (*words, *bench_engine.STAGES, "kernels: eager, attention sdpa", "experts: Experts"):
+    for word in (*words, *bench_engine.STAGES, "kernels: plain, attention sdpa", "experts: Experts"):
         assert word in done.stdout, word
     content = json.loads((tmp_path / "out.json").read_text())
     assert tuple(row["stage"] for row in content["stages"]) == bench_engine.STAGES

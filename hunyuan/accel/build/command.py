@@ -18,7 +18,7 @@ from typing import Any
 from hunyuan.accel.build.specs import build_together, spec_of
 from hunyuan.accel.build.wanted import wanted_tiles
 
-from hunyuan import aot
+from hunyuan.accel import flashinfer_modules
 
 GB_A_JOB = 6  # the peak of one compiler on the largest sources
 
@@ -30,7 +30,7 @@ def default_jobs() -> int:
 
 
 def check(names: tuple[str, ...]) -> int:
-    missing = aot.missing_modules(names)
+    missing = flashinfer_modules.missing_modules(names)
     for name in names:
         print(f"{'missing' if name in missing else 'present'}  {name}")
     return 1 if missing else 0
@@ -42,26 +42,26 @@ def show(names: tuple[str, ...], full: bool) -> int:
         print(f"{name}: {len(sources)} sources")
         for source in sources:
             print(f"  {Path(source).name}")
-    if aot.FUSED_MOE in names and not full:
+    if flashinfer_modules.FUSED_MOE in names and not full:
         for mode, tiles in wanted_tiles().items():
-            print(f"{aot.FUSED_MOE} {mode}: {len(tiles)} tiles")
+            print(f"{flashinfer_modules.FUSED_MOE} {mode}: {len(tiles)} tiles")
             for tile in sorted(tiles, key=str):
                 print(f"  {tile}")
     return 0
 
 
 def build(names: tuple[str, ...], full: bool, force: bool) -> int:
-    folder = aot.aot_folder()
+    folder = flashinfer_modules.aot_folder()
     if folder is None:
         print("FlashInfer is not installed", file=sys.stderr)
         return 1
-    specs = {name: spec_of(name, full) for name in (names if force else aot.missing_modules(names))}
+    specs = {name: spec_of(name, full) for name in (names if force else flashinfer_modules.missing_modules(names))}
     started = time.monotonic()
     for name, spec in specs.items():
         print(f"building {name}: {len(spec.sources)} sources", flush=True)
     build_together(list(specs.values()))
     for name, spec in specs.items():
-        library = aot.library(name, folder)
+        library = flashinfer_modules.library(name, folder)
         library.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(spec.jit_library_path, library)
         print(f"built {name}: {library.stat().st_size / 2**20:.1f} MiB", flush=True)

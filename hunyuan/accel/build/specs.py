@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hunyuan import aot
+from hunyuan.accel import flashinfer_modules
 from hunyuan.accel.build import cut
 from hunyuan.accel.build.tactics import FLASHINFER_VERSION
 from hunyuan.accel.build.wanted import wanted_tiles
@@ -37,14 +37,14 @@ def spec_of(name: str, full: bool = False) -> Any:
 
     if flashinfer.__version__ != FLASHINFER_VERSION:
         raise cut.SourceChanged(f"FlashInfer {flashinfer.__version__}; the cut is for {FLASHINFER_VERSION}")
-    if name == aot.FUSED_MOE:
+    if name == flashinfer_modules.FUSED_MOE:
         return fused_moe.gen_cutlass_fused_moe_sm90_module() if full else cut_fused_moe()
-    if name == aot.PREFILL:
+    if name == flashinfer_modules.PREFILL:
         bf16 = torch.bfloat16
         return attention.gen_single_prefill_module("fa3", bf16, bf16, bf16, 128, 128, 0, False, False, False)
-    if name == aot.TUNER:
+    if name == flashinfer_modules.TUNER:
         return tllm_utils.gen_trtllm_utils_module()
-    if name == aot.NORM:
+    if name == flashinfer_modules.NORM:
         return norm.gen_norm_module()
     raise ValueError(f"no module named {name}")
 
@@ -75,7 +75,7 @@ def cut_fused_moe() -> Any:
         "CUTLASS_MIXED_GEMM_FP4_FP8_PREPROCESSED_SIGNS=1",
     )
     return gen_jit_spec(
-        aot.FUSED_MOE,
+        flashinfer_modules.FUSED_MOE,
         cut.write_sources(env.FLASHINFER_CSRC_DIR, folder, generate_kernels, wanted_tiles()),
         extra_cuda_cflags=[*sm90a_nvcc_flags, *(f"-D{define}" for define in defines)],
         extra_include_paths=cut.include_paths(env.FLASHINFER_CSRC_DIR, folder),

@@ -7,7 +7,7 @@ so that it alone has to be in the image when the kernels are built.
 
 from __future__ import annotations
 
-from hunyuan.model.moe import tactics as engine
+from hunyuan.accel.experts import tactics as engine
 from hunyuan.accel.build.tactics import MODES, Mode, Tile, tiles_of
 
 # FlashInfer sizes the mixed modes' workspace with this tile; a plain mode's with any tile that is not swapped.
