@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.cli.main import main
 from hunyuan.cli.plan import MEMORIES
-from scripts.support.full_size import full_size_config
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,11 @@ def test_tiny_checkpoint_fits_anywhere(golden, capsys):
 def test_wrong_wishes_are_explained(folder, capsys, options, message):
     assert main(["plan", str(folder), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there(capsys):
+    assert main(["plan", "/nope"]) == 2
+    assert capsys.readouterr().err == "error: no such folder: /nope\n"
 
 
 def test_folder_without_config(tmp_path, capsys):
