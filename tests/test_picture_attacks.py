@@ -41,11 +41,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def send(server: Server, data: bytes, timeout: float = 60) -> httpx.Response:
+def send(server: Server, data: bytes, timeout: float = 60, prompt: str = "good x") -> httpx.Response:
     return httpx.post(
         f"{server.url}/edit",
         files={"image": ("a", data)},
-        data={"prompt": "good x", "steps": "1"},
+        data={"prompt": prompt, "steps": "1"},
         timeout=timeout,
         verify=False,
     )
@@ -63,7 +63,8 @@ def test_a_good_caller_gets_pictures_beside_attackers(
 
     def attack() -> None:
         while not done.is_set():
-            statuses.add(send(server, data).status_code)
+            # The scripted editor fails at once: its answer would be a picture as large, and cost more than decoding.
+            statuses.add(send(server, data, prompt="oom-prefill x").status_code)
 
     waits = []
     with ThreadPoolExecutor(ATTACKERS) as pool:
@@ -84,7 +85,7 @@ def test_a_good_caller_gets_pictures_beside_attackers(
         print(f"\na good caller beside {ATTACKERS} attackers waited {sorted(waits)[len(waits) // 2]:.2f} s "
               f"(median), {max(waits):.2f} s at most; the attackers got {sorted(statuses)}")  # fmt: skip
     assert max(waits) < WAITS_AT_MOST_S
-    assert statuses <= {200, 400, 429}
+    assert statuses <= {400, 429, 503}
 
 
 def test_a_caller_who_leaves_takes_the_decoding_along(server: Server) -> None:

@@ -26,7 +26,7 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 
 @dataclass
 class _Frame:
-    """`pixels` as the header claims them; `left`: each component's coefficients whose last bit no scan has brought yet."""
+    """`pixels` as the header claims them; `left`: per component, the coefficients whose last bit has not come yet."""
 
     left: dict[int, set[int]]
     pixels: int
