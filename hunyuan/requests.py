@@ -24,6 +24,7 @@ BotTask = Literal["image", "think", "recaption", "think_recaption"]
 SystemPromptChoice = Literal[
     "None", "en_unified", "en_vanilla", "en_recaption", "en_think_recaption", "dynamic", "custom"
 ]
+StepCacheName = Literal["taylor", "spectrum"]
 Stage = Literal["prefill", "think", "denoise", "decode"]
 ImageSource = Image.Image | str | Path
 ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
@@ -65,7 +66,7 @@ class EditRequest:
     top_k: int | None = None
     top_p: float | None = None
     drop_think: bool | None = None
-    step_cache: str | None = None
+    step_cache: StepCacheName | None = None
 
 
 @dataclass

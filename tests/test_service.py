@@ -305,7 +305,7 @@ def test_the_openapi_page_is_true(served: Served) -> None:
     answers = operation["responses"]
     assert set(answers["200"]["content"]) == {"image/png"}
     assert set(answers["200"]["headers"]) >= {"X-Seed", "X-Request-ID", "Server-Timing"}
-    assert set(answers) == {"200", "400", "413", "415", "429", "503", "504"}
+    assert set(answers) == {"200", "400", "408", "413", "415", "429", "431", "503", "504"}
 
 
 def test_schema_for_bentomls_own_client(served: Served) -> None:
