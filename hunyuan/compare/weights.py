@@ -32,7 +32,7 @@ from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_toke
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.pictures.rgb import load_image
 from hunyuan.prompt.images import prepare_cond_image
-from hunyuan.prompt.layout import CondShape
+from hunyuan.prompt.layout import CondShape, TextTask
 from hunyuan.requests import ProgressCallback
 
 _ROWS_AT_ONCE = 256  # of logits: a thousand of them take half a gigabyte
@@ -99,7 +99,7 @@ class Comparison:
 def predicting(replacement: Callable[[Predict], Predict]) -> Iterator[None]:
     """Every denoiser's `predict` is wrapped inside the block."""
     original = Denoiser.predict
-    Denoiser.predict = replacement(original)  # type: ignore[method-assign]
+    Denoiser.predict = replacement(original)  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
@@ -199,7 +199,7 @@ def likeliest_tokens(editor: Editor, case: Case, cot: str) -> tuple[list[int], l
     random = RequestRandom(case.seed, model.device, engine.noise_on_cpu)
     conditions = encode_conditions(model, pictures, random)
     shapes = [CondShape(picture.bucket, picture.vision.grid) for picture in pictures]
-    task = "recaption" if case.bot_task == "recaption" else "think"
+    task: TextTask = "recaption" if case.bot_task == "recaption" else "think"
     layout = parts.composer.text_layout(system, case.prompt, shapes, task)
     text, first = encode(editor, cot), len(layout) - 1
     ids = [*layout.ids, *text]

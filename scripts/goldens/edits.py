@@ -85,12 +85,12 @@ def traced(golden: Golden, trace: Trace) -> Iterator[None]:
         trace.decoded.append(decode(z))
         return trace.decoded[-1]
 
-    Denoiser.predict, Denoiser.guided = keep_predict, keep_guided
-    golden.model.vae.decode = keep_decode
+    Denoiser.predict, Denoiser.guided = keep_predict, keep_guided  # type: ignore[method-assign]
+    golden.model.vae.decode = keep_decode  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Denoiser.predict, Denoiser.guided = predict, guided
+        Denoiser.predict, Denoiser.guided = predict, guided  # type: ignore[method-assign]
         del golden.model.vae.decode
 
 

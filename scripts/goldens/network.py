@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -95,8 +97,9 @@ def vit(golden: Golden, section: str) -> Check:
     check, vision = golden.check(section, [*recorded]), golden.cond("images/src0.png").vision
     patches, mask = vision.patches[None].to(model.device), vision.mask[None].to(model.device)
     shapes = torch.tensor([vision.grid], device=model.device)
-    output = model.vision_model(patches, mask, shapes)
-    check.close("embeddings", model.vision_model.embeddings(patches, shapes), recorded.get("embeddings"))
+    tower: Any = model.vision_model
+    output = tower(patches, mask, shapes)
+    check.close("embeddings", tower.embeddings(patches, shapes), recorded.get("embeddings"))
     check.close("last_hidden_state", output.last_hidden_state, recorded.get("last_hidden_state"))
     check.close("pooler_output", output.pooler_output, recorded.get("pooler_output"))
     check.close("aligned", model.embed_vision(patches, shapes, mask), recorded.get("aligned"))
@@ -172,7 +175,7 @@ def moe(golden: Golden, section: str) -> Check:
 class _Spy:
     """Stands in for a layer's module and keeps what it returned."""
 
-    def __init__(self, modules: list[torch.nn.Module]) -> None:
+    def __init__(self, modules: list[Any]) -> None:
         self.outputs: dict[int, Tensor] = {}
         self.handles = [m.register_forward_hook(self._keep(i)) for i, m in enumerate(modules)]
 

@@ -130,7 +130,7 @@ def describe(golden: Golden, layout: Layout, inputs: dict[str, Any]) -> dict[str
     vit = [[b.vit.start, b.vit_stop] for b in layout.conds]
     joint = [[b.vae.start, b.vit_stop] for b in layout.conds]
     gen = [[layout.gen.image.start, layout.gen.image.stop]] if layout.gen else []
-    stops = dict(zip((g.start for g in layout.grids), (g.stop for g in layout.grids), strict=True)) | dict(vit)
+    stops = {g.start: g.stop for g in layout.grids} | {b.vit.start: b.vit_stop for b in layout.conds}
     block = layout.gen
 
     def index(value: int | None) -> list[list[int]] | None:
