@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
 
 import pytest
 import torch
 
 from hunyuan import Editor, Settings
+from hunyuan.loopback import ask_no_proxy
 
 torch.set_num_threads(1)
+ask_no_proxy()  # servers of the tests are on this machine
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden_a"

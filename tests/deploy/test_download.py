@@ -9,18 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from stand_in_hub import HF
 
 from hunyuan.checkpoint import verify
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/download_model.sh"
-HF = """#!/bin/sh
-echo "$@" >"$CALLED"
-test "$1" = download || exit 9
-cp -r "$SOURCE"/. "$4"
-exit "${HF_STATUS:-0}"
-"""
 
 
 @pytest.fixture(scope="module")
