@@ -134,13 +134,13 @@ FIELDS = {
 }
 IMAGES = {
     "empty file": with_image(b"", "the file is empty"),
-    "text file": with_image(b"no picture at all", "none of PNG, JPEG and WebP"),
-    "web page": with_image(b"<html><body>404</body></html>", "none of PNG, JPEG and WebP"),
-    "vector picture": with_image(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "none of PNG"),
-    "PDF": with_image(b"%PDF-1.7\n" + bytes(100), "none of PNG"),
-    "GIF": with_image(saved("GIF"), "none of PNG"),
-    "BMP": with_image(saved("BMP"), "none of PNG"),
-    "TIFF": with_image(saved("TIFF"), "none of PNG"),
+    "text file": with_image(b"no picture at all", "none of PNG, JPEG, WebP, HEIC and AVIF"),
+    "web page": with_image(b"<html><body>404</body></html>", "a web page"),
+    "vector picture": with_image(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+    "PDF": with_image(b"%PDF-1.7\n" + bytes(100), "a PDF document"),
+    "GIF": with_image(saved("GIF"), "a GIF file"),
+    "BMP": with_image(saved("BMP"), "a BMP file"),
+    "TIFF": with_image(saved("TIFF"), "a TIFF file"),
     "magic number only": with_image(b"\x89PNG\r\n\x1a\n", "damaged"),
     "cut PNG": with_image(saved("PNG")[:600], "damaged"),
     "cut JPEG": with_image(saved("JPEG")[:900], "damaged"),
@@ -249,7 +249,7 @@ def test_the_script_does_the_same(server: Server, photo: Path, tmp_path: Path) -
     assert not out.exists()
 
 
-LITERAL = ["42", "true", "null", '"quoted"', '{"a": 1}', 'say "hi"']
+LITERAL = ["42", "true", "null", '"quoted"', '{"a": 1}', 'say "hi"', "[" * 3900, '"' + "[" * 3900]
 
 
 def prompts_seen(server: Server) -> list[str]:
