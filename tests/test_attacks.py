@@ -6,6 +6,7 @@ else is real. `scripts/checks/attack_service.py` is the long form.
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import socket
@@ -157,6 +158,36 @@ def test_a_proxy_has_no_share_but_its_callers_have(server: Server) -> None:
     refused = [answer for answer in answers if b" 429 " in answer[:15]]
     assert len(refused) == 40 - 8
     assert all(b"8 uploads from your address are under way already" in answer for answer in refused)
+
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (
+            b"POST /edit HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + GET,
+            [400],
+        ),
+        (b"POST /edit HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n" + GET, [400]),
+        (b"POST /edit HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" + GET, [400]),
+        (b"GET /livez HTTP/1.1\nHost: x\n\n" + GET, [400]),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + GET, [200, 200]),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n\r\n", [200]),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + GET, [200]),
+        (head(100, "Transfer-Encoding: chunked")[:-2], [408]),  # its head never ends
+        (head(12) + b"--b\r\nX" + b" Y\r\n\r\n" + GET, [400, 200]),
+        (b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n" + GET, [400]),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", [200]),
+    ],
+)
+def test_nobody_gets_a_second_request_in(server: Server, sent: bytes, statuses: list[int]) -> None:
+    with connect(server.port, ATTACKER) as connection:
+        connection.sendall(sent)
+        answer = answer_of(connection, 5 * IDLE_S)
+    assert [int(line[9:12]) for line in re.findall(rb"HTTP/1\.1 [0-9]{3} ", answer)] == statuses, answer[:2000]
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_memory_is_given_back(server: Server) -> None:
