@@ -16,7 +16,7 @@ from typing import Any
 from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -40,9 +40,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> CheckpointConfig:
     """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantisation."""
-    return ModelConfig.from_dict(read_json(folder, CONFIG_FILE))
+    return CheckpointConfig.from_dict(read_json(folder, CONFIG_FILE))
 
 
 def read_index(folder: Path) -> dict[str, str]:

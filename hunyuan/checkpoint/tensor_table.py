@@ -1,6 +1,6 @@
 """The one table of weight names: what every tensor of a checkpoint is called, its shape, and where it goes.
 
-Knows the official layout (spec sections 4 and 9) for any shape a `ModelConfig` can describe. Knows no files and no
+Knows the official layout (spec sections 4 and 9) for any shape a `CheckpointConfig` can describe. Knows no files and no
 tensors: the loader, the tiny checkpoint's writer and the model all compare themselves with this table.
 """
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import prod
 
 from hunyuan.errors import CheckpointError
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.numbers import MXFP4_BLOCK
-from hunyuan.model.config import ModelConfig, VaeConfig
+from hunyuan.model.config import VaeConfig
 
 ROUTER_SUFFIX = ".mlp.gate.wg.weight"
 SINUSOID_DIM = 256
@@ -63,7 +64,7 @@ class TensorSpec:
         return self.numel * _VALUE_BYTES[self.kind]
 
 
-def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
+def expected_tensors(config: CheckpointConfig) -> dict[str, TensorSpec]:
     """Every tensor that a checkpoint with this config holds, by its key; quantised ones as docs/weights.md has them.
 
     Raises:
@@ -129,7 +130,7 @@ class _Table:
         self.add(f"{name}.bias", outputs)
 
 
-def _add_backbone(table: _Table, config: ModelConfig) -> None:
+def _add_backbone(table: _Table, config: CheckpointConfig) -> None:
     hidden, dim = config.hidden_size, config.attention_head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     table.add("model.wte.weight", config.vocab_size, hidden)
@@ -148,7 +149,7 @@ def _add_backbone(table: _Table, config: ModelConfig) -> None:
         table.dense("lm_head", config.vocab_size, hidden, config.dense_format)
 
 
-def _add_mlp(table: _Table, config: ModelConfig, layer: int) -> None:
+def _add_mlp(table: _Table, config: CheckpointConfig, layer: int) -> None:
     name, hidden = f"model.layers.{layer}.mlp", config.hidden_size
     if not config.is_moe(layer):
         _add_gated_mlp(table, name, hidden, config.intermediate_size, config.dense_format)
@@ -171,7 +172,7 @@ def _add_gated_mlp(table: _Table, name: str, hidden: int, width: int, stored: st
     table.dense(f"{name}.down_proj", hidden, width, stored)
 
 
-def _add_embedders(table: _Table, config: ModelConfig) -> None:
+def _add_embedders(table: _Table, config: CheckpointConfig) -> None:
     """The timestep embedders; the last two belong to Distil (spec section 18)."""
     names = ["timestep_emb", "time_embed", "time_embed_2"]
     names += ["guidance_emb"] * config.cfg_distilled + ["timestep_r_emb"] * config.use_meanflow
@@ -180,7 +181,7 @@ def _add_embedders(table: _Table, config: ModelConfig) -> None:
         table.linear(f"{name}.mlp.2", config.hidden_size, config.hidden_size)
 
 
-def _add_image_head(table: _Table, config: ModelConfig) -> None:
+def _add_image_head(table: _Table, config: CheckpointConfig) -> None:
     """Latents to tokens (`patch_embed`) and tokens to velocity (`final_layer`), spec section 13."""
     hidden, middle, latent = config.hidden_size, config.patch_embed_hidden_dim, config.vae.latent_channels
     table.conv2d("patch_embed.model.0", middle, latent)
@@ -201,13 +202,13 @@ def _add_timed_block(table: _Table, name: str, inputs: int, outputs: int, time_d
         table.conv2d(f"{name}.skip_connection", outputs, inputs, kernel=1)
 
 
-def _add_vision(table: _Table, config: ModelConfig) -> None:
+def _add_vision(table: _Table, config: CheckpointConfig) -> None:
     """The ViT and the aligner from its width to the backbone's (spec section 10)."""
-    width, inner = config.vit["hidden_size"], config.vit["intermediate_size"]
-    pixels = config.vit.get("num_channels", 3) * config.vit_patch_size**2
+    width, inner = config.vit.hidden_size, config.vit.intermediate_size
+    pixels = config.vit.num_channels * config.vit.patch_size**2
     table.linear("vision_model.embeddings.patch_embedding", width, pixels)
-    table.add("vision_model.embeddings.position_embedding.weight", config.vit.get("num_patches", 256), width)
-    for layer in range(config.vit["num_hidden_layers"]):
+    table.add("vision_model.embeddings.position_embedding.weight", config.vit.num_patches, width)
+    for layer in range(config.vit.num_hidden_layers):
         name = f"vision_model.encoder.layers.{layer}"
         for norm in ("layer_norm1", "layer_norm2"):
             table.norm(f"{name}.{norm}", width)
@@ -215,7 +216,7 @@ def _add_vision(table: _Table, config: ModelConfig) -> None:
             table.linear(f"{name}.self_attn.{projection}", width, width)
         _add_vision_mlp(table, name, width, inner)
     table.norm("vision_model.post_layernorm", width)
-    if config.vit.get("vision_use_head", True):
+    if config.vit.vision_use_head:
         _add_pooling_head(table, width, inner)
 
     aligner = config.vit_aligner

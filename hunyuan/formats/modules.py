@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.numbers import FP8, MXFP4_BLOCK, dequantize_fp8, dequantize_mxfp4
 from hunyuan.model.moe import Experts, GatedMlp, MoE
 from hunyuan.model.network import HunyuanImage3
@@ -63,12 +64,11 @@ class Mxfp4Experts(Experts):
 EXPERT_FORMATS: dict[str, type[Experts]] = {kind.format: kind for kind in (Experts, Fp8Experts, Mxfp4Experts)}
 
 
-def use_weight_formats(model: HunyuanImage3) -> None:
-    """Gives a freshly built network the modules that hold its weights as its config says; their contents are undefined.
+def use_weight_formats(model: HunyuanImage3, config: CheckpointConfig) -> None:
+    """Gives a freshly built network the modules that hold its weights as `config` says; their contents are undefined.
 
     Dense layers are attention's, the shared MLP's and the head, unless that is tied to the embedding table.
     """
-    config = model.config
     for layer, block in enumerate(model.model.layers):
         feed_forward = block.get_submodule("mlp")
         if isinstance(feed_forward, MoE):

@@ -32,9 +32,7 @@ from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_re
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage
-
-STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
+from hunyuan.requests import STAGES, CancelToken, EditRequest, EditResult, ProgressCallback, Stage
 
 
 @dataclass(frozen=True)
@@ -106,12 +104,12 @@ class EditJob:
             self.prepare()
         output = self._text_stage()
         latents = self._image_stage(output)
-        self._report("decode", 0, 1)
+        self._report("vae", 0, 1)
         with self._timed("vae"):
             picture = to_pil(self.model.decode_image(latents)[0])
             size = self._output_size(output)
             picture = picture if picture.size == (size.width, size.height) else stretch(picture, size)
-        self._report("decode", 1, 1)
+        self._report("vae", 1, 1)
         self.timings["total"] = time.perf_counter() - began
         cot = self.cot or None
         return EditResult(picture, cot, self.seed, picture.size, self.steps, self.tokens, self.timings)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from hunyuan.checkpoint import tiny_config, tiny_tokenizer
 from hunyuan.checkpoint.tiny_config import TinyShape
+from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION
 from hunyuan.formats.numbers import E8M0_BIAS, FP8
-from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION
 
 FULL_SHAPE = TinyShape(
     hidden=4096,

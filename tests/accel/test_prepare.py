@@ -11,7 +11,7 @@ import torch
 from hunyuan.accel import flashinfer_modules, prepare
 from hunyuan.accel.prepare import HOPPER, NO_LATE_COMPILING, choose_impl, missing_text
 from hunyuan.errors import SettingsError
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 from scripts.support.full_size import full_size_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -20,8 +20,8 @@ AMPERE = (8, 0)
 LACKS = "FlashInfer lacks the compiled fused_moe_90, trtllm_utils: run `hunyuan kernels`"
 
 
-def config(experts: str | list[str] = "mxfp4", **changes: Any) -> ModelConfig:
-    return ModelConfig.from_dict(full_size_config(layers=2, experts=experts) | changes)
+def config(experts: str | list[str] = "mxfp4", **changes: Any) -> CheckpointConfig:
+    return CheckpointConfig.from_dict(full_size_config(layers=2, experts=experts) | changes)
 
 
 def machine(

@@ -278,9 +278,9 @@ def test_progress_covers_every_stage(golden_editor: Editor) -> None:
     seen: list[tuple[str, int, int]] = []
     golden_editor.run(edit(steps=3), on_progress=lambda *args: seen.append(args))
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
-    assert stages == ["prefill", "think", "denoise", "decode"]
+    assert stages == ["prefill", "think", "denoise", "vae"]
     assert [done for stage, done, _ in seen if stage == "denoise"] == [0, 1, 2, 3]
-    assert [(done, total) for stage, done, total in seen if stage == "decode"] == [(0, 1), (1, 1)]
+    assert [(done, total) for stage, done, total in seen if stage == "vae"] == [(0, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("stage", ["prefill", "think", "denoise"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import FrozenInstanceError, asdict
 from typing import Any
 
@@ -94,10 +95,10 @@ def test_key_sets_its_own_field_and_no_other(key, value):
 @pytest.mark.parametrize(
     ("section", "key", "value", "field"),
     [
-        ("vit_processor", "max_num_patches", 100, "vit_max_num_patches"),
-        ("vit_processor", "image_mean", [0.1, 0.2, 0.3], "vit_image_mean"),
-        ("vit_processor", "image_std", [0.6, 0.7, 0.8], "vit_image_std"),
-        ("vit_processor", "rescale_factor", 0.25, "vit_rescale_factor"),
+        ("vit_processor", "max_num_patches", 100, "vit_processor"),
+        ("vit_processor", "image_mean", [0.1, 0.2, 0.3], "vit_processor"),
+        ("vit_processor", "image_std", [0.6, 0.7, 0.8], "vit_processor"),
+        ("vit_processor", "rescale_factor", 0.25, "vit_processor"),
         ("vit_aligner", "depth", 3, "vit_aligner"),
         ("vae", "block_out_channels", [32, 64, 64, 64, 64], "vae"),
         ("vae", "in_channels", 1, "vae"),
@@ -121,12 +122,12 @@ def test_nested_key_sets_its_own_field_and_no_other(section, key, value, field):
     assert read == (tuple(value) if isinstance(value, list) else value)
 
 
-def test_vit_entry_is_kept_as_it_stands_but_is_our_own_copy():
+def test_vit_entry_is_read_and_is_our_own_copy():
     raw = raw_config()
     config = ModelConfig.from_dict(raw)
-    assert config.vit == raw["vit"]
+    assert asdict(config.vit).items() <= {"num_channels": 3, "vision_use_head": True, **raw["vit"]}.items()
     raw["vit"]["patch_size"] = 14
-    assert config.vit_patch_size == 16
+    assert config.vit.patch_size == 16
 
 
 def test_config_is_frozen():
@@ -153,7 +154,7 @@ def test_keys_that_may_be_absent_have_these_defaults():
 def test_absent_keys_that_have_one_accepted_value_are_accepted():
     absent = ("img_proj_type", "patch_size", "cond_image_type", "norm_type", "rope_type")
     absent += ("attention_bias", "mlp_bias", "use_cla", "use_mla", "group_limited_greedy")
-    assert without(*absent) == model_config()
+    assert without(*absent) == ModelConfig.from_dict(raw_config())
 
 
 def test_nested_defaults():
@@ -161,8 +162,8 @@ def test_nested_defaults():
     vae = {k: v for k, v in raw_config()["vae"].items() if k not in ("in_channels", "out_channels", "scaling_factor")}
     config = model_config(vit_aligner=aligner, vit_processor={"max_num_patches": 64}, vae=vae)
     assert config.vit_aligner.depth == 2
-    assert config.vit_image_mean == config.vit_image_std == (0.5, 0.5, 0.5)
-    assert config.vit_rescale_factor == 1 / 255
+    assert config.vit_processor.image_mean == config.vit_processor.image_std == (0.5, 0.5, 0.5)
+    assert config.vit_processor.rescale_factor == 1 / 255
     assert (config.vae.in_channels, config.vae.out_channels) == (3, 3)
     assert config.vae.scaling_factor is None
     assert config.vae.shift_factor is None
@@ -321,6 +322,33 @@ def test_autoencoder_without_matching_channels_is_refused(key):
 @pytest.mark.parametrize("kind", ["joint_full", "full", "full_causal", "causal"])
 def test_all_four_attention_types_of_condition_images_are_known(kind):
     assert model_config(cond_token_attn_type=kind).cond_token_attn_type == kind
+
+
+ABSURD = {
+    "num_hidden_layers": 10**9,
+    "num_experts": 10**7,
+    "hidden_size": 10**8,
+    "vocab_size": 10**12,
+    "num_attention_heads": 10**6,
+    "moe_intermediate_size": [10**9] * 2,
+    "max_position_embeddings": 10**15,
+    "image_base_size": 10**7,
+    "patch_embed_hidden_dim": 10**9,
+}
+
+
+@pytest.mark.parametrize("key", ABSURD)
+def test_absurd_value_is_refused_at_once_by_name(key):
+    began = time.perf_counter()
+    with pytest.raises(CheckpointError, match=rf"config.json: {key}.*expected less than or equal to"):
+        model_config(**{key: ABSURD[key]})
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(("section", "key"), [("vae", "latent_channels"), ("vit", "num_hidden_layers")])
+def test_absurd_nested_value_is_refused_by_name(section, key):
+    with pytest.raises(CheckpointError, match=rf"config.json: {section}.{key}: 1000000000, expected less than"):
+        model_config(**{section: {**raw_config()[section], key: 10**9}})
 
 
 # --- derived values
