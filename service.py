@@ -21,8 +21,8 @@ from hunyuan.serving import metric_files
 from hunyuan.serving.app import API_PATH, Dressing, configured_workers, dressed_service
 from hunyuan.serving.attend import attended
 from hunyuan.serving.calls import Call, EditFacts, call_of
+from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.envelope import reporting
-from hunyuan.serving.images import open_image
 from hunyuan.serving.inputs import edit_form, max_body_bytes
 from hunyuan.serving.lifecycle import Drain
 from hunyuan.serving.logs import JsonLog, log_request
@@ -37,7 +37,7 @@ from hunyuan.settings import Settings, ignored_variables
 SETTINGS = Settings()
 TIMEOUT_MARGIN_S = 30  # the framework's own timeout is a backstop behind the request's deadline
 MAX_UPLOADS = 32
-DECODERS = 2  # pictures decoded at the same time: one of 50 megapixels takes 200 MB
+PROCESSES = 2  # that decode pictures, and threads that encode them
 
 logger = logging.getLogger("hunyuan.service")
 
@@ -73,13 +73,38 @@ def show_depth(depth: int) -> None:
     metrics().depth.set(depth)
 
 
+def show_decoding(seconds: float) -> None:
+    metrics().decoding.observe(seconds)
+
+
+def show_decoder_killed(reason: str) -> None:
+    metrics().decoders_killed.labels(reason).inc()
+
+
+def show_decoders(number: int) -> None:
+    metrics().decoders.set(number)
+
+
+def describe() -> str:
+    return DECODERS.trouble or WORKER.describe()
+
+
 LOG = JsonLog()
 TRACING = Tracing()
 QUEUE = EditQueue(SETTINGS.queue_size, on_depth=show_depth)
 WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve)
 UPLOADS = Uploads(MAX_UPLOADS, QUEUE.retry_after_s)
 DRAIN = Drain(WORKER.shut_down, lambda: QUEUE.attended > 0)
-DECODING = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+DECODERS = Decoders(
+    PROCESSES,
+    SETTINGS.max_pixels,
+    SETTINGS.max_decode_s,
+    SETTINGS.stuck_s,
+    show_decoding,
+    show_decoder_killed,
+    show_decoders,
+)
+ENCODING = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
 
 
 # What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
@@ -93,7 +118,7 @@ IMAGE = bentoml.images.Image(python_version="3.12").build_include(
     name="HunyuanImage",
     image=IMAGE,
     service_class=dressed_service(
-        Dressing(max_body_bytes(SETTINGS), lambda: WORKER.model_name, WORKER.describe, finished, make_room)
+        Dressing(max_body_bytes(SETTINGS), lambda: WORKER.model_name, describe, finished, make_room)
     ),
     resources={"gpu": 1, "gpu_type": "nvidia-h100-80gb"},
     traffic={"timeout": SETTINGS.request_timeout_s + TIMEOUT_MARGIN_S},
@@ -122,20 +147,22 @@ class HunyuanImage:
         if names := ignored_variables():
             logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
         DRAIN.install()
+        DECODERS.start()
         WORKER.start()
 
     @bentoml.on_shutdown
     def end(self) -> None:
         WORKER.shut_down()
         QUEUE.stop_running()
+        DECODERS.stop()
         TRACING.stop()
         LOG.stop()
 
     def __is_ready__(self) -> bool:
-        return WORKER.ready
+        return WORKER.ready and DECODERS.alive
 
     def __is_alive__(self) -> bool:
-        return WORKER.alive
+        return WORKER.alive and DECODERS.alive
 
     @bentoml.api(route=API_PATH, input_spec=edit_form(SETTINGS, UPLOADS.one))
     async def edit(
@@ -163,12 +190,12 @@ async def make_picture(
     """A place in the queue first, and only then the work that an upload causes."""
     loop = asyncio.get_running_loop()
     async with WORKER.place(cancel, facts) as job:
-        picture = await loop.run_in_executor(DECODING, open_image, image, SETTINGS.max_pixels)
+        picture = await DECODERS.decode(image)
         facts.input_size = picture.size
         request.images = [picture]
         del picture
         result = await WORKER.run(job, request)
-    return result, await loop.run_in_executor(DECODING, png_of, result, request.prompt)
+    return result, await loop.run_in_executor(ENCODING, png_of, result, request.prompt)
 
 
 def png_of(result: EditResult, prompt: str) -> bytes:

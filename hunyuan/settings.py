@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     queue_size: int = Field(8, ge=1)
     max_upload_mb: float = Field(20, ge=0.001, le=4096)
     max_pixels: int = Field(50_000_000, ge=256)
+    max_decode_s: float = Field(10, gt=0, le=3600)
     prompt_max_chars: int = Field(4000, ge=1)
     png_prompt: bool = False
     cache_dir: Path | None = None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("deployment", "kernels", "operations", "settings", "weights")
+PAGES = ("command_line", "deployment", "kernels", "operations", "settings", "weights")
 DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 
 

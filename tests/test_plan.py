@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_model import model_config
 
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.modules import use_weight_formats
@@ -19,7 +20,6 @@ from hunyuan.plan.memory import GIB, MARGIN, Work, kv_layer_bytes, moe_workspace
 from hunyuan.plan.table import render
 from hunyuan.plan.weights import stored_weights, weight_bytes
 from hunyuan.prompt.resolution import Size
-from scripts.support.full_size import full_size_config
 
 H100, H200 = Gpu("H100", int(79.6 * GIB)), Gpu("H200", 140 * GIB)
 

@@ -18,6 +18,10 @@ from types import ModuleType
 from hunyuan.errors import CheckpointError, HunyuanError, InvalidRequest, SettingsError
 
 COMMANDS = {
+    "serve": "start the HTTP service",
+    "edit": "edit a photo as a prompt says, and write the picture to a file",
+    "generate": "make a picture from a prompt, and write it to a file",
+    "doctor": "say what this machine has and what that allows",
     "plan": "say which weights fit a GPU and what its memory goes to, without one",
     "quantize": "turn the official checkpoint into a smaller one (4 bits, fp8 or mixed)",
     "compare": "run the same edits through two sets of weights and say how far apart they are",

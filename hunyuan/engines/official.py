@@ -36,7 +36,7 @@ from PIL import Image
 from hunyuan.engines.official_loading import check_folder, check_packages, load_arguments, load_model, module_name
 from hunyuan.engines.official_watch import Watch
 from hunyuan.errors import HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory
-from hunyuan.prompt.images import load_image
+from hunyuan.pictures.rgb import load_image
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
 from hunyuan.settings import Settings
 

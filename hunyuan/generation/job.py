@@ -27,7 +27,8 @@ from hunyuan.generation.step_cache import TaylorCache
 from hunyuan.generation.text import TextPlan, decode_text, read_text
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.prompt.images import CondImage, load_image, prepare_cond_image, stretch, to_pil
+from hunyuan.pictures.rgb import load_image
+from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
 from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts

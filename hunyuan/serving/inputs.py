@@ -1,7 +1,7 @@
 """The fields of `POST /edit`: their names, bounds and meaning, for the server and for its OpenAPI page.
 
 Takes a multipart body apart into plain values. Pictures stay bytes here: decoding one is work, and the service
-decides when to do it (`images.open_image`).
+decides when to do it (`decoders.py`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pydantic import Field as Described
 from starlette.requests import Request
 
 from hunyuan.errors import InvalidImage, InvalidPrompt
+from hunyuan.pictures.reader import ALLOWED
 from hunyuan.requests import MAX_SEED, MAX_STEPS, EditRequest
 from hunyuan.serving.attend import before
 from hunyuan.serving.calls import call_of
 from hunyuan.serving.envelope import reporting
-from hunyuan.serving.images import ALLOWED
 from hunyuan.serving.multipart import MULTIPART, Form, read_form
 from hunyuan.settings import Settings
 from hunyuan.validation import validate

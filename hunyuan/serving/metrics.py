@@ -11,6 +11,7 @@ import functools
 from hunyuan.errors import Cancelled, DeadlineExceeded
 from hunyuan.requests import STAGES
 from hunyuan.serving.calls import Call, EditFacts
+from hunyuan.serving.decoders import KILL_REASONS
 from hunyuan.serving.http_errors import ShuttingDown
 
 EDIT_PATH = "/edit"
@@ -44,7 +45,12 @@ class Metrics:
         self.tokens = Histogram("hunyuan_tokens_per_second", "Decoding speed of an edit", buckets=_TOKENS_A_SECOND)
         self.steps = Histogram("hunyuan_steps_per_second", "Denoising speed of an edit", buckets=_STEPS_A_SECOND)
         self.gpu_memory = newest("hunyuan_gpu_memory_bytes", "GPU memory of tensors around the last edit", ["when"])
+        self.decoding = Histogram("hunyuan_decoding_seconds", "Seconds to decode an upload", buckets=_SECONDS)
+        self.decoders = newest("hunyuan_decoders", "Processes that can decode uploads")
+        self.decoders_killed = Counter("hunyuan_decoders_killed_total", "Decoders replaced, by why", ["reason"])
         self.depth.set(0)
+        for kill_reason in KILL_REASONS:
+            self.decoders_killed.labels(kill_reason)
         self.whole.labels("200")
         for stage in (*STAGES, "total"):
             self.stage.labels(stage)

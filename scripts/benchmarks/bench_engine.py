@@ -37,18 +37,20 @@ from PIL import Image  # noqa: E402
 
 from hunyuan.accel.experts.backends import moe_blocks  # noqa: E402
 from hunyuan.accel.experts.flashinfer import FlashInferExperts  # noqa: E402
+from hunyuan.checkpoint.full_size import full_size_config  # noqa: E402
 from hunyuan.checkpoint.load import empty_model, read_config  # noqa: E402
 from hunyuan.checkpoint.tiny import TinyShape, write_tiny_checkpoint  # noqa: E402
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files  # noqa: E402
 from hunyuan.generation.job import EditJob  # noqa: E402
 from hunyuan.model.attention import Segment, split_segments  # noqa: E402
+from hunyuan.pictures.rgb import load_image  # noqa: E402
 from hunyuan.plan.weights import FORMATS  # noqa: E402
-from hunyuan.prompt.images import load_image, prepare_cond_image  # noqa: E402
+from hunyuan.prompt.images import prepare_cond_image  # noqa: E402
 from hunyuan.requests import STAGES, EditRequest, EditResult  # noqa: E402
 from hunyuan.settings import Settings  # noqa: E402
 from scripts.benchmarks.engine_check import check  # noqa: E402
 from scripts.benchmarks.engine_work import Work, WorkCounter  # noqa: E402
-from scripts.support.full_size import full_size_config, randomise, write_small_files  # noqa: E402
+from scripts.support.full_size import randomise, write_small_files  # noqa: E402
 
 TIMED = (*STAGES, "total")
 AIMS_MS = {

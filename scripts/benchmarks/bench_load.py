@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from hunyuan.checkpoint.folder import INDEX_FILE, read_config
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import load_model, staging_bytes
 from hunyuan.checkpoint.quantize import plan_shards
 from hunyuan.checkpoint.safetensors_file import ShardWriter
@@ -41,7 +42,7 @@ from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.requests import EditRequest
 from hunyuan.settings import Settings
-from scripts.support.full_size import full_size_config, write_small_files
+from scripts.support.full_size import write_small_files
 
 GIB = 2**30
 _MARKER = "bench_load.txt"  # says that the folder is ours to delete

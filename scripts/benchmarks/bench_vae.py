@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hunyuan.accel.vae.fast_vae import FastVae
 from hunyuan.accel.vae.frame_conv import FrameConv, Frames
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.config import VaeConfig
 from hunyuan.model.vae import Vae
-from scripts.support.full_size import full_size_config
 
 GIB = 2**30
 REAL = CheckpointConfig.from_dict(full_size_config(layers=1)).vae

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import empty_model, read_config
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
 from hunyuan.formats.config import CheckpointConfig
@@ -27,7 +28,7 @@ from hunyuan.plan.weights import FORMATS
 from hunyuan.prompt.layout import CondShape, Layout
 from hunyuan.prompt.resolution import Size, resolution_group
 from hunyuan.settings import Settings
-from scripts.support.full_size import full_size_config, randomise, write_small_files
+from scripts.support.full_size import randomise, write_small_files
 from scripts.support.route_replay import recorded_routes, replayed_routes
 
 LIMITS = {"bf16": 1e-2, "fp8": 8e-2, "4bit": 8e-2}  # of ||fast - plain|| / ||plain||

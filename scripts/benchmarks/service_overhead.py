@@ -4,7 +4,7 @@ nothing.
 
     scripts/benchmarks/service_overhead.py [--requests 200] [--limit-ms 10]
 
-Both get the same 1 MB JPEG, read the same multipart form, open the picture with the same `open_image` and answer with
+Both get the same 1 MB JPEG, read the same multipart form, open the picture with the same `read_picture` and answer with
 the same 1.5 MB PNG from the same `encode_png`. The bare one has no BentoML, no queue, no envelope, no checks of
 fields, no logs and no metrics: the difference of the two medians is the price of those. Requests alternate between
 the two, one at a time, so that both see the same machine. Exits 1 when the difference is over the limit.
@@ -46,15 +46,15 @@ WARM_UP = 10
 
 def bare_app() -> Starlette:
     """The yardstick; made by uvicorn in a process of its own."""
+    from hunyuan.pictures.reader import read_picture
     from hunyuan.requests import EditRequest
-    from hunyuan.serving.images import open_image
     from hunyuan.serving.png import encode_png
     from scripts.support.stand_in_service import engine_from_environment
 
     engine = engine_from_environment()
 
     def work(data: bytes, prompt: str) -> bytes:
-        result = engine.run(EditRequest(prompt, [open_image(data, MAX_PIXELS)]))
+        result = engine.run(EditRequest(prompt, [read_picture(data, MAX_PIXELS)]))
         return encode_png(result, model_name="stand-in", version="0")
 
     async def edit(request: Request) -> Response:

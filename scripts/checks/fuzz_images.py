@@ -37,8 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from hunyuan.compare.sample_photos import encoded, photo  # noqa: E402
 from hunyuan.errors import InvalidImage  # noqa: E402
-from hunyuan.prompt.images import load_image  # noqa: E402
-from hunyuan.serving.images import open_image  # noqa: E402
+from hunyuan.pictures.reader import read_picture  # noqa: E402
 from scripts.support.local_server import STAND_IN, LocalServer, server_for  # noqa: E402
 
 MAX_PIXELS = 50_000_000  # the service's default
@@ -185,15 +184,11 @@ def outcome_in_process(data: bytes) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files; a server does not stop for them either
         try:
-            image = open_image(data, MAX_PIXELS)
+            ready = read_picture(data, MAX_PIXELS)
         except InvalidImage:
-            return "refused by open_image"
-        try:
-            ready = load_image(image)
-        except InvalidImage:
-            return "refused by load_image"
+            return "refused"
     if ready.mode != "RGB" or min(ready.size) < 1:
-        raise AssertionError(f"load_image returned {ready.mode} {ready.size}")
+        raise AssertionError(f"read_picture returned {ready.mode} {ready.size}")
     return "a picture"
 
 

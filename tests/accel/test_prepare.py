@@ -10,9 +10,9 @@ import torch
 
 from hunyuan.accel import flashinfer_modules, prepare
 from hunyuan.accel.prepare import HOPPER, NO_LATE_COMPILING, choose_impl, missing_text
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
-from scripts.support.full_size import full_size_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BF16 = torch.bfloat16

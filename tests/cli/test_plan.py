@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.cli.main import main
 from hunyuan.cli.plan import MEMORIES
-from scripts.support.full_size import full_size_config
 
 
 @pytest.fixture(scope="module")

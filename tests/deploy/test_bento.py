@@ -12,6 +12,7 @@ import pytest
 import yaml
 from deployment_names import assert_read
 
+from hunyuan.serving.api_page import FILES
 from scripts.checks import licences
 from scripts.image import replay_apt, replay_image
 
@@ -44,8 +45,10 @@ def test_contents(bento: Path) -> None:
         "LICENSE",
     } <= names
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "hunyuan").rglob("*.py")}
-    assert ours <= names
-    allowed = re.compile(r"hunyuan/[\w/]+\.py|service\.py|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+")
+    assert ours | {f"hunyuan/serving/static/{name}" for name in FILES} <= names
+    allowed = re.compile(
+        r"hunyuan/[\w/]+\.py|hunyuan/serving/static/\w+\.(html|css|js)|service\.py|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+"
+    )
     assert [name for name in sorted(names) if not allowed.fullmatch(name)] == []
     assert not [name for name in names if "test" in name or name.endswith((".safetensors", ".pyc"))]
     assert sum(path.stat().st_size for path in bento.rglob("*") if path.is_file()) < 5 * 2**20

@@ -55,7 +55,7 @@ def test_scripts_know_the_options_they_are_given() -> None:
 
 
 def test_our_commands_know_the_options_they_are_given() -> None:
-    calls = [call for command in COMMANDS if (call := re.search(r"-m hunyuan ([a-z]+)\b(.*)", command))]
+    calls = [call for command in COMMANDS if (call := re.search(r"(?:-m |bin/)hunyuan ([a-z]+)\b(.*)", command))]
     assert calls
     for call in calls:
         for option in long_options(call[2]):

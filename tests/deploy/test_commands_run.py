@@ -41,7 +41,14 @@ BY_ITSELF = (
     r"-m hunyuan kernels --list$",
 )
 CHECKS_KERNELS = r"-m hunyuan kernels --check$"
-BY_OTHERS = {  # pattern -> the file that runs it, and a word of it there
+INSTALLED = {  # the same, in an environment that the wheel is installed in
+    r"^\.venv/bin/pip install \.$": ("tests/cli/test_install.py", '"pip", "install"'),
+    r"^\.venv/bin/hunyuan serve$": ("tests/cli/test_install.py", '"serve", "--model"'),
+    r"^\.venv/bin/hunyuan doctor$": ("tests/cli/test_install.py", '"doctor"'),
+    r"^\.venv/bin/hunyuan edit ": ("tests/cli/test_edit.py", '"edit"'),
+    r"^\.venv/bin/hunyuan generate ": ("tests/cli/test_edit.py", '"generate"'),
+}
+BY_OTHERS = INSTALLED | {  # pattern -> the file that runs it, and a word of it there
     r"uv pip install --python \.venv -r requirements-dev\.txt && scripts/checks/test\.sh$": (
         ".ci/run",
         "readme_command.py test",

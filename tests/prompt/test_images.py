@@ -24,16 +24,8 @@ from hunyuan.checkpoint.load import read_config
 from hunyuan.errors import InvalidImage
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.config import VitProcessorConfig
-from hunyuan.prompt.images import (
-    centre_crop,
-    load_image,
-    prepare_cond_image,
-    stretch,
-    to_pil,
-    to_rgb,
-    vision_grid,
-    vision_input,
-)
+from hunyuan.pictures.rgb import load_image, to_rgb
+from hunyuan.prompt.images import centre_crop, prepare_cond_image, stretch, to_pil, vision_grid, vision_input
 from hunyuan.prompt.resolution import Size
 
 ORIENTATION = 0x0112

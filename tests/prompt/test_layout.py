@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from PIL import Image
 from hunyuan.checkpoint.load import read_config
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.model.config import COND_ATTENTION_TYPES
+from hunyuan.model.config import ModelConfig
 from hunyuan.prompt.images import prepare_cond_image
 from hunyuan.prompt.layout import Composer, CondShape, GenBlock, Layout, keep_recaption
 from hunyuan.prompt.resolution import parse_resolution, resolution_group
@@ -391,7 +392,8 @@ def test_each_distil_token_has_its_own_switch(changes, token):
 
 
 def test_every_attention_type_is_covered_here():
-    assert COND_ATTENTION_TYPES == ("joint_full", "full", "full_causal", "causal")
+    known = get_args(get_type_hints(ModelConfig)["cond_token_attn_type"])
+    assert known == ("joint_full", "full", "full_causal", "causal")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.attention import Segment
 from scripts.benchmarks import bench_engine
 from scripts.benchmarks.engine_work import Work, WorkCounter, pairs_of
-from scripts.support.full_size import full_size_config
 
 ROOT = Path(__file__).parents[2]
 SHORT = [

@@ -9,11 +9,12 @@ import pytest
 import torch
 from small_model import model_config, raw_config
 
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import empty_model, read_config
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.engines.native import read_small_files
 from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
-from scripts.support.full_size import full_size_config, randomise, write_small_files
+from scripts.support.full_size import randomise, write_small_files
 
 
 def test_the_real_model_has_its_83_billion_parameters() -> None:

@@ -1,7 +1,7 @@
-"""Uploaded bytes to a decoded picture.
+"""An uploaded file's bytes to a picture: the checks of a stranger's file, then the decoding.
 
-Knows what a stranger's file may be. Turning it upright and into RGB is the engine's work
-(`hunyuan.prompt.images.load_image`).
+Knows which formats are read and how large a picture may be. How much time and memory a file may take is limited from
+outside (`hunyuan.serving.decoder_process`).
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from io import BytesIO
 from PIL import Image
 
 from hunyuan.errors import InvalidImage, InvalidRequest
+from hunyuan.pictures.rgb import load_image
 from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
 
-# Phones put a preview or a brightness map behind the photo and so make the JPEG an "MPO"; the photo is the first.
-PHONE_JPEG = "MPO"
 ALLOWED = "PNG, JPEG and WebP"
+# Phones put a preview or a brightness map behind the photo and so make the JPEG an "MPO"; the photo is the first.
+_PHONE_JPEG = "MPO"
 
 
-def open_image(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
-    """Checks the header first, then decodes; returns a picture that needs no file any more.
+def read_picture(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
+    """The file's picture, upright, in 8-bit sRGB, alpha composited on white. The header is checked before decoding.
 
     Raises:
         InvalidImage: empty, another format, animated, too large, too small, too long, or damaged.
     """
     image = _identify(data, max_pixels, field)
-    if image.format != PHONE_JPEG and getattr(image, "n_frames", 1) > 1:
+    if image.format != _PHONE_JPEG and getattr(image, "n_frames", 1) > 1:
         raise InvalidImage(f"an animated {image.format} file; send a single picture", field)
     _check_size(Size(*image.size), max_pixels, field)
     try:
@@ -34,7 +35,7 @@ def open_image(data: bytes, max_pixels: int, field: str = "image") -> Image.Imag
         raise
     except Exception as error:  # the decoders raise whatever they stumble over
         raise _damaged(error, field) from error
-    return image.copy() if image.format == PHONE_JPEG else image  # the copy knows nothing of the file's other pictures
+    return load_image(image, field)
 
 
 def _identify(data: bytes, max_pixels: int, field: str) -> Image.Image:
