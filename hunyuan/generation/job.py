@@ -16,16 +16,16 @@ from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
-from hunyuan.generation.decoding import TextDecoder, TextRun
+from hunyuan.generation.decoding import DecodeStep, TextDecoder, TextRun
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.kv_cache import KVCache, layer_devices, shared_prefix
-from hunyuan.generation.prefill import Conditions, encode_conditions, prefill, run_tokens
+from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.step_cache import TaylorCache
-from hunyuan.generation.text import TextPlan, decode_text, read_text
-from hunyuan.generation.workspace import Workspace
+from hunyuan.generation.text import TextPlan, read_text
+from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.rgb import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
@@ -177,31 +177,21 @@ class EditJob:
             self._report("think", done, budget)
             self._check()
 
-        sampling, decoder = self.options.sampling, self._decoder(filled)
-        if decoder is not None:
-            run = TextRun(plan, sampling, uniform, last, begin)
-            new = decoder.decode(logits, run, self._check, on_token)
-            filled.ids += new[:-1]
-        else:
-            new = decode_text(logits, last, plan, sampling, uniform, most, self._feed, on_token)
+        run = TextRun(plan, self.options.sampling, uniform, last, begin)
+        new = self._decoder(filled, most).decode(logits, run, self._check, on_token)
+        filled.ids += new[:-1]
         if len(new) < budget and new[-1] not in plan.stop:
             self._check_length(begin + len(new), "text stage")
         return new
 
-    def _feed(self, token: int) -> Tensor:
-        """Runs one more token behind what is there; returns the logits after it, `[vocab]`."""
-        filled = self._filled()
-        x = self.model.embed_tokens(torch.tensor([[token]], device=self.model.device))
-        hidden = run_tokens(self.model, filled.layout, x, len(filled.ids), filled.kv)
-        filled.ids.append(token)
-        return self.model.logits(hidden[0, -1])
-
-    def _decoder(self, filled: Filled) -> TextDecoder | None:
+    def _decoder(self, filled: Filled, most: int) -> TextDecoder:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
-        decoder = None if self.workspace is None else self.workspace.decoder
-        if decoder is None or self.lent is None or not filled.kv.shares(self.lent):
-            return None
-        return decoder if decoder.supports(self.options.sampling) else None
+        lent = None if self.workspace is None else self.workspace.decoder
+        sampling, vocab = self.options.sampling, self.config.vocab_size
+        if lent is not None and self.lent is not None and filled.kv.shares(self.lent) and lent.supports(sampling):
+            return lent
+        forward = text_forward(self.model, filled.kv)
+        return TextDecoder(DecodeStep(forward, vocab, most, self.model.device, sampling.candidates(vocab)))
 
     def _pick_ratio(self) -> Bucket:
         """One greedy step over the ratio tokens."""
