@@ -203,11 +203,11 @@ def test_gpus_of_different_sizes_are_filled_as_they_are(real):
 )
 def test_official_folder(real, gpus, asked, weights, used):
     choice = choose(real, asked, "bf16", gpus)
-    assert (choice.weights, len(choice.gpus), choice.quantise) == (weights, used, weights != "bf16")
+    assert (choice.weights, len(choice.gpus), choice.quantize) == (weights, used, weights != "bf16")
     assert choice.plan is not None
     assert choice.plan.fits
     assert stored_weights(choice.config) == weights
-    assert ("hunyuan quantize" in choice.reason) == choice.quantise
+    assert ("hunyuan quantize" in choice.reason) == choice.quantize
 
 
 def test_reason_says_what_was_too_big(real):
@@ -219,7 +219,7 @@ def test_reason_says_what_was_too_big(real):
 def test_quantised_folder_is_taken_as_it_is(real, kind):
     config = real.with_formats(kind, "bf16")
     choice = choose(config, "auto", "bf16", [H200])
-    assert (choice.config, choice.quantise) == (config, False)
+    assert (choice.config, choice.quantize) == (config, False)
     assert "stored as" in choice.reason
 
 
@@ -237,7 +237,7 @@ def test_mixed_folder_is_taken_as_it_is(real):
 def test_dense_layers(real, stored, asked, target):
     choice = choose(real.with_formats("mxfp4", stored), "auto", asked, [H100])
     assert choice.config.dense_format == target
-    assert choice.quantise == (stored != target)
+    assert choice.quantize == (stored != target)
 
 
 def test_fp8_dense_layers_take_half(real):

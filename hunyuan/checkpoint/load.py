@@ -22,10 +22,9 @@ from tqdm import tqdm
 
 from hunyuan.checkpoint.folder import OpenWeights, check_keys, read_config, read_index, read_json, weight_files
 from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
-from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
+from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors, meta_model
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.formats.modules import use_weight_formats
 from hunyuan.formats.numbers import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.placement import Placement
@@ -88,9 +87,7 @@ def load_model(
 def empty_model(config: CheckpointConfig, device: torch.device | Placement, dtype: torch.dtype) -> HunyuanImage3:
     """The network with uninitialised weights, ready for inference."""
     placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
-    with torch.device("meta"):
-        model = HunyuanImage3(config)
-        use_weight_formats(model, config)
+    model = meta_model(config)
     for name, parameter in model.named_parameters():
         own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
         where = placement.device_of(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -98,10 +99,9 @@ def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options
             f"and an edit {options.reserve_gib} GiB beside them"
         )
     chosen = []
+    narrow, wide = _expert_bytes(config), _expert_bytes(config.with_formats("fp8", config.dense_format))
     for layer in sorted(errors, key=lambda layer: (-errors[layer], layer)):
-        formats = [*config.expert_formats]
-        formats[layer] = "fp8"
-        more = _nbytes(config.with_formats(formats, config.dense_format)) - _nbytes(config)
+        more = wide[layer] - narrow[layer]
         if more <= free:
             chosen.append(layer)
             free -= more
@@ -255,6 +255,15 @@ class _Job:
 
 def moe_layers(config: CheckpointConfig) -> list[int]:
     return [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
+
+
+def _expert_bytes(config: CheckpointConfig) -> Counter[int]:
+    """By layer."""
+    found: Counter[int] = Counter()
+    for spec in expected_tensors(config).values():
+        if ".experts." in spec.key:
+            found[int(spec.key.split(".")[2])] += spec.nbytes
+    return found
 
 
 def _nbytes(config: CheckpointConfig) -> int:

@@ -91,8 +91,9 @@ def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
 def _version() -> str:
     """Changes with everything that decides what is written, so that a cache never holds an old kind."""
     sources = [Path(str(module.__file__)) for module in (tensor_table, tiny_config, tiny_tokenizer, tiny_weights)]
+    network = sorted(Path(str(tensor_table.__file__)).parents[1].joinpath("model").glob("*.py"))
     digest = hashlib.sha256()
-    for source in [*sources, Path(__file__)]:
+    for source in [*sources, *network, Path(__file__)]:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -72,5 +72,9 @@ class CheckpointConfig(ModelConfig):
 
     def with_formats(self, experts: str | Sequence[str], dense: str) -> Self:
         """The same model with its experts, of all layers or of each, and its dense layers in these formats."""
-        words = experts if isinstance(experts, str) else tuple(experts)
-        return replace(self, quantization_config=Quantization(experts=words, dense=dense))  # type: ignore[arg-type]
+        words = [experts] * self.num_hidden_layers if isinstance(experts, str) else experts
+        if {*words, dense} == {"bf16"}:
+            return replace(self, quantization_config=None)
+        same = len(set(words)) == 1 and len(words) == self.num_hidden_layers
+        section = Quantization(experts=words[0] if same else tuple(words), dense=dense)  # type: ignore[arg-type]
+        return replace(self, quantization_config=section)

@@ -53,6 +53,8 @@ class Mxfp4Experts(Experts):
     format = "mxfp4"
 
     def _make(self, name: str, rows: int, columns: int) -> None:
+        if columns % MXFP4_BLOCK:
+            raise ValueError(f"{name}_proj: {columns} columns; MXFP4 needs a multiple of {MXFP4_BLOCK}")
         self._add(f"{name}_proj", (self.count, rows, columns // 2), torch.uint8)
         self._add(f"{name}_scale", (self.count, rows, columns // MXFP4_BLOCK), torch.uint8)
 
@@ -68,6 +70,9 @@ def use_weight_formats(model: HunyuanImage3, config: CheckpointConfig) -> None:
     """Gives a freshly built network the modules that hold its weights as `config` says; their contents are undefined.
 
     Dense layers are attention's, the shared MLP's and the head, unless that is tied to the embedding table.
+
+    Raises:
+        ValueError: a matrix does not divide into a format's blocks.
     """
     for layer, block in enumerate(model.model.layers):
         feed_forward = block.get_submodule("mlp")
@@ -75,7 +80,10 @@ def use_weight_formats(model: HunyuanImage3, config: CheckpointConfig) -> None:
             plain = feed_forward.experts
             assert isinstance(plain, Experts)
             kind = EXPERT_FORMATS[config.expert_formats[layer]]
-            feed_forward.experts = kind(plain.count, plain.hidden, plain.width)
+            try:
+                feed_forward.experts = kind(plain.count, plain.hidden, plain.width)
+            except ValueError as error:
+                raise ValueError(f"model.layers.{layer}.mlp.experts.{error}") from error
     if config.dense_format == "fp8":
         for part in model.model.modules():
             if isinstance(part, SelfAttention):

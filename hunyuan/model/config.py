@@ -54,6 +54,18 @@ class VaeConfig:
     def temporal_levels(self) -> int:
         return int(log2(self.ffactor_temporal))
 
+    def problems(self) -> list[str]:
+        """Channels that do not divide as changing the resolution needs."""
+        widths, levels = self.block_out_channels, self.spatial_levels
+        if levels >= len(widths):
+            return [f"vae.block_out_channels has {len(widths)} levels, too few for its ffactor_spatial"]
+        factors = [8 if level >= levels - self.temporal_levels else 4 for level in range(levels)]
+        return [
+            f"vae.block_out_channels: {width} is no multiple of {factor}, which downsampling at level {level} needs"
+            for level, (factor, width) in enumerate(zip(factors, widths[1:], strict=False))
+            if width % factor
+        ]
+
 
 @dataclass(frozen=True, config=_STRICT)
 class VitConfig:
@@ -182,7 +194,7 @@ class ModelConfig:
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = []
+        problems = self.vae.problems()
         if self.num_attention_heads % self.num_key_value_heads:
             problems.append("num_attention_heads is no multiple of num_key_value_heads")
         for layer in range(self.num_hidden_layers):
