@@ -9,34 +9,44 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated
 
 import bentoml
 from bentoml.validators import ContentType
+from starlette.requests import Request
 
 from hunyuan import __version__
 from hunyuan.loopback import ask_no_proxy
 from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving import metric_files
+from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.app import API_PATH, Dressing, configured_workers, dressed_service
 from hunyuan.serving.attend import attended
 from hunyuan.serving.calls import Call, EditFacts, call_of
+from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.envelope import reporting
+from hunyuan.serving.http11 import host_of, watch_over
+from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import edit_form, max_body_bytes
-from hunyuan.serving.lifecycle import Drain
-from hunyuan.serving.logs import JsonLog, log_request
+from hunyuan.serving.lifecycle import Drain, web_server
+from hunyuan.serving.logs import ServiceLog, log_request
 from hunyuan.serving.metrics import metrics
+from hunyuan.serving.pace import Least
+from hunyuan.serving.peers import Peers
 from hunyuan.serving.png import encode_png
 from hunyuan.serving.processes import end_both, join_master, prepare_master
-from hunyuan.serving.queue import EditQueue, Uploads
+from hunyuan.serving.queue import EditQueue
 from hunyuan.serving.tracing import Tracing
+from hunyuan.serving.uploads import Upload, Uploads
 from hunyuan.serving.worker import EditorLike, EditorWorker
 from hunyuan.settings import Settings, ignored_variables
 
 SETTINGS = Settings()
 TIMEOUT_MARGIN_S = 30  # the framework's own timeout is a backstop behind the request's deadline
 MAX_UPLOADS = 32
+STOP_MARGIN_S = 20  # after the last edit's deadline the process is ended by force
 PROCESSES = 2  # that decode pictures, and threads that encode them
 
 logger = logging.getLogger("hunyuan.service")
@@ -69,8 +79,41 @@ def finished(call: Call) -> None:
     metrics().request(call)
 
 
+def say_ready(serving: str) -> None:
+    """The last line of the start: what, where, and a command to try."""
+    logger.info("ready: serving %s%s", serving, invitation(address_of("HunyuanImage")))
+
+
+def refuse_work() -> None:
+    WORKER.shut_down()
+    UPLOADS.close(ShuttingDown)
+
+
+def one_upload(request: Request, deadline: float) -> AbstractAsyncContextManager[Upload]:
+    """A place for a request's body, on the account of whoever sends it."""
+    peer = PEERS.of_request(host_of(request.scope), request.headers)
+    announced = request.headers.get("content-length", "")
+    return UPLOADS.one(peer, int(announced) if announced.isdecimal() else None, deadline)
+
+
+def watch_connections() -> None:
+    server = web_server()
+    if server is None:
+        logger.warning("not under uvicorn: connections have no limits of ours, slow ones may stay")
+    else:
+        watch_over(server, CONNECTIONS, PEERS)
+
+
 def show_depth(depth: int) -> None:
     metrics().depth.set(depth)
+
+
+def show_connections(count: int) -> None:
+    metrics().connections.set(count)
+
+
+def count_closed(reason: str) -> None:
+    metrics().closed.labels(reason).inc()
 
 
 def show_decoding(seconds: float) -> None:
@@ -89,12 +132,17 @@ def describe() -> str:
     return DECODERS.trouble or WORKER.describe()
 
 
-LOG = JsonLog()
+LOG = ServiceLog(SETTINGS.log_format)
+LOG.dress_framework()  # in the master too
 TRACING = Tracing()
 QUEUE = EditQueue(SETTINGS.queue_size, on_depth=show_depth)
-WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve)
-UPLOADS = Uploads(MAX_UPLOADS, QUEUE.retry_after_s)
-DRAIN = Drain(WORKER.shut_down, lambda: QUEUE.attended > 0)
+WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve, say_ready, LOG.progress)
+LEAST = Least(SETTINGS.idle_s, SETTINGS.min_rate_kb_s * 1024)
+PEERS = Peers(SETTINGS.trusted_proxies or ())
+UPLOADS = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * SETTINGS.peer_share)), LEAST)
+CONNECTIONS = Connections(SETTINGS.max_connections, SETTINGS.peer_share, LEAST, count_closed, show_connections)
+ENDS_WITHIN_S = SETTINGS.request_timeout_s + STOP_MARGIN_S
+DRAIN = Drain(refuse_work, lambda: QUEUE.attended > 0, CONNECTIONS.end_soon, ENDS_WITHIN_S, cannot_serve)
 DECODERS = Decoders(
     PROCESSES,
     SETTINGS.max_pixels,
@@ -146,6 +194,7 @@ class HunyuanImage:
             logger.info("setting %s", line)
         if names := ignored_variables():
             logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
+        watch_connections()
         DRAIN.install()
         DECODERS.start()
         WORKER.start()
@@ -164,7 +213,7 @@ class HunyuanImage:
     def __is_alive__(self) -> bool:
         return WORKER.alive and DECODERS.alive
 
-    @bentoml.api(route=API_PATH, input_spec=edit_form(SETTINGS, UPLOADS.one))
+    @bentoml.api(route=API_PATH, input_spec=edit_form(SETTINGS, one_upload))
     async def edit(
         self, *, image: bytes, prompt: str, seed: int | None, steps: int | None, resolution: str, ctx: bentoml.Context
     ) -> Annotated[bytes, ContentType("image/png")]:

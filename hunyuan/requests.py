@@ -27,6 +27,7 @@ SystemPromptChoice = Literal[
 Stage = Literal["prepare", "prefill", "think", "first_step", "denoise", "vae"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """Of an edit, in order; progress counts the first step in `denoise`."""
+StepCacheName = Literal["taylor", "spectrum"]
 ImageSource = Image.Image | str | Path
 ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
 
@@ -67,7 +68,7 @@ class EditRequest:
     top_k: int | None = None
     top_p: float | None = None
     drop_think: bool | None = None
-    step_cache: str | None = None
+    step_cache: StepCacheName | None = None
 
 
 @dataclass

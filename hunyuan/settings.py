@@ -8,15 +8,17 @@ defaults are part of the public interface (README, section Settings). Which vari
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hunyuan.errors import SettingsError
 from hunyuan.platform_variables import service_links
 
+Network = IPv4Network | IPv6Network
 ENV_PREFIX = "HUNYUAN_"
 LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
 DEMO = "demo"
@@ -59,7 +61,15 @@ class Settings(BaseSettings):
     max_pixels: int = Field(50_000_000, ge=256)
     max_decode_s: float = Field(10, gt=0, le=3600)
     prompt_max_chars: int = Field(4000, ge=1)
+    idle_s: float = Field(10, ge=0.1, le=LONGEST_S, description="that a request or an answer may stand still")
+    min_rate_kb_s: float = Field(16, ge=0, le=1024, description="KiB a second, of bodies and answers")
+    max_connections: int = Field(1024, ge=16, le=100_000)
+    peer_share: float = Field(0.25, gt=0, le=1, description="of connections and uploads, for one address")
+    trusted_proxies: Annotated[tuple[Network, ...] | None, NoDecode] = Field(
+        None, description="addresses and CIDR ranges, comma between them"
+    )
     png_prompt: bool = False
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
     cache_dir: Path | None = None
 
     def __init__(self, **values: Any) -> None:
@@ -91,6 +101,13 @@ class Settings(BaseSettings):
             raise ValueError(f"the folder cannot be looked at: {error.strerror}") from error
         return path
 
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _are_addresses(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(ip_network(item.strip(), strict=False) for item in value.split(",") if item.strip())
+
     @model_validator(mode="after")
     def _names_a_model_in_an_image(self) -> Settings:
         if "model_id" not in self.model_fields_set and any(name in os.environ for name in _IN_AN_IMAGE):
@@ -106,7 +123,11 @@ class Settings(BaseSettings):
 
     def lines(self) -> list[str]:
         """One `NAME=value` line a setting, for the log at start."""
-        return [f"{variable(name)}={getattr(self, name)}" for name in type(self).model_fields]
+        return [f"{variable(name)}={_shown(getattr(self, name))}" for name in type(self).model_fields]
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def variable(name: str) -> str:

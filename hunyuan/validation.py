@@ -15,10 +15,8 @@ from PIL import Image
 from hunyuan.errors import InvalidImage, InvalidPrompt, InvalidRequest
 from hunyuan.prompt.resolution import parse_resolution
 from hunyuan.prompt.system_prompt import CHOICES
-from hunyuan.requests import MAX_IMAGES, MAX_SEED, MAX_STEPS, BotTask, EditRequest, ImageSource, is_blank
+from hunyuan.requests import MAX_IMAGES, MAX_SEED, MAX_STEPS, BotTask, EditRequest, ImageSource, StepCacheName, is_blank
 from hunyuan.settings import Settings
-
-STEP_CACHES = ("taylor",)
 
 
 def validate(request: EditRequest, settings: Settings) -> None:
@@ -43,7 +41,7 @@ def validate(request: EditRequest, settings: Settings) -> None:
         if half := half_character(getattr(request, field) or ""):
             raise InvalidRequest(field, half)
     if request.step_cache is not None:
-        _choice("step_cache", request.step_cache, STEP_CACHES)
+        _choice("step_cache", request.step_cache, get_args(StepCacheName))
     _type("resolution", request.resolution, str)
     parse_resolution(request.resolution)
 

@@ -120,7 +120,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
             "use_system_prompt: got 'none'; allowed are None, en_unified, en_vanilla, en_recaption, "
             "en_think_recaption, dynamic, custom",
         ),
-        ({"step_cache": "tea"}, "step_cache: got 'tea'; allowed are taylor"),
+        ({"step_cache": "tea"}, "step_cache: got 'tea'; allowed are taylor, spectrum"),
         ({"resolution": "big"}, "resolution: got 'big'; allowed are auto, WIDTHxHEIGHT (1024x768) and W:H (4:3)"),
         ({"resolution": "900x100"}, "resolution: got 900x100, a ratio of 9.0:1; at most 8:1 is allowed"),
     ],

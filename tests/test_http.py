@@ -134,13 +134,13 @@ FIELDS = {
 }
 IMAGES = {
     "empty file": with_image(b"", "the file is empty"),
-    "text file": with_image(b"no picture at all", "none of PNG, JPEG and WebP"),
-    "web page": with_image(b"<html><body>404</body></html>", "none of PNG, JPEG and WebP"),
-    "vector picture": with_image(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "none of PNG"),
-    "PDF": with_image(b"%PDF-1.7\n" + bytes(100), "none of PNG"),
-    "GIF": with_image(saved("GIF"), "none of PNG"),
-    "BMP": with_image(saved("BMP"), "none of PNG"),
-    "TIFF": with_image(saved("TIFF"), "none of PNG"),
+    "text file": with_image(b"no picture at all", "none of PNG, JPEG, WebP, HEIC and AVIF"),
+    "web page": with_image(b"<html><body>404</body></html>", "a web page"),
+    "vector picture": with_image(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+    "PDF": with_image(b"%PDF-1.7\n" + bytes(100), "a PDF document"),
+    "GIF": with_image(saved("GIF"), "a GIF file"),
+    "BMP": with_image(saved("BMP"), "a BMP file"),
+    "TIFF": with_image(saved("TIFF"), "a TIFF file"),
     "magic number only": with_image(b"\x89PNG\r\n\x1a\n", "damaged"),
     "cut PNG": with_image(saved("PNG")[:600], "damaged"),
     "cut JPEG": with_image(saved("JPEG")[:900], "damaged"),
@@ -358,7 +358,7 @@ def test_bad_requests_leave_no_memory_behind(server: Server, client: httpx.Clien
     assert after < before * 1.05
 
 
-def test_a_websocket_gets_the_envelope_too(server: Server) -> None:
+def test_a_websocket_is_a_request_like_any_other(server: Server) -> None:
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
     head = f"GET /edit HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
@@ -368,8 +368,8 @@ def test_a_websocket_gets_the_envelope_too(server: Server) -> None:
             received = connection.recv(65536)
             assert received, answer
             answer += received
-    assert answer.startswith(b"HTTP/1.1 404")
-    assert b'{"error": "not_found"' in answer
+    assert answer.startswith(b"HTTP/1.1 405")
+    assert b'{"error": "method_not_allowed"' in answer
 
 
 def test_a_span_of_each_edit_is_sent(client: httpx.Client, spans: Spans) -> None:

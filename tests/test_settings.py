@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hunyuan.errors import SettingsError
 from hunyuan.platform_variables import service_links
 from hunyuan.settings import Settings, ignored_variables, known_variables, unknown_variables, variable
 
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8::1/128"))
 # field, variable, text in the environment, value
 EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("engine", "HUNYUAN_ENGINE", "official", "official"),
@@ -30,6 +32,12 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("max_decode_s", "HUNYUAN_MAX_DECODE_S", "2.5", 2.5),
     ("prompt_max_chars", "HUNYUAN_PROMPT_MAX_CHARS", "10", 10),
     ("png_prompt", "HUNYUAN_PNG_PROMPT", "true", True),
+    ("idle_s", "HUNYUAN_IDLE_S", "2.5", 2.5),
+    ("min_rate_kb_s", "HUNYUAN_MIN_RATE_KB_S", "0.5", 0.5),
+    ("max_connections", "HUNYUAN_MAX_CONNECTIONS", "64", 64),
+    ("peer_share", "HUNYUAN_PEER_SHARE", "0.5", 0.5),
+    ("trusted_proxies", "HUNYUAN_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1", PROXIES),
+    ("log_format", "HUNYUAN_LOG_FORMAT", "text", "text"),
     ("cache_dir", "HUNYUAN_CACHE_DIR", "somewhere/else", Path("somewhere/else")),
 ]
 
@@ -50,7 +58,13 @@ DEFAULTS = {
     "max_pixels": 50_000_000,
     "max_decode_s": 10,
     "prompt_max_chars": 4000,
+    "idle_s": 10,
+    "min_rate_kb_s": 16,
+    "max_connections": 1024,
+    "peer_share": 0.25,
+    "trusted_proxies": None,
     "png_prompt": False,
+    "log_format": "auto",
     "cache_dir": None,
 }
 
@@ -256,6 +270,7 @@ FLOATS = [variable(name) for name, field in Settings.model_fields.items() if fie
         ("HUNYUAN_MAX_DECODE_S", "inf"),
         ("HUNYUAN_PROMPT_MAX_CHARS", "0"),
         ("HUNYUAN_PNG_PROMPT", "perhaps"),
+        ("HUNYUAN_LOG_FORMAT", "xml"),
         ("MODEL_ID", "no/such/folder"),
     ],
 )
@@ -329,4 +344,11 @@ def test_lines_show_every_setting_under_its_variable(monkeypatch, tmp_path):
         monkeypatch.setenv(name, text)
     monkeypatch.setenv("MODEL_ID", str(tmp_path))
     shown = {"model_id": tmp_path, **{field: value for field, _, _, value in EXAMPLES}}
+    shown |= {"trusted_proxies": "10.0.0.0/8,2001:db8::1/128"}
     assert Settings().lines() == [f"{variable(field)}={shown[field]}" for field in DEFAULTS]
+
+
+@pytest.mark.parametrize("text", ["proxy.example", "10.0.0.0/33", "*", "10.0.0.1 10.0.0.2"])
+def test_a_proxy_is_named_by_its_address(monkeypatch, text):
+    monkeypatch.setenv("HUNYUAN_TRUSTED_PROXIES", text)
+    assert "HUNYUAN_TRUSTED_PROXIES=" in refused()

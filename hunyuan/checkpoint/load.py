@@ -20,7 +20,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hunyuan.checkpoint.folder import OpenWeights, check_keys, read_config, read_index, read_json, weight_files
+from hunyuan.checkpoint.folder import (
+    OpenWeights,
+    check_keys,
+    checkpoint_name,
+    read_config,
+    read_index,
+    read_json,
+    weight_files,
+)
 from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors, meta_model
 from hunyuan.errors import CheckpointError
@@ -71,7 +79,9 @@ def load_model(
         model = empty_model(config, device, dtype)
         pieces = list(_pieces(weights, dict(model.named_parameters())))
         # The bar shows on a terminal only; a log file gets the two lines around it.
-        log.info("loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), folder.name)
+        log.info(
+            "loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), checkpoint_name(folder)
+        )
         if stored.formats != config.formats:
             log.warning("quantising while loading; `hunyuan quantize` does it once and for all, then loading is fast")
         started = time.monotonic()
@@ -117,7 +127,7 @@ def _stored_config(folder: Path, config: CheckpointConfig) -> CheckpointConfig:
         wrong.add(f"dense layers {own.dense_format} as {config.dense_format}")
     if wrong:
         raise CheckpointError(
-            f"{folder.name} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
+            f"{checkpoint_name(folder)} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
         )
     return config.with_formats(*own.formats)
 

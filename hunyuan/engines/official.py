@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from hunyuan.checkpoint.folder import checkpoint_name
 from hunyuan.engines.official_loading import check_folder, check_packages, load_arguments, load_model, module_name
 from hunyuan.engines.official_watch import Watch
 from hunyuan.errors import HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory
@@ -95,7 +96,7 @@ class OfficialEngine:
         try:
             link = home / module_name(folder)
             link.symlink_to(folder.resolve(), target_is_directory=True)
-            return cls(load_model(link, folder.name, arguments), home)
+            return cls(load_model(link, checkpoint_name(folder), arguments), home)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from hunyuan.checkpoint.folder import checkpoint_name, read_json
 from hunyuan.errors import CheckpointError, OutOfMemory, SettingsError
 from hunyuan.settings import Settings
 
@@ -33,16 +33,16 @@ def check_folder(folder: Path) -> None:
     """Names everything that is missing at once, before any remote code runs."""
     missing = [name for name in ("config.json", "generation_config.json") if not (folder / name).is_file()]
     if "config.json" not in missing:
-        try:
-            auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
-        except ValueError as error:
-            raise CheckpointError(f"{folder.name}/config.json is not JSON: {error}") from error
+        auto_map = read_json(folder, "config.json").get("auto_map", {})
+        if not isinstance(auto_map, dict) or not all(isinstance(value, str) for value in auto_map.values()):
+            raise CheckpointError("config.json: auto_map must map names to names")
         for key in ("AutoConfig", "AutoModelForCausalLM"):
             file = auto_map.get(key, "").split(".")[0] + ".py"  # "file.Class"
             if not (folder / file).is_file():
                 missing.append(file if key in auto_map else f"auto_map.{key} in config.json")
     if missing:
-        raise CheckpointError(f"{folder.name} cannot run with HUNYUAN_ENGINE=official: no {', '.join(missing)}")
+        name = checkpoint_name(folder)
+        raise CheckpointError(f"{name} cannot run with HUNYUAN_ENGINE=official: no {', '.join(missing)}")
 
 
 def load_arguments(settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ and timings live in the `EditJob`, which is thrown away afterwards; buffers that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -23,7 +23,8 @@ from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
-from hunyuan.generation.step_cache import TaylorCache
+from hunyuan.generation.spectrum import SpectrumCache
+from hunyuan.generation.step_cache import StepCache, TaylorCache
 from hunyuan.generation.text import TextPlan, read_text
 from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
@@ -33,7 +34,9 @@ from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_re
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import STAGES, CancelToken, EditRequest, EditResult, ProgressCallback, Stage
+from hunyuan.requests import STAGES, CancelToken, EditRequest, EditResult, ProgressCallback, Stage, StepCacheName
+
+STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": TaylorCache, "spectrum": SpectrumCache}
 
 
 @dataclass(frozen=True)
@@ -247,9 +250,10 @@ class EditJob:
         self.timings["first_step"], self.timings["denoise"] = marks[1] - marks[0], marks[-1] - marks[1]
         return latents
 
-    def step_cache(self) -> TaylorCache | None:
+    def step_cache(self) -> StepCache | None:
         """The forecaster that the request asks for."""
-        return None if self.request.step_cache is None else TaylorCache(self.steps)
+        name = self.request.step_cache
+        return None if name is None else STEP_CACHES[name](self.steps)
 
     def _fill_fixed(self, layout: Layout, stop: int, capacity: int, rows: int) -> KVCache:
         """Keys and values of everything before the timestep token, computed once for equal tokens.

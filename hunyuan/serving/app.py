@@ -29,9 +29,11 @@ API_PATH = "/edit"
 _FRAMEWORK_ERRORS = "bentoml._internal.server.http_app"  # the logger of its tracebacks
 _ERRORS = {
     400: "invalid_image, invalid_prompt, invalid_field or unknown_field",
+    408: "too_slow",
     413: "payload_too_large",
     415: "unsupported_media_type",
-    429: "queue_full; see Retry-After",
+    429: "queue_full or too_many_connections; see Retry-After",
+    431: "head_too_large",
     503: "loading (see Retry-After), out_of_memory, inference_failed or shutting_down",
     504: "timeout",
 }

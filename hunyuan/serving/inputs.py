@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import bentoml
@@ -20,10 +20,10 @@ from starlette.requests import Request
 from hunyuan.errors import InvalidImage, InvalidPrompt
 from hunyuan.pictures.reader import ALLOWED
 from hunyuan.requests import MAX_SEED, MAX_STEPS, EditRequest
-from hunyuan.serving.attend import before
 from hunyuan.serving.calls import call_of
 from hunyuan.serving.envelope import reporting
 from hunyuan.serving.multipart import MULTIPART, Form, read_form
+from hunyuan.serving.uploads import Upload as Arriving
 from hunyuan.settings import Settings
 from hunyuan.validation import validate
 
@@ -49,11 +49,11 @@ def max_body_bytes(settings: Settings) -> int:
 
 
 def edit_form(
-    settings: Settings, one_upload: Callable[[], AbstractContextManager[None]] = nullcontext
+    settings: Settings, one_upload: Callable[[Request, float], AbstractAsyncContextManager[Arriving]]
 ) -> type[bentoml.IODescriptor]:
     """The input specification of `/edit`, with this server's limits.
 
-    `one_upload` is entered for as long as a body arrives; it may refuse.
+    `one_upload` is entered, with the request and its deadline, for as long as a body arrives; it may refuse.
     """
 
     class EditForm(bentoml.IODescriptor):
@@ -76,9 +76,8 @@ def edit_form(
         async def from_http_request(cls, request: Request, serde: Serde) -> bentoml.IODescriptor:
             with reporting(request.scope):
                 deadline = call_of(request.scope).started + settings.request_timeout_s
-                with one_upload():
-                    async with before(deadline):
-                        form = await read_form(request, FILES, TEXTS)
+                async with one_upload(request, deadline) as upload:
+                    form = await read_form(request, FILES, TEXTS, upload.receive)
                 if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):
                     form.texts = json_decoded(form.texts)
                 # `model_construct`: the bounds are checked by now, with messages of our own.

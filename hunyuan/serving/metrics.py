@@ -11,6 +11,7 @@ import functools
 from hunyuan.errors import Cancelled, DeadlineExceeded
 from hunyuan.requests import STAGES
 from hunyuan.serving.calls import Call, EditFacts
+from hunyuan.serving.connections import REASONS as CLOSED
 from hunyuan.serving.decoders import KILL_REASONS
 from hunyuan.serving.http_errors import ShuttingDown
 
@@ -44,11 +45,18 @@ class Metrics:
         self.stage = Histogram("hunyuan_stage_seconds", "Seconds by stage of an edit", ["stage"], buckets=_SECONDS)
         self.tokens = Histogram("hunyuan_tokens_per_second", "Decoding speed of an edit", buckets=_TOKENS_A_SECOND)
         self.steps = Histogram("hunyuan_steps_per_second", "Denoising speed of an edit", buckets=_STEPS_A_SECOND)
+        self.connections = newest("hunyuan_connections", "Open connections")
+        self.closed = Counter(
+            "hunyuan_connections_closed_total", "Connections that the server ended, by why", ["reason"]
+        )
         self.gpu_memory = newest("hunyuan_gpu_memory_bytes", "GPU memory of tensors around the last edit", ["when"])
         self.decoding = Histogram("hunyuan_decoding_seconds", "Seconds to decode an upload", buckets=_SECONDS)
         self.decoders = newest("hunyuan_decoders", "Processes that can decode uploads")
         self.decoders_killed = Counter("hunyuan_decoders_killed_total", "Decoders replaced, by why", ["reason"])
         self.depth.set(0)
+        self.connections.set(0)
+        for reason in CLOSED:
+            self.closed.labels(reason)
         for kill_reason in KILL_REASONS:
             self.decoders_killed.labels(kill_reason)
         self.whole.labels("200")

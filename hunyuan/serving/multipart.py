@@ -55,12 +55,18 @@ def field_error(name: str, message: str) -> InvalidRequest:
     return InvalidRequest(name, message)
 
 
-async def read_form(request: Request, files: Collection[str], texts: Collection[str]) -> Form:
+async def read_form(
+    request: Request,
+    files: Collection[str],
+    texts: Collection[str],
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> Form:
     """Reads the whole body; the envelope bounds its size.
 
     Args:
         files: names of the fields that must come as files.
         texts: names of the fields that must come as text.
+        on_bytes: told how many bytes have come, each time.
 
     Raises:
         UnsupportedMediaType: the body is compressed, or not multipart/form-data.
@@ -73,6 +79,7 @@ async def read_form(request: Request, files: Collection[str], texts: Collection[
         async for chunk in request.stream():
             if len(opening) < _OPENING:
                 opening += chunk[:_OPENING]
+            on_bytes(len(chunk))
             parser.write(chunk)
     except FormParserError as error:
         raise form_faults.malformed(error, opening, boundary, collector.parts, collector.header) from error

@@ -3,7 +3,7 @@
 
     scripts/benchmarks/bench_engine.py [--layers 32] [--weights 4bit|fp8|bf16] [--dense bf16|fp8] [--size 1024x1024]
                             [--prompt-tokens 5700] [--tokens 1000] [--steps 28] [--guidance 2.5] [--repeat 2]
-                            [--step-cache taylor] [--distil] [--json FILE] [--check]
+                            [--step-cache taylor|spectrum] [--distil] [--json FILE] [--check]
 
 Prints, for each stage of a whole edit (one source picture, thinking first), what it took, the rate reached, and the
 shortest time that the rates measured on the same device in the same run allow; at the default set-up also what is
@@ -289,7 +289,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=1000, help="decoded tokens")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance", type=float, default=2.5)
-    parser.add_argument("--step-cache", choices=("taylor",))
+    parser.add_argument("--step-cache", choices=("taylor", "spectrum"))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--repeat", type=int, default=2, help="measured edits after the warm-up")
     parser.add_argument("--json", type=Path)

@@ -31,6 +31,10 @@ SIZES: list[tuple[int, int, float]] = [
 """Height, width and share of the sizes to train at: buckets of base size 256."""
 
 
+# To an autoencoder, these only show other pictures.
+_OF_NO_INTEREST = ("background", "mirror", "upside", *edits.TURNS)
+
+
 class Pictures:
     """The archive on a device, and everything drawn from it.
 
@@ -85,9 +89,9 @@ class Pictures:
     def autoencoder(self, n: int, h: int, w: int) -> Tensor:
         """A mixture for training the autoencoder: half photographs, the rest of everything, a third of all edited."""
         x = self._mixture(n, h, w, photo=0.62, sprite=0.24)
-        steps = [s for s in tasks.single_steps() if s.name not in ("background", *edits.TURNS, "mirror", "upside")]
+        names = [name for name in edits.NAMES if name not in _OF_NO_INTEREST]
         for i in torch.randperm(n, generator=self._rng, device=self.device)[: n // 3].tolist():
-            step = self._chance.choice(steps)
+            step = self._chance.choice(edits.steps_of(self._chance.choice(names)))
             x[i : i + 1] = edits.apply(step, x[i : i + 1])
         return x
 

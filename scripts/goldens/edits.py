@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.job import EditJob
-from hunyuan.generation.step_cache import TaylorCache, TaylorSettings
+from hunyuan.generation.step_cache import StepCache, TaylorCache, TaylorSettings
 from hunyuan.generation.text import TextPlan
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import Size
@@ -48,7 +48,7 @@ class TracedJob(EditJob):
     trace: Trace
     taylor: TaylorSettings | None = None
 
-    def step_cache(self) -> TaylorCache | None:
+    def step_cache(self) -> StepCache | None:
         return None if self.taylor is None else TaylorCache(self.steps, self.taylor)
 
     def _fill_prompt(self, *args: Any, **kwargs: Any) -> Tensor:

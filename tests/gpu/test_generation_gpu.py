@@ -179,7 +179,7 @@ def test_a_cancel_in_the_text_leaves_the_buffers_usable(engine: Engine) -> None:
     assert png(run(engine.fast, edit(), engine.workspace)) == png(before)
 
 
-@pytest.mark.parametrize("step_cache", [None, "taylor"])
+@pytest.mark.parametrize("step_cache", [None, "taylor", "spectrum"])
 def test_denoising_does_not_wait_for_the_device(engine: Engine, step_cache: str | None) -> None:
     """From the second step on: the first one sets up what all share."""
     context = waiting_for_the_device_is_an_error()

@@ -14,7 +14,6 @@ from PIL import Image
 from hunyuan.checkpoint.load import read_config
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.model.config import ModelConfig
 from hunyuan.prompt.images import prepare_cond_image
 from hunyuan.prompt.layout import Composer, CondShape, GenBlock, Layout, keep_recaption
 from hunyuan.prompt.resolution import parse_resolution, resolution_group
@@ -392,7 +391,7 @@ def test_each_distil_token_has_its_own_switch(changes, token):
 
 
 def test_every_attention_type_is_covered_here():
-    known = get_args(get_type_hints(ModelConfig)["cond_token_attn_type"])
+    known = get_args(get_type_hints(CheckpointConfig)["cond_token_attn_type"])
     assert known == ("joint_full", "full", "full_causal", "causal")
 
 

@@ -14,6 +14,8 @@ from hunyuan.requests import EditRequest
 from hunyuan.serving.calls import CALL, Call
 from hunyuan.serving.http_errors import UnsupportedMediaType
 from hunyuan.serving.inputs import MAX_SEED, edit_form, json_decoded, max_body_bytes
+from hunyuan.serving.pace import Least
+from hunyuan.serving.uploads import Uploads
 from hunyuan.settings import Settings
 from hunyuan.validation import validate
 
@@ -51,7 +53,8 @@ def parse(
         piece = pieces.pop(0)
         return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
-    form = edit_form(Settings())
+    uploads = Uploads(1, 1, Least(10, 0))
+    form = edit_form(Settings(), lambda request, deadline: uploads.one(None, None, deadline))
     return asyncio.run(form.from_http_request(Request(scope, receive), None))
 
 

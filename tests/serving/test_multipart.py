@@ -32,7 +32,7 @@ def read(body: bytes, headers: Mapping[str, str] | None = None, chunk: int = 655
         piece = pieces.pop(0)
         return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
-    return asyncio.run(read_form(Request(scope, receive), ("image",), ("prompt", "seed")))
+    return asyncio.run(read_form(Request(scope, receive), ("image",), ("prompt", "seed"), lambda count: None))
 
 
 def part(headers: str, value: bytes = b"hello") -> bytes:
