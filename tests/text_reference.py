@@ -69,7 +69,7 @@ def decode_text(
     uniform: Tensor,
     max_new_tokens: int,
     feed: Callable[[int], Tensor],
-    on_token: Callable[[int], None],
+    on_token: Callable[[list[int]], None],
 ) -> list[int]:
     """Decodes until a stop token or `max_new_tokens`.
 
@@ -78,7 +78,7 @@ def decode_text(
         last: the prompt's last token.
         uniform: fp64 `[max_new_tokens]` of `sampling.uniforms`; not read unless the text is sampled.
         feed: runs one token through the model and returns the logits after it.
-        on_token: called with the number of tokens so far, before each further token; may raise to stop.
+        on_token: called with the tokens so far, before each further one and at the end; may raise to stop.
 
     Returns:
         The new tokens, the stop token included. The last one has not been fed.
@@ -86,11 +86,11 @@ def decode_text(
     state = TextState(plan)
     tokens: list[int] = []
     while True:
-        on_token(len(tokens))
+        on_token(tokens)
         done = len(tokens)
         last = pick(sampling, state.constrain(logits, last), uniform[done : done + 1])
         tokens.append(last)
         if last in plan.stop or len(tokens) >= max_new_tokens:
-            on_token(len(tokens))
+            on_token(tokens)
             return tokens
         logits = feed(last)

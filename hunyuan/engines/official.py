@@ -38,7 +38,7 @@ from hunyuan.engines.official_loading import check_folder, check_packages, load_
 from hunyuan.engines.official_watch import Watch
 from hunyuan.errors import HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory
 from hunyuan.pictures.rgb import load_image
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 
 # `EditRequest` fields -> names in generation_config. `steps` is handled apart: it is never None.
@@ -109,6 +109,7 @@ class OfficialEngine:
         steps: int,
         on_progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
     ) -> EditResult:
         """One picture. Equal requests with equal seeds give equal pictures, whatever ran before.
 
@@ -138,6 +139,8 @@ class OfficialEngine:
             raise InferenceFailed(f"the official code raised {type(error).__name__}") from error
         if isinstance(cot_text, list):
             cot_text = cot_text[0]
+        if on_text is not None and cot_text:
+            on_text(cot_text)
         return EditResult(image, cot_text, seed, image.size, steps, len(watch.text), timings)
 
     def _refuse(self, request: EditRequest) -> None:

@@ -25,7 +25,7 @@ from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.spectrum import SpectrumCache
 from hunyuan.generation.step_cache import StepCache, TaylorCache
-from hunyuan.generation.text import TextPlan, read_text
+from hunyuan.generation.text import TextPlan, TextStream, read_text
 from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.rgb import load_image
@@ -34,7 +34,16 @@ from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_re
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import STAGES, CancelToken, EditRequest, EditResult, ProgressCallback, Stage, StepCacheName
+from hunyuan.requests import (
+    STAGES,
+    CancelToken,
+    EditRequest,
+    EditResult,
+    ProgressCallback,
+    Stage,
+    StepCacheName,
+    TextCallback,
+)
 
 STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": TaylorCache, "spectrum": SpectrumCache}
 
@@ -75,6 +84,7 @@ class EditJob:
     on_progress: ProgressCallback | None = None
     cancel: CancelToken | None = None
     workspace: Workspace | None = None
+    on_text: TextCallback | None = None
     timings: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
 
@@ -176,16 +186,26 @@ class EditJob:
         most = min(budget, self.config.max_position_embeddings - begin + 1)
         uniform = uniforms(self.random.text, most).to(self.model.device)
 
-        def on_token(done: int) -> None:
-            self._report("think", done, budget)
+        show = self._text_stream(plan)
+
+        def on_token(tokens: list[int]) -> None:
+            self._report("think", len(tokens), budget)
+            show(tokens)
             self._check()
 
         run = TextRun(plan, self.options.sampling, uniform, last, begin)
         new = self._decoder(filled, most).decode(logits, run, self._check, on_token)
         filled.ids += new[:-1]
+        show(new, ended=True)
         if len(new) < budget and new[-1] not in plan.stop:
             self._check_length(begin + len(new), "text stage")
         return new
+
+    def _text_stream(self, plan: TextPlan) -> Callable[..., None]:
+        """`TextStream.show` where somebody listens, otherwise nothing that takes time."""
+        if self.on_text is None:
+            return lambda tokens, ended=False: None
+        return TextStream(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text).show
 
     def _decoder(self, filled: Filled, most: int) -> TextDecoder:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""

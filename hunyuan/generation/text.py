@@ -6,10 +6,11 @@ Knows which tokens are forced after which, where text ends, and how the result r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import BotTask
+from hunyuan.requests import BotTask, TextCallback
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,29 @@ class TextPlan:
         return cls(tuple(transitions), stop, tokenizer.size if auto_size else None, tokenizer.ratios, end)
 
 
-def read_text(tokens: list[int], plan: TextPlan, tokenizer: Tokenizer, bot_task: BotTask) -> str:
+def read_text(tokens: Sequence[int], plan: TextPlan, tokenizer: Tokenizer, bot_task: BotTask) -> str:
     """The text proper, its opening tag (which the prompt held) in front; all of it when it never ended."""
     stop = tokens.index(plan.end) + 1 if plan.end in tokens else len(tokens)
     opening = "<recaption>" if bot_task == "recaption" else "<think>"
     return opening + tokenizer.decode(tokens[:stop])
+
+
+class TextStream:
+    """Hands the text on while it is decoded; the pieces together are what `read_text` reads at the end.
+
+    The last letters are held back: a character may be half there, and a blank before punctuation goes when it comes.
+    """
+
+    HELD_BACK = 8
+
+    def __init__(self, plan: TextPlan, tokenizer: Tokenizer, bot_task: BotTask, on_text: TextCallback) -> None:
+        self.plan, self.tokenizer, self.bot_task, self.on_text = plan, tokenizer, bot_task, on_text
+        self.shown = 0  # letters
+
+    def show(self, tokens: Sequence[int], ended: bool = False) -> None:
+        """`tokens`: all so far. `ended`: there will be no more."""
+        text = read_text(tokens, self.plan, self.tokenizer, self.bot_task)
+        end = len(text) if ended else len(text) - self.HELD_BACK
+        if end > self.shown:
+            self.on_text(text[self.shown : end])
+            self.shown = end
