@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hunyuan.checkpoint.config_bounds import check_bounds
 from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.checkpoint.untrusted import MOST_JSON, FileProblem, NoPlainFile, is_plain_name, parse_json, read_small
@@ -65,9 +64,7 @@ def checkpoint_name(folder: Path) -> str:
 
 def read_config(folder: Path) -> CheckpointConfig:
     """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantisation."""
-    raw = read_json(folder, CONFIG_FILE)
-    check_bounds(raw)
-    return CheckpointConfig.from_dict(raw)
+    return CheckpointConfig.from_dict(read_json(folder, CONFIG_FILE))
 
 
 def read_index(folder: Path) -> dict[str, str]:

@@ -14,17 +14,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, Validation
 from pydantic.dataclasses import dataclass
 
 from hunyuan.errors import CheckpointError
+from hunyuan.model.config_bounds import check_bounds
 
 BASE_MODEL = "HunyuanImage-3.0"
 _STRICT = ConfigDict(extra="ignore", protected_namespaces=())
 
-# Far above every published model: what is larger is a damaged file, and would only fail later and less clearly.
-Layers = Annotated[int, Field(strict=True, ge=1, le=512)]
-Count = Annotated[int, Field(strict=True, ge=1, le=4096)]
-Width = Annotated[int, Field(strict=True, ge=1, le=1 << 20)]
-Length = Annotated[int, Field(strict=True, ge=1, le=1 << 24)]
-PerLayer = tuple[Annotated[int, Field(strict=True, ge=0, le=4096)], ...]
-PerLayerWidth = tuple[Annotated[int, Field(strict=True, ge=0, le=1 << 20)], ...]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 
@@ -33,8 +29,8 @@ Number = Annotated[float, Field(strict=True)]
 class VaeConfig:
     """The 3D convolutional autoencoder (spec section 9)."""
 
-    block_out_channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=16)]
-    latent_channels: Width
+    block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1)]
+    latent_channels: Count
     layers_per_block: Count
     ffactor_spatial: Count
     ffactor_temporal: Count
@@ -71,11 +67,11 @@ class VaeConfig:
 class VitConfig:
     """The vision tower, in the names that transformers' SigLIP 2 takes."""
 
-    hidden_size: Width
-    intermediate_size: Width
-    num_hidden_layers: Layers
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
     num_attention_heads: Count
-    num_patches: Width
+    num_patches: Count
     patch_size: Count
     num_channels: Count = 3
     hidden_act: str = "gelu_pytorch_tanh"
@@ -88,7 +84,7 @@ class VitConfig:
 class VitProcessorConfig:
     """How pixels become the vision tower's input."""
 
-    max_num_patches: Width
+    max_num_patches: Count
     image_mean: tuple[Number, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[Number, ...] = (0.5, 0.5, 0.5)
     rescale_factor: Number = 1 / 255
@@ -98,8 +94,8 @@ class VitProcessorConfig:
 class AlignerConfig:
     """The MLP from ViT width to the backbone's (spec section 10)."""
 
-    input_dim: Width
-    n_embed: Width
+    input_dim: Count
+    n_embed: Count
     depth: Count = 2
 
 
@@ -115,18 +111,18 @@ class ModelConfig:
     In the file they may be one number for all layers, or a list that is longer than there are layers.
     """
 
-    num_hidden_layers: Layers
-    vocab_size: Length
-    hidden_size: Width
+    num_hidden_layers: Count
+    vocab_size: Count
+    hidden_size: Count
     num_attention_heads: Count
     num_key_value_heads: Count
-    attention_head_dim: Width
-    intermediate_size: Annotated[int, Field(strict=True, ge=0, le=1 << 20)] = 0
-    moe_intermediate_size: PerLayerWidth
-    moe_topk: PerLayer
-    num_shared_expert: PerLayer
-    num_experts: PerLayer
-    max_position_embeddings: Length
+    attention_head_dim: Count
+    intermediate_size: Natural = 0
+    moe_intermediate_size: tuple[Natural, ...]
+    moe_topk: tuple[Natural, ...]
+    num_shared_expert: tuple[Natural, ...]
+    num_experts: tuple[Natural, ...]
+    max_position_embeddings: Count
     vae: VaeConfig
     vit: VitConfig
     vit_processor: VitProcessorConfig
@@ -134,15 +130,15 @@ class ModelConfig:
     model_type: Literal["hunyuan_image_3_moe"]
     model_version: str = "HunyuanImage-3.0-Instruct"
     torch_dtype: str = "bfloat16"
-    moe_layer_num_skipped: Annotated[int, Field(strict=True, ge=0, le=512)] = 0
+    moe_layer_num_skipped: Natural = 0
     use_mixed_mlp_moe: Flag = True
     use_qk_norm: Flag = True
     rms_norm_eps: Number = 1e-5
     rope_theta: Number = 10000.0
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: Flag = False
-    image_base_size: Annotated[int, Field(strict=True, ge=16, le=1 << 16)] = 1024
-    patch_embed_hidden_dim: Width = 1024
+    image_base_size: Annotated[int, Field(strict=True, ge=16)] = 1024
+    patch_embed_hidden_dim: Count = 1024
     cond_token_attn_type: Literal["joint_full", "full", "full_causal", "causal"] = "full"
     cfg_distilled: Flag = False
     use_meanflow: Flag = False
@@ -164,6 +160,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Raises one `CheckpointError` naming every key that is missing, malformed or of an unsupported value."""
+        check_bounds(raw)
         dtype = str(raw.get("torch_dtype") or raw.get("dtype") or "bfloat16")  # newer folders use the second name
         try:
             return TypeAdapter(cls).validate_python({"attention_head_dim": _head_dim(raw), **raw, "torch_dtype": dtype})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import FrozenInstanceError, asdict
 from typing import Any
 
@@ -322,33 +321,6 @@ def test_autoencoder_without_matching_channels_is_refused(key):
 @pytest.mark.parametrize("kind", ["joint_full", "full", "full_causal", "causal"])
 def test_all_four_attention_types_of_condition_images_are_known(kind):
     assert model_config(cond_token_attn_type=kind).cond_token_attn_type == kind
-
-
-ABSURD = {
-    "num_hidden_layers": 10**9,
-    "num_experts": 10**7,
-    "hidden_size": 10**8,
-    "vocab_size": 10**12,
-    "num_attention_heads": 10**6,
-    "moe_intermediate_size": [10**9] * 2,
-    "max_position_embeddings": 10**15,
-    "image_base_size": 10**7,
-    "patch_embed_hidden_dim": 10**9,
-}
-
-
-@pytest.mark.parametrize("key", ABSURD)
-def test_absurd_value_is_refused_at_once_by_name(key):
-    began = time.perf_counter()
-    with pytest.raises(CheckpointError, match=rf"config.json: {key}.*expected less than or equal to"):
-        model_config(**{key: ABSURD[key]})
-    assert time.perf_counter() - began < 1
-
-
-@pytest.mark.parametrize(("section", "key"), [("vae", "latent_channels"), ("vit", "num_hidden_layers")])
-def test_absurd_nested_value_is_refused_by_name(section, key):
-    with pytest.raises(CheckpointError, match=rf"config.json: {section}.{key}: 1000000000, expected less than"):
-        model_config(**{section: {**raw_config()[section], key: 10**9}})
 
 
 # --- derived values
