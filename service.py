@@ -32,6 +32,7 @@ from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import edit_form, max_body_bytes
 from hunyuan.serving.lifecycle import Drain, web_server
 from hunyuan.serving.logs import ServiceLog, log_request
+from hunyuan.serving.memory import return_large_blocks
 from hunyuan.serving.metrics import metrics
 from hunyuan.serving.pace import Least
 from hunyuan.serving.peers import Peers
@@ -194,6 +195,7 @@ class HunyuanImage:
             logger.info("setting %s", line)
         if names := ignored_variables():
             logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
+        return_large_blocks()
         watch_connections()
         DRAIN.install()
         DECODERS.start()

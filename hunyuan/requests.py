@@ -28,6 +28,7 @@ StepCacheName = Literal["taylor", "spectrum"]
 Stage = Literal["prefill", "think", "denoise", "decode"]
 ImageSource = Image.Image | str | Path
 ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
+TextCallback = Callable[[str], None]  # the next piece of what the model thinks
 
 # Control and format characters, marks without a letter under them, and separators: none of them shows anything.
 _BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"})

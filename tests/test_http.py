@@ -249,7 +249,7 @@ def test_the_script_does_the_same(server: Server, photo: Path, tmp_path: Path) -
     assert not out.exists()
 
 
-LITERAL = ["42", "true", "null", '"quoted"', '{"a": 1}', 'say "hi"']
+LITERAL = ["42", "true", "null", '"quoted"', '{"a": 1}', 'say "hi"', "[" * 3900, '"' + "[" * 3900]
 
 
 def prompts_seen(server: Server) -> list[str]:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hunyuan.checkpoint.config_bounds import check_bounds
 from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.checkpoint.untrusted import MOST_JSON, FileProblem, NoPlainFile, is_plain_name, parse_json, read_small
@@ -64,7 +65,9 @@ def checkpoint_name(folder: Path) -> str:
 
 def read_config(folder: Path) -> ModelConfig:
     """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantisation."""
-    return ModelConfig.from_dict(read_json(folder, CONFIG_FILE))
+    raw = read_json(folder, CONFIG_FILE)
+    check_bounds(raw)
+    return ModelConfig.from_dict(raw)
 
 
 def read_index(folder: Path) -> dict[str, str]:

@@ -28,7 +28,7 @@ from hunyuan.plan.table import render
 from hunyuan.prompt.layout import Composer
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 
 DEFAULT_PRESET = "en_unified"
@@ -100,8 +100,11 @@ class NativeEngine:
         steps: int,
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
+        on_text: TextCallback | None = None,
     ) -> EditResult:
-        job = EditJob(self.checkpoint, request, seed, steps, self.noise_on_cpu, on_progress, cancel, self.workspace)
+        """See `Editor.run`. `on_text` is called in this thread, between two tokens."""
+        checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
+        job = EditJob(checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text)
         try:
             return job.run()
         except torch.cuda.OutOfMemoryError as error:

@@ -40,7 +40,7 @@ from PIL import Image
 from hunyuan.checkpoint.folder import checkpoint_name, read_json
 from hunyuan.errors import CheckpointError, HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory, SettingsError
 from hunyuan.pictures.rgb import load_image
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 
 TRANSFORMERS = "4.57"  # 5.x changed the StaticCache that the official code subclasses
@@ -113,6 +113,7 @@ class OfficialEngine:
         steps: int,
         on_progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
     ) -> EditResult:
         """One picture. Equal requests with equal seeds give equal pictures, whatever ran before.
 
@@ -142,6 +143,8 @@ class OfficialEngine:
             raise InferenceFailed(f"the official code raised {type(error).__name__}") from error
         if isinstance(cot_text, list):
             cot_text = cot_text[0]
+        if on_text is not None and cot_text:
+            on_text(cot_text)
         return EditResult(image, cot_text, seed, image.size, steps, len(watch.text), timings)
 
     def _refuse(self, request: EditRequest) -> None:

@@ -152,7 +152,7 @@ class TextDecoder:
 
     @torch.inference_mode()
     def decode(
-        self, logits: Tensor, run: TextRun, check: Callable[[], None], on_token: Callable[[int], None]
+        self, logits: Tensor, run: TextRun, check: Callable[[], None], on_token: Callable[[list[int]], None]
     ) -> list[int]:
         """Decodes until a stop token, at most `len(run.uniform)` tokens: what `text.decode_text` decodes.
 
@@ -162,7 +162,7 @@ class TextDecoder:
         Args:
             logits: fp32 `[vocab]` after the prompt.
             check: called before each token is launched; may raise to stop.
-            on_token: called with the number of tokens so far at each look; may raise to stop.
+            on_token: called with the tokens so far at each look and at the end; may raise to stop.
 
         Returns:
             The new tokens, the stop token included.
@@ -173,7 +173,7 @@ class TextDecoder:
         most, tokens = len(run.uniform), list[int]()
         if not most:
             raise ValueError("no token may be decoded")
-        on_token(0)
+        on_token(tokens)
         self.step.fill(run)
         self.step.choose(logits)
         launched = 1
@@ -181,9 +181,9 @@ class TextDecoder:
             for token in self.step.read(len(tokens), launched):
                 tokens.append(token)
                 if token in run.plan.stop or len(tokens) == most:
-                    on_token(len(tokens))
+                    on_token(tokens)
                     return tokens
-            on_token(len(tokens))
+            on_token(tokens)
             for _ in range(min(self.look_every, most - launched)):
                 check()
                 self.launch()

@@ -25,7 +25,7 @@ from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.spectrum import SpectrumCache
 from hunyuan.generation.step_cache import StepCache, TaylorCache
-from hunyuan.generation.text import TextPlan, decode_text, read_text
+from hunyuan.generation.text import TextPlan, TextStream, decode_text, read_text
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.rgb import load_image
@@ -34,7 +34,7 @@ from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_re
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage, StepCacheName
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage, StepCacheName, TextCallback
 
 STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": TaylorCache, "spectrum": SpectrumCache}
 STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
@@ -76,6 +76,7 @@ class EditJob:
     on_progress: ProgressCallback | None = None
     cancel: CancelToken | None = None
     workspace: Workspace | None = None
+    on_text: TextCallback | None = None
     timings: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
 
@@ -177,8 +178,11 @@ class EditJob:
         most = min(budget, self.config.max_position_embeddings - begin + 1)
         uniform = uniforms(self.random.text, most).to(self.model.device)
 
-        def on_token(done: int) -> None:
-            self._report("think", done, budget)
+        show = self._text_stream(plan)
+
+        def on_token(tokens: list[int]) -> None:
+            self._report("think", len(tokens), budget)
+            show(tokens)
             self._check()
 
         sampling, decoder = self.options.sampling, self._decoder(filled)
@@ -188,9 +192,16 @@ class EditJob:
             filled.ids += new[:-1]
         else:
             new = decode_text(logits, last, plan, sampling, uniform, most, self._feed, on_token)
+        show(new, ended=True)
         if len(new) < budget and new[-1] not in plan.stop:
             self._check_length(begin + len(new), "text stage")
         return new
+
+    def _text_stream(self, plan: TextPlan) -> Callable[..., None]:
+        """`TextStream.show` where somebody listens, otherwise nothing that takes time."""
+        if self.on_text is None:
+            return lambda tokens, ended=False: None
+        return TextStream(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text).show
 
     def _feed(self, token: int) -> Tensor:
         """Runs one more token behind what is there; returns the logits after it, `[vocab]`."""

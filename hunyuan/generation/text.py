@@ -6,7 +6,7 @@ are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hunyuan.generation.sampling import Sampling
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import BotTask
+from hunyuan.requests import BotTask, TextCallback
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def decode_text(
     uniform: Tensor,
     max_new_tokens: int,
     feed: Callable[[int], Tensor],
-    on_token: Callable[[int], None],
+    on_token: Callable[[list[int]], None],
 ) -> list[int]:
     """Decodes until a stop token or `max_new_tokens`.
 
@@ -94,7 +94,7 @@ def decode_text(
         last: the prompt's last token.
         uniform: fp64 `[max_new_tokens]` of `sampling.uniforms`; not read unless the text is sampled.
         feed: runs one token through the model and returns the logits after it.
-        on_token: called with the number of tokens so far, before each further token; may raise to stop.
+        on_token: called with the tokens so far, before each further one and at the end; may raise to stop.
 
     Returns:
         The new tokens, the stop token included. The last one has not been fed.
@@ -102,18 +102,39 @@ def decode_text(
     state = TextState(plan)
     tokens: list[int] = []
     while True:
-        on_token(len(tokens))
+        on_token(tokens)
         done = len(tokens)
         last = sampling.pick(state.constrain(logits, last), uniform[done : done + 1])
         tokens.append(last)
         if last in plan.stop or len(tokens) >= max_new_tokens:
-            on_token(len(tokens))
+            on_token(tokens)
             return tokens
         logits = feed(last)
 
 
-def read_text(tokens: list[int], plan: TextPlan, tokenizer: Tokenizer, bot_task: BotTask) -> str:
+def read_text(tokens: Sequence[int], plan: TextPlan, tokenizer: Tokenizer, bot_task: BotTask) -> str:
     """The text proper, its opening tag (which the prompt held) in front; all of it when it never ended."""
     stop = tokens.index(plan.end) + 1 if plan.end in tokens else len(tokens)
     opening = "<recaption>" if bot_task == "recaption" else "<think>"
     return opening + tokenizer.decode(tokens[:stop])
+
+
+class TextStream:
+    """Hands the text on while it is decoded; the pieces together are what `read_text` reads at the end.
+
+    The last letters are held back: a character may be half there, and a blank before punctuation goes when it comes.
+    """
+
+    HELD_BACK = 8
+
+    def __init__(self, plan: TextPlan, tokenizer: Tokenizer, bot_task: BotTask, on_text: TextCallback) -> None:
+        self.plan, self.tokenizer, self.bot_task, self.on_text = plan, tokenizer, bot_task, on_text
+        self.shown = 0  # letters
+
+    def show(self, tokens: Sequence[int], ended: bool = False) -> None:
+        """`tokens`: all so far. `ended`: there will be no more."""
+        text = read_text(tokens, self.plan, self.tokenizer, self.bot_task)
+        end = len(text) if ended else len(text) - self.HELD_BACK
+        if end > self.shown:
+            self.on_text(text[self.shown : end])
+            self.shown = end

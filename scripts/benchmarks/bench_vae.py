@@ -13,6 +13,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -130,7 +131,7 @@ def measure_convs(size: tuple[int, int], dtype: torch.dtype, device: torch.devic
         packed = conv.weight.to(memory_format=torch.channels_last_3d)
         slices = {1: 1, 2: 4, 4: 10}[frames]
         work = 2 * 9 * slices * channels**2 * width * height / 1e9  # per ms
-        forms = {"3D, padded": lambda spaced=spaced, packed=packed: torch.conv3d(spaced, packed, padding=1)}
+        forms: dict[str, Callable[[], object]] = {"3D, padded": partial(torch.conv3d, spaced, packed, padding=1)}
         for together in (1, 2):
             fast = FrameConv(conv, frames, dtype, together=together)
             forms[f"2D, {together} together"] = _windows(fast, x)

@@ -148,9 +148,9 @@ def test_the_host_looks_every_few_tokens_and_can_stop() -> None:
     recorder = Recorder(logits)
     decoder = decoder_of(recorder)
 
-    def on_token(done: int) -> None:
-        seen.append(done)
-        if done > 10:
+    def on_token(tokens: list[int]) -> None:
+        seen.append(len(tokens))
+        if len(tokens) > 10:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):

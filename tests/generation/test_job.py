@@ -286,6 +286,13 @@ def test_progress_covers_every_stage(golden_editor: Editor) -> None:
     assert [(done, total) for stage, done, total in seen if stage == "decode"] == [(0, 1), (1, 1)]
 
 
+def test_the_text_is_shown_while_it_is_thought(golden_editor: Editor) -> None:
+    pieces: list[str] = []
+    result = golden_editor.run(edit(steps=1, drop_think=False), on_text=pieces.append)
+    assert "".join(pieces) == result.cot_text
+    assert len(pieces) > 3
+
+
 @pytest.mark.parametrize("stage", ["prefill", "think", "denoise"])
 def test_cancel_stops_before_the_next_token_or_step(golden_editor: Editor, stage: str) -> None:
     token, after = CancelToken(), []
