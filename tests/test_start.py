@@ -56,6 +56,14 @@ def test_a_bad_checkpoint_ends_the_whole_process_with_its_reason(tmp_path: Path,
 
 
 @pytest.mark.server
+def test_a_part_that_cannot_be_started_ends_the_whole_process(tmp_path: Path) -> None:
+    target, folder = "failing_start_service:HunyuanImage", Path(__file__).parent / "faulty"
+    status, last = ended(start(tmp_path, target, folder, MODEL_ID="demo"))
+    assert status == 1
+    assert critical(last) == "cannot serve: RuntimeError: this part cannot be started"
+
+
+@pytest.mark.server
 def test_a_home_that_is_full_ends_the_whole_process(tmp_path: Path) -> None:
     """No file may grow: to whoever writes one the same as a full disk."""
     server = start(tmp_path, MODEL_ID="demo")
