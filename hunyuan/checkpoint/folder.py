@@ -15,12 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hunyuan.checkpoint.config_bounds import check_bounds
 from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.checkpoint.untrusted import MOST_JSON, FileProblem, NoPlainFile, is_plain_name, parse_json, read_small
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -63,11 +62,9 @@ def checkpoint_name(folder: Path) -> str:
     return owner.rpartition("--")[2] if owner.startswith("models--") else owner
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> CheckpointConfig:
     """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantisation."""
-    raw = read_json(folder, CONFIG_FILE)
-    check_bounds(raw)
-    return ModelConfig.from_dict(raw)
+    return CheckpointConfig.from_dict(read_json(folder, CONFIG_FILE))
 
 
 def read_index(folder: Path) -> dict[str, str]:

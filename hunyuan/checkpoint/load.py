@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +30,10 @@ from hunyuan.checkpoint.folder import (
     weight_files,
 )
 from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
-from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
+from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors, meta_model
 from hunyuan.errors import CheckpointError
-from hunyuan.formats.modules import use_weight_formats
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.numbers import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.placement import Placement
 
@@ -61,12 +60,12 @@ class Piece:
 
 @torch.inference_mode(False)  # of the caller's mode the reading threads know nothing
 def load_model(
-    folder: Path, config: ModelConfig, device: torch.device | Placement, dtype: torch.dtype
+    folder: Path, config: CheckpointConfig, device: torch.device | Placement, dtype: torch.dtype
 ) -> HunyuanImage3:
     """Builds the network on `device`, or over several, and fills it; the router stays fp32.
 
     Args:
-        config: the folder's own, or one with other `expert_formats` and `dense_format`: matrices that the folder
+        config: the folder's own, or one with other formats: matrices that the folder
             holds in 16 bits are then quantised as they arrive.
         dtype: of everything that is not quantised; the autoencoder's is `autoencoder_dtype`.
 
@@ -83,7 +82,7 @@ def load_model(
         log.info(
             "loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), checkpoint_name(folder)
         )
-        if stored != config:
+        if stored.formats != config.formats:
             log.warning("quantising while loading; `hunyuan quantize` does it once and for all, then loading is fast")
         started = time.monotonic()
         with tqdm(
@@ -95,12 +94,10 @@ def load_model(
     return model
 
 
-def empty_model(config: ModelConfig, device: torch.device | Placement, dtype: torch.dtype) -> HunyuanImage3:
+def empty_model(config: CheckpointConfig, device: torch.device | Placement, dtype: torch.dtype) -> HunyuanImage3:
     """The network with uninitialised weights, ready for inference."""
     placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
-    with torch.device("meta"):
-        model = HunyuanImage3(config)
-        use_weight_formats(model)
+    model = meta_model(config)
     for name, parameter in model.named_parameters():
         own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
         where = placement.device_of(name)
@@ -121,7 +118,7 @@ def autoencoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float16 if device.type == "cuda" and dtype.itemsize == 2 else torch.float32
 
 
-def _stored_config(folder: Path, config: ModelConfig) -> ModelConfig:
+def _stored_config(folder: Path, config: CheckpointConfig) -> CheckpointConfig:
     """`config` with the formats that the folder is in. Raises `CheckpointError` where one cannot become the other."""
     own = read_config(folder)
     formats = list(zip(own.expert_formats, config.expert_formats, strict=True))
@@ -132,7 +129,7 @@ def _stored_config(folder: Path, config: ModelConfig) -> ModelConfig:
         raise CheckpointError(
             f"{checkpoint_name(folder)} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
         )
-    return replace(config, expert_formats=own.expert_formats, dense_format=own.dense_format)
+    return config.with_formats(*own.formats)
 
 
 # --- what goes where
@@ -227,16 +224,14 @@ def _run(pieces: list[Piece], progress: tqdm) -> None:
             stop.set()
 
 
-def staging_bytes(config: ModelConfig, device: torch.device) -> int:
+def staging_bytes(config: CheckpointConfig, device: torch.device) -> int:
     """The most that all staging buffers together take while this config is loaded, quantised on the way or not."""
-    largest = max((s.numel for s in expected_tensors(plain_config(config)).values() if s.slot is not None), default=0)
+    largest = max(
+        (s.numel for s in expected_tensors(config.with_formats("bf16", "bf16")).values() if s.slot is not None),
+        default=0,
+    )
     readers = _GPU_READERS if device.type == "cuda" else _CPU_READERS
     return readers * max(PIECE_BYTES, 2 * largest)
-
-
-def plain_config(config: ModelConfig) -> ModelConfig:
-    """The same model as the official folder stores it."""
-    return replace(config, expert_formats=("bf16",) * config.num_hidden_layers, dense_format="bf16")
 
 
 def _replace(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -16,10 +16,10 @@ import torch
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint.load import load_model, read_config, read_json
 from hunyuan.errors import OutOfMemory, SettingsError
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.placement import Placement
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
@@ -127,7 +127,7 @@ def acceleration() -> ModuleType | None:
     return prepare
 
 
-def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
+def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
     """The experts' backend. Raises `SettingsError` for one that cannot compute these weights here."""
     accel = acceleration()
     if accel is not None:
@@ -139,7 +139,7 @@ def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, m
     return "eager"
 
 
-def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
+def read_small_files(folder: Path, config: CheckpointConfig) -> SmallFiles:
     """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
     needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
     tokenizer = Tokenizer(folder, config.image_base_size, config.model_version, needed)
@@ -149,7 +149,7 @@ def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     return tokenizer, generation, prompts
 
 
-def choose_weights(config: ModelConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
+def choose_weights(config: CheckpointConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
     """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
     try:
         choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
-from hunyuan.generation.decoding import TextDecoder, TextRun
+from hunyuan.generation.decoding import DecodeStep, TextDecoder, TextRun
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.kv_cache import KVCache, layer_devices, shared_prefix
-from hunyuan.generation.prefill import Conditions, encode_conditions, prefill, run_tokens
+from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.spectrum import SpectrumCache
 from hunyuan.generation.step_cache import StepCache, TaylorCache
-from hunyuan.generation.text import TextPlan, TextStream, decode_text, read_text
-from hunyuan.generation.workspace import Workspace
+from hunyuan.generation.text import TextPlan, TextStream, read_text
+from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.rgb import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
@@ -34,10 +34,18 @@ from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_re
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage, StepCacheName, TextCallback
+from hunyuan.requests import (
+    STAGES,
+    CancelToken,
+    EditRequest,
+    EditResult,
+    ProgressCallback,
+    Stage,
+    StepCacheName,
+    TextCallback,
+)
 
 STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": TaylorCache, "spectrum": SpectrumCache}
-STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
 
 
 @dataclass(frozen=True)
@@ -110,12 +118,12 @@ class EditJob:
             self.prepare()
         output = self._text_stage()
         latents = self._image_stage(output)
-        self._report("decode", 0, 1)
+        self._report("vae", 0, 1)
         with self._timed("vae"):
             picture = to_pil(self.model.decode_image(latents)[0])
             size = self._output_size(output)
             picture = picture if picture.size == (size.width, size.height) else stretch(picture, size)
-        self._report("decode", 1, 1)
+        self._report("vae", 1, 1)
         self.timings["total"] = time.perf_counter() - began
         cot = self.cot or None
         return EditResult(picture, cot, self.seed, picture.size, self.steps, self.tokens, self.timings)
@@ -185,13 +193,9 @@ class EditJob:
             show(tokens)
             self._check()
 
-        sampling, decoder = self.options.sampling, self._decoder(filled)
-        if decoder is not None:
-            run = TextRun(plan, sampling, uniform, last, begin)
-            new = decoder.decode(logits, run, self._check, on_token)
-            filled.ids += new[:-1]
-        else:
-            new = decode_text(logits, last, plan, sampling, uniform, most, self._feed, on_token)
+        run = TextRun(plan, self.options.sampling, uniform, last, begin)
+        new = self._decoder(filled, most).decode(logits, run, self._check, on_token)
+        filled.ids += new[:-1]
         show(new, ended=True)
         if len(new) < budget and new[-1] not in plan.stop:
             self._check_length(begin + len(new), "text stage")
@@ -203,20 +207,14 @@ class EditJob:
             return lambda tokens, ended=False: None
         return TextStream(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text).show
 
-    def _feed(self, token: int) -> Tensor:
-        """Runs one more token behind what is there; returns the logits after it, `[vocab]`."""
-        filled = self._filled()
-        x = self.model.embed_tokens(torch.tensor([[token]], device=self.model.device))
-        hidden = run_tokens(self.model, filled.layout, x, len(filled.ids), filled.kv)
-        filled.ids.append(token)
-        return self.model.logits(hidden[0, -1])
-
-    def _decoder(self, filled: Filled) -> TextDecoder | None:
+    def _decoder(self, filled: Filled, most: int) -> TextDecoder:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
-        decoder = None if self.workspace is None else self.workspace.decoder
-        if decoder is None or self.lent is None or not filled.kv.shares(self.lent):
-            return None
-        return decoder if decoder.supports(self.options.sampling) else None
+        lent = None if self.workspace is None else self.workspace.decoder
+        sampling, vocab = self.options.sampling, self.config.vocab_size
+        if lent is not None and self.lent is not None and filled.kv.shares(self.lent) and lent.supports(sampling):
+            return lent
+        forward = text_forward(self.model, filled.kv)
+        return TextDecoder(DecodeStep(forward, vocab, most, self.model.device, sampling.candidates(vocab)))
 
     def _pick_ratio(self) -> Bucket:
         """One greedy step over the ratio tokens."""

@@ -32,7 +32,7 @@ class KeyValueBuffers(Protocol):
         """The whole tensors for keys and values, `[rows, capacity, kv_heads, head_dim]`, not copied.
 
         A fast set of operations writes into them in place. The last two dimensions are contiguous; rows may lie
-        any distance apart. Under a CUDA graph they are the same memory at every replay.
+        any distance apart. A captured step finds the same memory at every replay.
         """
         ...
 
@@ -77,7 +77,7 @@ class Operations:
     """What the transformer computes between its weights.
 
     A position is a Python int where tokens come in stretches. While text is decoded, one token a call, it is an
-    int32 tensor `[1]` on the device, so that a CUDA graph can be replayed with another value in it; this plain set
+    int32 tensor `[1]` on the device, so that a captured step can be replayed with another value in it; this plain set
     reads it on the host and cannot be captured.
     """
 

@@ -157,7 +157,7 @@ class Transformer(nn.Module):
         return self._run(x, rope, kv, segments)
 
     def decode(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor) -> Tensor:
-        """Runs one token a row, all at one position, through all layers; fit for a CUDA graph with fast kernels.
+        """Runs one token a row, all at one position, through all layers; fast operations wait for nothing on the way.
 
         Args:
             x: embeddings `[rows, 1, hidden]`.

@@ -158,7 +158,7 @@ class _Builder:
         return grid
 
     def cond_image(self, shape: CondShape) -> None:
-        tk, patches = self.tokenizer, self.config.vit_max_num_patches
+        tk, patches = self.tokenizer, self.config.vit_processor.max_num_patches
         start = self._image_head(shape.bucket)
         timestep = self.tokens([tk.timestep])
         vae = self._grid(shape.bucket)

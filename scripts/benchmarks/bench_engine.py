@@ -46,13 +46,13 @@ from hunyuan.model.attention import Segment, split_segments  # noqa: E402
 from hunyuan.pictures.rgb import load_image  # noqa: E402
 from hunyuan.plan.weights import FORMATS  # noqa: E402
 from hunyuan.prompt.images import prepare_cond_image  # noqa: E402
-from hunyuan.requests import EditRequest, EditResult  # noqa: E402
+from hunyuan.requests import STAGES, EditRequest, EditResult  # noqa: E402
 from hunyuan.settings import Settings  # noqa: E402
 from scripts.benchmarks.engine_check import check  # noqa: E402
 from scripts.benchmarks.engine_work import Work, WorkCounter  # noqa: E402
 from scripts.support.full_size import randomise, write_small_files  # noqa: E402
 
-STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
+TIMED = (*STAGES, "total")
 AIMS_MS = {
     "prefill": 300.0,
     "think": 1000 / 220,
@@ -163,7 +163,7 @@ def run_edits(engine: NativeEngine, request: EditRequest, options: argparse.Name
     results = []
     for number in range(options.repeat + 1):
         result = engine.run(request, seed=1, steps=options.steps, on_progress=None, cancel=None)
-        shown = ", ".join(f"{stage} {result.timings[stage]:.3f}" for stage in STAGES)
+        shown = ", ".join(f"{stage} {result.timings[stage]:.3f}" for stage in TIMED)
         print(f"{'warm-up' if number == 0 else 'edit'}: {shown} s, {result.tokens} tokens", flush=True)
         if number == 0 and options.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -201,7 +201,7 @@ def table(
 ) -> list[dict[str, Any]]:
     work, aims = stage_work(engine, request, results[0]), aims_of(options)
     rows = []
-    for stage in STAGES:
+    for stage in TIMED:
         seconds = statistics.median(result.timings[stage] for result in results)
         row: dict[str, Any] = {"stage": stage, "seconds": seconds}
         unit, count = work.get(stage, (None, 1))

@@ -38,7 +38,7 @@ from hunyuan.checkpoint.tiny_config import TinyShape, model_config
 from hunyuan.checkpoint.tiny_tokenizer import build_tokenizer
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
+from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.requests import EditRequest
 from hunyuan.settings import Settings
@@ -115,7 +115,7 @@ def layers_that_fit(args: argparse.Namespace) -> int:
     """Raises `CheckpointError` when not even one layer does."""
     args.folder.mkdir(parents=True, exist_ok=True)
     room = shutil.disk_usage(args.folder).free - args.margin_gib * GIB
-    one, two = (_nbytes(ModelConfig.from_dict(raw_config(args, n))) for n in (1, 2))
+    one, two = (_nbytes(CheckpointConfig.from_dict(raw_config(args, n))) for n in (1, 2))
     fit = 1 + int((room - one) // (two - one))
     if fit < max(1, args.layers):
         raise CheckpointError(f"the disk holds {max(0, fit)} layers beside {args.margin_gib} GiB to leave free")
@@ -129,7 +129,7 @@ def write_random_checkpoint(folder: Path, args: argparse.Namespace) -> None:
     layers = layers_that_fit(args)
     (folder / _MARKER).write_text("random weights; scripts/benchmarks/bench_load.py deletes this folder\n")
     raw = raw_config(args, layers)
-    config, started = ModelConfig.from_dict(raw), time.monotonic()
+    config, started = CheckpointConfig.from_dict(raw), time.monotonic()
     plan = plan_shards(config)
     blocks = _random_blocks(1 << 16 if args.tiny else _BLOCK)
     for number, (name, specs) in enumerate(plan.items()):
@@ -175,7 +175,7 @@ def _dtype(spec: TensorSpec) -> torch.dtype:
     return _DTYPES.get(spec.kind, torch.uint8)
 
 
-def _nbytes(config: ModelConfig) -> int:
+def _nbytes(config: CheckpointConfig) -> int:
     return sum(spec.nbytes for spec in expected_tensors(config).values())
 
 
@@ -235,7 +235,7 @@ def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tup
     drop_cache(folder)
     config = read_config(folder)
     if load_as:
-        config = replace(config, expert_formats=(load_as,) * config.num_hidden_layers)
+        config = config.with_formats(load_as, config.dense_format)
     if device.type == "cuda":
         torch.zeros(1, device=device)  # the driver's own start is not the loader's
         torch.cuda.reset_peak_memory_stats(device)

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def mixed(folder: Path, dense: str = "bf16") -> QuantizeOptions:
     """With the budget for one layer in fp8."""
     config = read_config(folder)
     formats = ("fp8",) + ("mxfp4",) * (config.num_hidden_layers - 1)
-    specs = expected_tensors(replace(config, expert_formats=formats, dense_format=dense))
+    specs = expected_tensors(config.with_formats(formats, dense))
     size = sum(spec.nbytes for spec in specs.values()) + 100
     return QuantizeOptions("mixed", dense=dense, budget_gib=size / GIB, reserve_gib=0.0)
 
@@ -208,7 +207,7 @@ def test_mixed_keeps_the_worst_layer_in_fp8(source, four_bit, tmp_path):
 
 
 def test_choice_takes_as_many_layers_as_fit(source):
-    config = replace(read_config(source), expert_formats=("mxfp4",) * 3)
+    config = read_config(source).with_formats("mxfp4", "bf16")
     errors = {0: 0.11, 1: 0.13, 2: 0.12}
 
     def chosen(gib: float, reserve: float = 0.0) -> list[int]:
@@ -294,7 +293,7 @@ def test_a_finished_file_is_not_written_again_unless_it_changed(source, tmp_path
 def test_quantising_on_the_way_gives_what_the_script_writes(source, tmp_path, caplog, word, dense):
     options = QuantizeOptions("4bit" if word == "mxfp4" else "fp8", dense=dense)
     quantize_folder(source, tmp_path / "out", options)
-    target = replace(read_config(source), expert_formats=(word,) * 3, dense_format=dense)
+    target = read_config(source).with_formats((word,) * 3, dense)
     ours = dict(load_model(source, target, CPU, torch.float32).named_parameters())
     assert "`hunyuan quantize` does it once and for all" in caplog.text
     caplog.clear()
@@ -310,7 +309,7 @@ def test_one_format_does_not_become_another(four_bit):
     config = read_config(four_bit)
     for word in ("bf16", "fp8"):
         with pytest.raises(CheckpointError, match=f"experts mxfp4 as {word}"):
-            load_model(four_bit, replace(config, expert_formats=(word,) * 3), CPU, torch.float32)
+            load_model(four_bit, config.with_formats(word, config.dense_format), CPU, torch.float32)
 
 
 # --- refusals
@@ -359,7 +358,7 @@ def test_a_value_that_is_no_number_is_named_while_loading(source, tmp_path, word
     weights = load_file(path)
     weights[key][3, 5] = float("inf")
     save_file(weights, path)
-    config = replace(read_config(folder), expert_formats=(word,) * 3)
+    config = read_config(folder).with_formats(word, "bf16")
     with pytest.raises(CheckpointError, match=f"{key}: a weight is not a finite number"):
         load_model(folder, config, CPU, torch.float32)
 

@@ -158,7 +158,7 @@ def test_missing_prompt_file_names_file_and_constant(broken):
     (broken / "system_prompt.py").unlink()
     message = refused(broken)
     assert "system_prompt.py" in message
-    assert message.endswith("has no constant unified_system_prompt_en")
+    assert message.endswith("en_unified is read from it")
 
 
 @pytest.mark.usefixtures("no_weights")

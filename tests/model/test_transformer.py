@@ -10,8 +10,8 @@ import torch
 from small_model import Buffers, model_config, noise, randomised
 from torch import Tensor, nn
 
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.attention import attend_masked, dense_mask, split_segments
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.rope import Grid, apply_rope, positions_2d, rope_table
 from hunyuan.model.transformer import DecoderLayer, RMSNorm, SelfAttention, Transformer
 
@@ -20,7 +20,7 @@ BLOCKS = [(3, 9)]
 GRIDS = [Grid(3, 2, 3)]
 
 
-def rope(config: ModelConfig, start: int = 0, stop: int = LENGTH) -> tuple[Tensor, Tensor]:
+def rope(config: CheckpointConfig, start: int = 0, stop: int = LENGTH) -> tuple[Tensor, Tensor]:
     return rope_table(positions_2d(start, stop, GRIDS), config.attention_head_dim, config.rope_theta)
 
 
@@ -34,7 +34,7 @@ def run(model: Transformer, x: Tensor, kv: Buffers | None = None, start: int = 0
     return model(x, rope(model_config(), start, stop), Buffers() if kv is None else kv, segments)
 
 
-def attention_by_hand(block: SelfAttention, config: ModelConfig, x: Tensor, norm_first: bool = False) -> Tensor:
+def attention_by_hand(block: SelfAttention, config: CheckpointConfig, x: Tensor, norm_first: bool = False) -> Tensor:
     q, k, v = block.split_qkv(x)
 
     def norm(t: Tensor, layer: RMSNorm | None) -> Tensor:
@@ -49,7 +49,7 @@ def attention_by_hand(block: SelfAttention, config: ModelConfig, x: Tensor, norm
     return block.o_proj(out.flatten(2))
 
 
-def attention(block: SelfAttention, config: ModelConfig, x: Tensor, kv: Buffers | None = None) -> Tensor:
+def attention(block: SelfAttention, config: CheckpointConfig, x: Tensor, kv: Buffers | None = None) -> Tensor:
     return block(x, rope(config), Buffers() if kv is None else kv, 0, split_segments(0, LENGTH, BLOCKS))
 
 

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from PIL import Image
 
 from hunyuan.checkpoint.load import read_config
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import COND_ATTENTION_TYPES, ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.prompt.images import prepare_cond_image
 from hunyuan.prompt.layout import Composer, CondShape, GenBlock, Layout, keep_recaption
 from hunyuan.prompt.resolution import parse_resolution, resolution_group
@@ -30,7 +31,7 @@ SHAPE = CondShape(GROUP.buckets[12], (6, 10))  # 320x192: 12 by 20 latent cells
 
 
 @cache
-def config() -> ModelConfig:
+def config() -> CheckpointConfig:
     return read_config(GOLDEN / "checkpoint")
 
 
@@ -184,7 +185,7 @@ def test_a_condition_image_token_by_token():
     layout = composer().text_layout("", "p", [SHAPE], "think")
     [piece] = [p for p in layout.pieces if p.kind == "cond_joint_image"]
     head = [tk.boi, tk.size, tk.ratios[12], tk.timestep]
-    body = [*[tk.img] * 240, tk.joint_sep, *[tk.img] * config().vit_max_num_patches, tk.eoi]
+    body = [*[tk.img] * 240, tk.joint_sep, *[tk.img] * config().vit_processor.max_num_patches, tk.eoi]
     assert layout.ids[piece.start : piece.stop] == head + body
     block = layout.conds[0]
     assert (block.timestep, block.vae.start) == (piece.start + 3, piece.start + 4)
@@ -390,7 +391,8 @@ def test_each_distil_token_has_its_own_switch(changes, token):
 
 
 def test_every_attention_type_is_covered_here():
-    assert COND_ATTENTION_TYPES == ("joint_full", "full", "full_causal", "causal")
+    known = get_args(get_type_hints(CheckpointConfig)["cond_token_attn_type"])
+    assert known == ("joint_full", "full", "full_causal", "causal")
 
 
 @pytest.mark.parametrize(

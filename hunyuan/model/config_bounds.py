@@ -1,7 +1,7 @@
 """The largest numbers that a checkpoint's `config.json` may hold, far above those of every published model.
 
 Looked at before anything is made of them: a billion layers would be a list of a billion entries before the weight
-files, which do not have them, are opened. Knows names and numbers; what they mean is in `hunyuan.model.config`.
+files, which do not have them, are opened. Knows names and numbers; what they mean is in `config.py`.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from hunyuan.checkpoint.config_bounds import MOST, MOST_EXPERTS, check_bounds
 from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.errors import CheckpointError
+from hunyuan.model.config_bounds import MOST, MOST_EXPERTS, check_bounds
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = """
