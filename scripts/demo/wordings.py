@@ -1,0 +1,147 @@
+"""Training requests, drawn at random: a task, its prompt in English or Chinese, and what the model says to it.
+
+The one door to the wordings for trainer and judge. Knows chances, politeness and typing errors; nothing of pictures or
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from string import ascii_lowercase
+
+from scripts.demo.edits import COLOURED, COLOURS, NAMES, TURNS, Step, in_order
+from scripts.demo.lexicon import LEXICONS, Lexicon
+from scripts.demo.speech import Language, parse, recaption, think
+from scripts.demo.tasks import SHAPES, SOURCES, SUBJECTS, UNKNOWN, Family, Task, go_together
+
+__all__ = ["FAMILY_SHARE", "Request", "could_say", "draw", "parse", "recaption", "think"]
+
+FAMILY_SHARE: dict[Family, float] = {"edit": 0.76, "turn": 0.07, "text": 0.09, "beside": 0.03, "onto": 0.05}
+"""Which part of the training batches is of which family."""
+
+_UNKNOWN_SHARE: dict[Family, float] = {"edit": 0.24, "turn": 0.0, "text": 0.12, "beside": 0.0, "onto": 0.15}
+_PAIR_SHARE: dict[Family, float] = {"edit": 0.14, "turn": 0.4, "text": 0.0, "beside": 0.0, "onto": 0.0}
+_CHINESE_SHARE = 0.35
+_TYPO_SHARE = 0.15
+_NONSENSE_SHARE = 0.04
+# A background wants more practice than the others, and each of the coloured edits is twelve.
+_WEIGHT = {"background": 6.0, "tint": 2.5, "frame": 1.8, "mirror": 1.3, "upside": 1.3}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One training request.
+
+    Attributes:
+        sources: how many pictures come with it.
+        think, recaption: what the model says, without the tags.
+    """
+
+    task: Task
+    prompt: str
+    language: Language
+    sources: int
+    think: str
+    recaption: str
+
+
+def draw(rng: Random, family: Family) -> Request:
+    """A random request of one family."""
+    language: Language = "zh" if rng.random() < _CHINESE_SHARE else "en"
+    lexicon, sources = LEXICONS[language], SOURCES[family]
+    task = _task(rng, family)
+    core, order = _core(lexicon, task, sources, rng)
+    prompt = _disturbed(_polite(lexicon, core, order, rng), rng)
+    return Request(task, prompt, language, sources, think(task, language, sources), recaption(task, language, sources))
+
+
+def could_say(prompt: str, sources: int) -> bool:
+    """Whether training could draw this prompt, typing errors aside."""
+    return any(lexicon.could_say(prompt, sources) for lexicon in LEXICONS.values())
+
+
+def _task(rng: Random, family: Family) -> Task:
+    if rng.random() < _UNKNOWN_SHARE[family]:
+        return UNKNOWN
+    if family in ("beside", "onto"):
+        return Task("beside" if family == "beside" else "onto")
+    if family == "text":
+        ground = rng.choice(list(COLOURS))
+        if rng.random() < 0.45:
+            return Task("subject", subject=rng.choice(list(SUBJECTS)), ground=ground)
+        colour = rng.choice([name for name in COLOURS if name != ground])
+        return Task("shape", shape=rng.choice(SHAPES), colour=colour, ground=ground)
+    names = TURNS if family == "turn" else [name for name in NAMES if name not in TURNS]
+    first = _step(rng, names)
+    if rng.random() < _PAIR_SHARE[family]:
+        others = [name for name in NAMES if name not in TURNS]
+        second = _step(rng, others)
+        while not go_together(first, second):
+            second = _step(rng, others)
+        return Task("edit", in_order((first, second)))
+    return Task("edit", (first,))
+
+
+def _step(rng: Random, names: Sequence[str]) -> Step:
+    name = rng.choices(names, [_WEIGHT.get(name, 1.0) for name in names])[0]
+    return Step(name, rng.choice(list(COLOURS)) if name in COLOURED else None)
+
+
+def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str, bool]:
+    """The request without politeness, and whether it is an order."""
+    if task.kind == "unknown":
+        if rng.random() < _NONSENSE_SHARE:
+            return _nonsense(rng), False
+        text = lexicon.stranger(sources, rng)
+        while lexicon.knows(text, sources):
+            text = lexicon.stranger(sources, rng)
+        return text, True
+    if task.kind != "edit":
+        return lexicon.picture(task, rng), True
+    steps = rng.sample(task.steps, len(task.steps))
+    parts = [lexicon.step(step, rng) for step in steps]
+    return rng.choice(lexicon.connectors).join(text for text, _ in parts), parts[0][1]
+
+
+def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
+    prefix = rng.choice(lexicon.prefixes) if order else ""
+    suffix = rng.choice(lexicon.suffixes)
+    text = prefix + core + suffix
+    chance = rng.random()
+    if chance < 0.35:
+        return text[:1].upper() + text[1:]
+    return text.upper() if chance > 0.95 else text
+
+
+def _disturbed(text: str, rng: Random) -> str:
+    """With one or two typing errors, now and then, in words of four letters and more."""
+    if rng.random() >= _TYPO_SHARE:
+        return text
+    words = text.split(" ")
+    for _ in range(1 if rng.random() < 0.7 else 2):
+        long = [i for i, word in enumerate(words) if len(word) >= 4 and word.isascii()]
+        if long:
+            i = rng.choice(long)
+            words[i] = _mistyped(words[i], rng)
+    return " ".join(words)
+
+
+def _mistyped(word: str, rng: Random) -> str:
+    at = rng.randrange(1, len(word) - 1)
+    kind = rng.randrange(4)
+    if kind == 0:
+        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    if kind == 1:
+        return word[:at] + word[at + 1 :]
+    if kind == 2:
+        return word[:at] + word[at] + word[at:]
+    return word[:at] + rng.choice(ascii_lowercase) + word[at + 1 :]
+
+
+def _nonsense(rng: Random) -> str:
+    def word() -> str:
+        return "".join(rng.choice(ascii_lowercase) for _ in range(rng.randrange(1, 9)))
+
+    return " ".join(word() for _ in range(rng.randrange(1, 6)))
