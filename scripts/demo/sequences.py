@@ -25,7 +25,7 @@ from hunyuan.prompt.resolution import Bucket, Size, resolution_group
 from hunyuan.prompt.tokenizer import Tokenizer
 from scripts.demo.sizes import SYSTEM
 
-TEXT_ROOM = 124
+TEXT_ROOM = 100
 """Tokens of a prefix that are neither pictures nor the fixed beginning: prompt, thoughts, recaption, tags."""
 
 TASKS = {"think_recaption": 0.6, "recaption": 0.15, "think": 0.1, "image": 0.15}
@@ -94,10 +94,15 @@ class Batch:
 
 
 class Sequences:
-    """Makes batches' token sequences."""
+    """Makes batches' token sequences.
 
-    def __init__(self, folder: Path, config: ModelConfig, dropout: float = 0.1) -> None:
-        self.config = config
+    Args:
+        copies: noisy answers that stand behind each prefix.
+        dropout: how loosely prompts are cut up.
+    """
+
+    def __init__(self, folder: Path, config: ModelConfig, copies: int, dropout: float = 0.1) -> None:
+        self.config, self.copies = config, copies
         self.tokenizer = PromptTokenizer(folder, config.image_base_size, config.model_version, dropout)
         self.composer = Composer(self.tokenizer, config, "instruct")
         self.group = resolution_group(config.image_base_size, config.has_extra_ratios)
@@ -113,9 +118,14 @@ class Sequences:
         return bucket
 
     def room(self, sources: int) -> int:
-        """The length that all prefixes with so many sources are padded to."""
+        """The length that all prefixes with so many sources are padded to.
+
+        Together with the copies of the answer it fills FlexAttention's tiles, of 128 tokens, to the last one.
+        """
         area = (self.config.image_base_size // 16) ** 2
-        return -(-(sources * (area + self.config.vit_max_num_patches + 8) + TEXT_ROOM) // 8) * 8
+        least = sources * (area + self.config.vit_max_num_patches + 8) + TEXT_ROOM
+        behind = self.copies * (1 + area)
+        return -(-(least + behind) // 128) * 128 - behind
 
     def layout(
         self, request: Request, sources: Sequence[CondShape], answer: Bucket, task: str, loose: bool = True
@@ -155,27 +165,30 @@ class Sequences:
         prefix = torch.full((len(requests), room), self.pad)
         spoken: list[int] = []
         words: list[int] = []
-        lengths, layout = [], None
-        for row, request in enumerate(requests):
-            task = rng.choices(list(TASKS), list(TASKS.values()))[0]
-            layout = self.layout(request, shapes, bucket, task)
-            if layout.painted.timestep > room:
-                layout = self.layout(request, shapes, bucket, task, loose=False)
+        lengths = []
+        layouts = [self._fitting(rng, request, shapes, bucket) for request in requests]
+        for row, layout in enumerate(layouts):
             dropped = rng.random() < drop
             ids = (layout.uncond_ids if dropped else layout.ids)[: layout.painted.timestep]
-            if len(ids) > room:
-                raise ValueError(f"a prefix of {len(ids)} tokens does not fit {room}: {request.prompt!r}")
             prefix[row, : len(ids)] = torch.tensor(ids)
             if not dropped:
                 places = self.spoken(ids)
                 spoken += [row * room + place for place in places]
                 words += [ids[place + 1] for place in places]
             lengths.append(len(ids))
-        if layout is None:
-            raise ValueError("a batch needs at least one request")
-        grid = layout.painted.image
         numbers = (torch.tensor(values) for values in (spoken, words, lengths))
-        return Batch(requests, size, prefix, *numbers, layout.conds, (grid.height, grid.width))
+        grid = layouts[0].painted.image
+        return Batch(requests, size, prefix, *numbers, layouts[0].conds, (grid.height, grid.width))
+
+    def _fitting(self, rng: random.Random, request: Request, sources: Sequence[CondShape], answer: Bucket) -> Layout:
+        """A layout for a random bot task; one that is too long for its room in fewer tokens or with less text."""
+        room = self.room(len(sources))
+        task = rng.choices(list(TASKS), list(TASKS.values()))[0]
+        for attempt in ((task, True), (task, False), ("recaption", False)):
+            layout = self.layout(request, sources, answer, *attempt)
+            if layout.painted.timestep <= room:
+                return layout
+        raise ValueError(f"a prefix of {layout.painted.timestep} tokens does not fit {room}: {request.prompt!r}")
 
     def spoken(self, ids: Sequence[int]) -> list[int]:
         """After which tokens the model speaks itself: its thoughts, the recaption, and the last size's ratio."""

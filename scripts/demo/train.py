@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from scripts.demo.edits import beside_size
 from scripts.demo.pictures import SIZES, Pictures
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -27,8 +26,8 @@ from hunyuan.model.vae import Vae
 from scripts.demo import autoencoder, sizes, state, transformer, wordings
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
 from scripts.demo.sequences import Sequences, Stream
+from scripts.demo.tasks import SOURCES, beside_size
 
-SOURCES = {"edit": 1, "turn": 1, "text": 0, "beside": 2, "onto": 2}
 LOG_SECONDS = 15.0
 
 
@@ -191,7 +190,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     seed = plan.seed + training.step
     torch.manual_seed(seed)
     trainee = transformer.Trainee(model, kernels, plan.count, args.copies, compiled=device.type == "cuda")
-    pictures, sequences = Pictures(args.pack, device, seed), Sequences(folder, config)
+    pictures, sequences = Pictures(args.pack, device, seed), Sequences(folder, config, args.copies)
     loader = DataLoader(
         Stream(sequences, Draws(), plan.count, seed),
         batch_size=None,

@@ -66,7 +66,7 @@ def trainee(config: ModelConfig, count: int, copies: int) -> Trainee:
 
 
 def packed(folder: Path, config: ModelConfig, requests: list[Request], sources: int) -> Batch:
-    sequences = Sequences(folder, config, dropout=0.0)
+    sequences = Sequences(folder, config, 2, dropout=0.0)
     return sequences.batch(random.Random(3), requests, sources, (208, 304), (208, 304), drop=0.0)
 
 
@@ -111,7 +111,7 @@ def _product(trained: Trainee, config: ModelConfig, folder: Path, out: Path) -> 
 
 
 def _layout(folder: Path, config: ModelConfig, request: Request, sources: int) -> Layout:
-    sequences = Sequences(folder, config, dropout=0.0)
+    sequences = Sequences(folder, config, 2, dropout=0.0)
     shapes = [sequences.shape(208, 304)] * sources
     rng = random.Random(3)
     tasks = list(_tasks(rng, 2))
@@ -120,10 +120,9 @@ def _layout(folder: Path, config: ModelConfig, request: Request, sources: int) -
 
 
 def _tasks(rng: random.Random, count: int) -> Iterator[str]:
-    """What `Sequences.batch` draws, in its order: a task, then whether the text is dropped."""
+    """The tasks that `Sequences.batch` draws first."""
     for _ in range(count):
         yield rng.choices(list(TASKS), list(TASKS.values()))[0]
-        rng.random()
 
 
 def _conditions(
