@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import gevent
 from locust import HttpUser, between, events, task
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from sample_photos import MEDIA_TYPES, encoded, photo
+from hunyuan.compare.sample_photos import MEDIA_TYPES, encoded, photo
 
 SIZES = ((512, 512), (1024, 768), (768, 1024), (1280, 720), (2000, 1500), (300, 900))
 PROMPTS = (

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 if [ "${BUILD_KERNELS:-1}" != 0 ]; then
-    python ./src/scripts/build_kernels.py
+    PYTHONPATH=./src python -m hunyuan kernels
 fi
 
 mkdir -p /cache

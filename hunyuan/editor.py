@@ -1,6 +1,6 @@
 """The one object to load and call: checks a request, fills in its defaults, hands it to an engine.
 
-Knows bounds and defaults. Does not know how a picture is computed (`hunyuan.generation`, `hunyuan.official`)
+Knows defaults. Does not know how a picture is computed (`hunyuan.generation`, `hunyuan.engines.official`)
 nor anything of HTTP.
 """
 
@@ -10,20 +10,14 @@ import logging
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Protocol, get_args
+from typing import Protocol
 
 from PIL import Image
 
 from hunyuan.checkpoint.load import read_json
 from hunyuan.checkpoint.tiny import builtin_checkpoint
-from hunyuan.errors import InvalidImage, InvalidPrompt, InvalidRequest
-from hunyuan.prompt.resolution import parse_resolution
-from hunyuan.prompt.system_prompt import CHOICES
 from hunyuan.requests import (
-    MAX_IMAGES,
     MAX_SEED,
-    MAX_STEPS,
     BotTask,
     CancelToken,
     EditRequest,
@@ -33,9 +27,9 @@ from hunyuan.requests import (
     SystemPromptChoice,
 )
 from hunyuan.settings import Settings
+from hunyuan.validation import validate
 
 DEFAULT_STEPS, DISTIL_STEPS = 28, 8
-STEP_CACHES = ("taylor",)
 BUILTIN_NAME = "builtin-tiny-random"
 
 log = logging.getLogger(__name__)
@@ -73,10 +67,11 @@ class Editor:
             CheckpointError: the folder is incomplete or does not match its config.
         """
         settings = settings or Settings()
-        folder, builtin = settings.model_id, settings.model_id is None
+        folder, builtin = settings.folder, settings.folder is None
         if folder is None:
             folder = builtin_checkpoint(settings.cache_dir)
-            log.warning("MODEL_ID is unset: serving the built-in tiny checkpoint of random weights")
+            asked = f"MODEL_ID={settings.model_id}" if settings.model_id else "MODEL_ID is unset"
+            log.warning("%s: serving the built-in tiny checkpoint of random weights", asked)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
         name = BUILTIN_NAME if builtin else folder.resolve().name
@@ -141,80 +136,12 @@ class Editor:
 
 def _load_engine(folder: Path, settings: Settings) -> Engine:
     if settings.engine == "official":
-        from hunyuan.official import OfficialEngine
+        from hunyuan.engines.official import OfficialEngine
 
         return OfficialEngine.load(folder, settings)
-    from hunyuan.native import NativeEngine
+    from hunyuan.engines.native import NativeEngine
 
     return NativeEngine.load(folder, settings)
-
-
-def validate(request: EditRequest, settings: Settings) -> None:
-    """Checks every field that needs no model. Raises `InvalidRequest`."""
-    prompt, most = request.prompt, settings.prompt_max_chars
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidPrompt(f"got a blank prompt; 1 to {most} characters are allowed")
-    if len(prompt) > most:
-        raise InvalidPrompt(f"got {len(prompt)} characters; 1 to {most} are allowed")
-    _images(request.images)
-    _whole("seed", request.seed, 0, MAX_SEED)
-    _whole("steps", request.steps, 1, MAX_STEPS)
-    _whole("max_new_tokens", request.max_new_tokens, 1, 2**20, optional=False)
-    _whole("top_k", request.top_k, 0, 2**31)
-    _number("guidance_scale", request.guidance_scale, 0, 100)
-    _number("flow_shift", request.flow_shift, 0.01, 100)
-    _number("temperature", request.temperature, 0.01, 100)
-    _number("top_p", request.top_p, 0.0, 1.0)
-    _choice("bot_task", request.bot_task, get_args(BotTask))
-    _choice("use_system_prompt", request.use_system_prompt, CHOICES)
-    _type("infer_align_image_size", request.infer_align_image_size, bool)
-    for field in ("do_sample", "drop_think"):
-        _type(field, getattr(request, field), bool, NoneType)
-    for field in ("cot_text", "system_prompt"):
-        _type(field, getattr(request, field), str, NoneType)
-    if request.step_cache is not None:
-        _choice("step_cache", request.step_cache, STEP_CACHES)
-    _type("resolution", request.resolution, str)
-    parse_resolution(request.resolution)
-
-
-def _images(images: Sequence[ImageSource]) -> None:
-    if isinstance(images, str) or not isinstance(images, Sequence):
-        raise InvalidImage(f"got {type(images).__name__}; a list of 0 to {MAX_IMAGES} images is allowed", "images")
-    if len(images) > MAX_IMAGES:
-        raise InvalidImage(f"got {len(images)} images; 0 to {MAX_IMAGES} are allowed", "images")
-    for image in images:
-        if not isinstance(image, Image.Image | str | Path):
-            raise InvalidImage(f"got {type(image).__name__}; PIL images and paths are allowed", "images")
-
-
-def _type(field: str, value: object, *allowed: type) -> None:
-    if not isinstance(value, allowed):
-        names = " or ".join(kind.__name__ for kind in allowed)
-        raise InvalidRequest(field, f"got {type(value).__name__}; {names} is allowed")
-
-
-def _whole(field: str, value: int | None, low: int, high: int, optional: bool = True) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(field, f"got {type(value).__name__}; a whole number from {low} to {high} is allowed")
-    if not low <= value <= high:
-        raise InvalidRequest(field, f"got {value}; {low} to {high} is allowed")
-
-
-def _number(field: str, value: float | None, low: float, high: float) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(field, f"got {type(value).__name__}; a number from {low} to {high} is allowed")
-    if not low <= value <= high:
-        raise InvalidRequest(field, f"got {value}; {low} to {high} is allowed")
-
-
-def _choice(field: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise InvalidRequest(field, f"got {value!r}; allowed are {', '.join(allowed)}")
 
 
 __all__ = ["EditRequest", "EditResult", "Editor"]

@@ -6,6 +6,7 @@ The names, types and defaults here are the stable Python interface of the projec
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,19 @@ BotTask = Literal["image", "think", "recaption", "think_recaption"]
 SystemPromptChoice = Literal[
     "None", "en_unified", "en_vanilla", "en_recaption", "en_think_recaption", "dynamic", "custom"
 ]
+StepCacheName = Literal["taylor", "spectrum"]
 Stage = Literal["prefill", "think", "denoise", "decode"]
 ImageSource = Image.Image | str | Path
 ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
+
+# Control and format characters, marks without a letter under them, and separators: none of them shows anything.
+_BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"})
+_BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # fillers that Unicode counts among letters and symbols
+
+
+def is_blank(text: str) -> bool:
+    """True where nothing in `text` can be seen: blanks, zero-width and control characters, or nothing at all."""
+    return all(unicodedata.category(letter) in _BLANK_CATEGORIES or letter in _BLANK_LETTERS for letter in text)
 
 
 @dataclass
@@ -55,7 +66,7 @@ class EditRequest:
     top_k: int | None = None
     top_p: float | None = None
     drop_think: bool | None = None
-    step_cache: str | None = None
+    step_cache: StepCacheName | None = None
 
 
 @dataclass

@@ -1,28 +1,37 @@
 """Every setting of the service, read once from the environment and validated.
 
 This file does not know what the settings are used for; `Editor.load` and `service.py` do. The names and
-defaults are part of the public interface (README, section Settings).
+defaults are part of the public interface (README, section Settings). Which variables only look like ours is in
+`platform_variables.py`.
 """
 
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from hunyuan.errors import SettingsError
+from hunyuan.platform_variables import service_links
 
+Network = IPv4Network | IPv6Network
 ENV_PREFIX = "HUNYUAN_"
+LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
+DEMO = "demo"
+"""The value of MODEL_ID that asks for the built-in checkpoint; a folder of that name is `./demo`."""
+_IN_AN_IMAGE = ("BENTOML_CONTAINERIZED", "BENTOCLOUD_DEPLOYMENT_URL")  # as BentoML itself tells
 
 
 class Settings(BaseSettings):
     """The one configuration object. Keyword arguments win over the environment.
 
     Raises:
-        SettingsError: a value is malformed, or a `HUNYUAN_*` variable is none of ours.
+        SettingsError: a value is malformed, a `HUNYUAN_*` variable is none of ours, MODEL_ID is empty, or it is unset
+            in an image, where nobody means the built-in checkpoint by saying nothing.
     """
 
     model_config = SettingsConfigDict(
@@ -31,10 +40,12 @@ class Settings(BaseSettings):
         frozen=True,
         populate_by_name=True,
         protected_namespaces=(),
-        env_ignore_empty=True,
+        env_ignore_empty=True,  # as compose files write what is unset; the defaults are harmless but for MODEL_ID's
     )
 
-    model_id: Path | None = Field(None, validation_alias="MODEL_ID", description="checkpoint folder; unset: tiny one")
+    model_id: Literal["demo"] | Path | None = Field(
+        None, validation_alias="MODEL_ID", description="checkpoint folder; demo, or unset outside an image: built-in"
+    )
     engine: Literal["native", "official"] = "native"
     device: Literal["auto", "cuda", "cpu"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -43,12 +54,20 @@ class Settings(BaseSettings):
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
     default_steps: int | None = Field(None, ge=1, le=100, description="unset: 28, and 8 for a Distil checkpoint")
-    request_timeout_s: float = Field(300, gt=0)
-    stuck_s: float = Field(120, gt=0)
+    request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
+    stuck_s: float = Field(120, gt=0, le=LONGEST_S)
     queue_size: int = Field(8, ge=1)
-    max_upload_mb: float = Field(20, gt=0)
+    max_upload_mb: float = Field(20, ge=0.001, le=4096)
     max_pixels: int = Field(50_000_000, ge=256)
+    max_decode_s: float = Field(10, gt=0, le=3600)
     prompt_max_chars: int = Field(4000, ge=1)
+    idle_s: float = Field(10, ge=0.1, le=LONGEST_S, description="that a request or an answer may stand still")
+    min_rate_kb_s: float = Field(16, ge=0, le=1024, description="KiB a second, of bodies and answers")
+    max_connections: int = Field(1024, ge=16, le=100_000)
+    peer_share: float = Field(0.25, gt=0, le=1, description="of connections and uploads, for one address")
+    trusted_proxies: Annotated[tuple[Network, ...] | None, NoDecode] = Field(
+        None, description="addresses and CIDR ranges, comma between them"
+    )
     png_prompt: bool = False
     cache_dir: Path | None = None
 
@@ -56,21 +75,58 @@ class Settings(BaseSettings):
         unknown = unknown_variables()
         if unknown:
             raise SettingsError(f"unknown settings {', '.join(unknown)}; known are {', '.join(known_variables())}")
+        if "model_id" not in values:
+            empty = any(name.upper() == "MODEL_ID" and not text for name, text in os.environ.items())
+            values |= {"model_id": ""} if empty else {}
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError(_describe(error)) from error
 
+    @field_validator("model_id", mode="before")
+    @classmethod
+    def _says_something(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"set but empty; name a checkpoint folder, or {DEMO} for the built-in checkpoint")
+        return value
+
     @field_validator("model_id")
     @classmethod
-    def _is_a_folder(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_dir():
-            raise ValueError(f"no such folder: {path} (a local path is meant; nothing is downloaded at start)")
+    def _is_a_folder(cls, path: Path | str | None) -> Path | str | None:
+        try:
+            if isinstance(path, Path) and not path.is_dir():
+                raise ValueError(f"no such folder: {path} (a local path is meant; nothing is downloaded at start)")
+        except OSError as error:
+            raise ValueError(f"the folder cannot be looked at: {error.strerror}") from error
         return path
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _are_addresses(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(ip_network(item.strip(), strict=False) for item in value.split(",") if item.strip())
+
+    @model_validator(mode="after")
+    def _names_a_model_in_an_image(self) -> Settings:
+        if "model_id" not in self.model_fields_set and any(name in os.environ for name in _IN_AN_IMAGE):
+            raise ValueError(
+                f"MODEL_ID is unset; name the mounted checkpoint folder, or {DEMO} for the built-in checkpoint"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """The checkpoint folder that was named; None asks for the built-in checkpoint."""
+        return self.model_id if isinstance(self.model_id, Path) else None
 
     def lines(self) -> list[str]:
         """One `NAME=value` line a setting, for the log at start."""
-        return [f"{variable(name)}={getattr(self, name)}" for name in type(self).model_fields]
+        return [f"{variable(name)}={_shown(getattr(self, name))}" for name in type(self).model_fields]
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def variable(name: str) -> str:
@@ -83,14 +139,28 @@ def known_variables() -> list[str]:
 
 
 def unknown_variables() -> list[str]:
+    """Variables with our prefix that are no settings, but for those that a platform writes by itself."""
     known = set(known_variables())
-    return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+    return sorted(name for name in _prefixed() if name.upper() not in known and name not in ignored_variables())
+
+
+def ignored_variables() -> list[str]:
+    """Variables with our prefix that a container platform has written about services beside us."""
+    known = set(known_variables())
+    return sorted(service_links({name: value for name, value in _prefixed().items() if name.upper() not in known}))
+
+
+def _prefixed() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.upper().startswith(ENV_PREFIX)}
 
 
 def _describe(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
-        name = str(item["loc"][0]) if item["loc"] else "settings"
+        if not item["loc"]:  # of the settings together
+            parts.append(item["msg"].removeprefix("Value error, "))
+            continue
+        name = str(item["loc"][0])
         shown = variable(name) if name in Settings.model_fields else name
-        parts.append(f"{shown}={item.get('input')!r}: {item['msg']}")
-    return "; ".join(parts)
+        parts.append(f"{shown}={item.get('input')!r}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(dict.fromkeys(parts))

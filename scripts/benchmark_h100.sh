@@ -7,4 +7,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-${VIRTUAL_ENV:-.venv}/bin/python}
-exec "$python" scripts/benchmark_http.py "$@"
+exec "$python" scripts/benchmarks/benchmark_http.py "$@"

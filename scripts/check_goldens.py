@@ -17,9 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from goldens import edits, network, static
-from goldens.folder import Golden
-from goldens.report import Check
+
+from scripts.goldens import edits, network, static
+from scripts.goldens.folder import Golden
+from scripts.goldens.report import Check
 
 SECTIONS: dict[str, Callable[[Golden, str], Check]] = {
     "resolution": static.resolution,

@@ -38,5 +38,5 @@ if [ $((free + have)) -lt "$needed" ]; then
 fi
 
 hf download "$repo" --local-dir "$folder" "$@"
-python3 "$here/verify_checkpoint.py" "$folder"
+python3 "$here/../hunyuan/checkpoint/verify.py" "$folder"
 chmod -R a+rX "$folder" # the service's user in the container is another one

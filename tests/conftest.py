@@ -20,9 +20,9 @@ GOLDEN = DATA / "golden_a"
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shell's own HUNYUAN_* and MODEL_ID must not reach a test."""
+    """The shell's own HUNYUAN_* and MODEL_ID must not reach a test, nor that it may run in an image."""
     for name in list(os.environ):
-        if name.upper().startswith("HUNYUAN_") or name.upper() == "MODEL_ID":
+        if name.upper().startswith("HUNYUAN_") or name.upper() in ("MODEL_ID", "BENTOML_CONTAINERIZED"):
             monkeypatch.delenv(name)
 
 

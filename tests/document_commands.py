@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/deployment.md", "docs/kernels.md")
+PAGES = ("command_line", "deployment", "kernels", "operations", "settings", "weights")
+DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 
 
 def blocks() -> Iterator[tuple[str, str]]:

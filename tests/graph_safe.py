@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from hunyuan.model.attention import split_heads
-from hunyuan.model.kernels import HeadNorms, HeadShape, Kernels, KeyValueBuffers
-from hunyuan.model.moe.experts import Experts
+from hunyuan.model.moe import Experts
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations
 from hunyuan.model.rope import apply_rope
 
 
-class GraphSafeKernels(Kernels):
+class GraphSafeOperations(Operations):
     """The eager set, except that a position on the device stays there."""
 
     name = "graph safe"
 
-    def store_qkv(
+    def rope_norm_store(
         self,
         qkv: Tensor,
         shape: HeadShape,
@@ -34,7 +34,7 @@ class GraphSafeKernels(Kernels):
         start: int | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if not isinstance(start, Tensor):
-            return super().store_qkv(qkv, shape, rope, norms, kv, layer, start)
+            return super().rope_norm_store(qkv, shape, rope, norms, kv, layer, start)
         q, k, v = split_heads(qkv, shape.heads, shape.kv_heads, shape.head_dim)
         q, k = (apply_rope(t, *rope) for t in (q, k))
         if norms is not None:
@@ -44,7 +44,7 @@ class GraphSafeKernels(Kernels):
         values.index_copy_(1, start.long(), v.to(qkv.dtype))
         return q.to(qkv.dtype), keys, values
 
-    def attend_one(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
+    def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
         seen = (torch.arange(keys.shape[1], device=q.device) <= position)[None]  # [1, capacity]
         q, keys, values = (t.transpose(1, 2) for t in (q, keys, values))  # [rows, heads, tokens, head_dim]
         group = q.shape[1] // keys.shape[1]
@@ -68,7 +68,7 @@ class EveryExpert(nn.Module):
 
 def make_graph_safe(model: HunyuanImage3) -> None:
     """Exchanges the operations of a loaded model with bf16 or fp32 experts."""
-    model.use_kernels(GraphSafeKernels())
+    model.use_operations(GraphSafeOperations())
     layers: Sequence[nn.Module] = list(model.model.layers)
     for layer in layers:
         mlp = layer.mlp

@@ -6,8 +6,9 @@ import torch
 from small_model import noise
 from torch import Tensor
 
-from hunyuan.model.moe.experts import EXPERT_FORMATS, Experts
-from hunyuan.model.moe.formats import FP8
+from hunyuan.formats.modules import EXPERT_FORMATS
+from hunyuan.formats.numbers import FP8
+from hunyuan.model.moe import Experts
 
 BF16 = torch.bfloat16
 EXPERTS, TOPK, HIDDEN, WIDTH = 6, 2, 128, 256

@@ -6,7 +6,7 @@ import torch
 from small_model import model_config, noise, randomised
 from torch import Tensor
 
-from hunyuan.generation.state import KVCache
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.attention import split_segments
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.model.transformer import Transformer

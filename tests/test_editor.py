@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,13 @@ from PIL import Image
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.editor import BUILTIN_NAME, MAX_SEED, validate
+from hunyuan.editor import BUILTIN_NAME, MAX_SEED
+from hunyuan.engines.native import NativeEngine
+from hunyuan.engines.official import OfficialEngine
 from hunyuan.errors import CheckpointError, InvalidImage, InvalidPrompt, InvalidRequest
 from hunyuan.model.vae import Posterior
-from hunyuan.native import NativeEngine
-from hunyuan.official import OfficialEngine
 from hunyuan.requests import CancelToken, EditResult
+from hunyuan.validation import validate
 
 PICTURE = Image.new("RGB", (64, 64), (200, 100, 50))
 SETTINGS = Settings(prompt_max_chars=50)
@@ -82,33 +86,33 @@ def same(one: Image.Image, other: Image.Image) -> bool:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "seed: got -1; 0 to 9223372036854775807 is allowed"),
-        ({"seed": 2**63}, "seed: got 9223372036854775808; 0 to 9223372036854775807 is allowed"),
-        ({"seed": True}, "seed: got bool; a whole number from 0 to 9223372036854775807 is allowed"),
-        ({"seed": 1.0}, "seed: got float; a whole number from 0 to 9223372036854775807 is allowed"),
-        ({"seed": "1"}, "seed: got str; a whole number from 0 to 9223372036854775807 is allowed"),
-        ({"steps": 0}, "steps: got 0; 1 to 100 is allowed"),
-        ({"steps": -5}, "steps: got -5; 1 to 100 is allowed"),
-        ({"steps": 101}, "steps: got 101; 1 to 100 is allowed"),
-        ({"steps": True}, "steps: got bool; a whole number from 1 to 100 is allowed"),
-        ({"steps": 8.0}, "steps: got float; a whole number from 1 to 100 is allowed"),
-        ({"max_new_tokens": 0}, "max_new_tokens: got 0; 1 to 1048576 is allowed"),
-        ({"max_new_tokens": 2**20 + 1}, "max_new_tokens: got 1048577; 1 to 1048576 is allowed"),
-        ({"max_new_tokens": 10.5}, "max_new_tokens: got float; a whole number from 1 to 1048576 is allowed"),
-        ({"top_k": -1}, "top_k: got -1; 0 to 2147483648 is allowed"),
-        ({"top_k": False}, "top_k: got bool; a whole number from 0 to 2147483648 is allowed"),
-        ({"guidance_scale": -0.1}, "guidance_scale: got -0.1; 0 to 100 is allowed"),
-        ({"guidance_scale": 100.5}, "guidance_scale: got 100.5; 0 to 100 is allowed"),
-        ({"guidance_scale": True}, "guidance_scale: got bool; a number from 0 to 100 is allowed"),
-        ({"guidance_scale": "5"}, "guidance_scale: got str; a number from 0 to 100 is allowed"),
-        ({"guidance_scale": float("nan")}, "guidance_scale: got nan; 0 to 100 is allowed"),
-        ({"guidance_scale": float("inf")}, "guidance_scale: got inf; 0 to 100 is allowed"),
-        ({"flow_shift": 0}, "flow_shift: got 0; 0.01 to 100 is allowed"),
-        ({"flow_shift": float("nan")}, "flow_shift: got nan; 0.01 to 100 is allowed"),
-        ({"temperature": 0.0}, "temperature: got 0.0; 0.01 to 100 is allowed"),
-        ({"temperature": -1}, "temperature: got -1; 0.01 to 100 is allowed"),
-        ({"top_p": 1.01}, "top_p: got 1.01; 0.0 to 1.0 is allowed"),
-        ({"top_p": -0.5}, "top_p: got -0.5; 0.0 to 1.0 is allowed"),
+        ({"seed": -1}, "seed: got -1; allowed is a whole number from 0 to 9223372036854775807"),
+        ({"seed": 2**63}, "seed: got 9223372036854775808; allowed is a whole number from 0 to 9223372036854775807"),
+        ({"seed": True}, "seed: got True; allowed is a whole number from 0 to 9223372036854775807"),
+        ({"seed": 1.0}, "seed: got 1.0; allowed is a whole number from 0 to 9223372036854775807"),
+        ({"seed": "1"}, "seed: got '1'; allowed is a whole number from 0 to 9223372036854775807"),
+        ({"steps": 0}, "steps: got 0; allowed is a whole number from 1 to 100"),
+        ({"steps": -5}, "steps: got -5; allowed is a whole number from 1 to 100"),
+        ({"steps": 101}, "steps: got 101; allowed is a whole number from 1 to 100"),
+        ({"steps": True}, "steps: got True; allowed is a whole number from 1 to 100"),
+        ({"steps": 8.0}, "steps: got 8.0; allowed is a whole number from 1 to 100"),
+        ({"max_new_tokens": 0}, "max_new_tokens: got 0; allowed is a whole number from 1 to 1048576"),
+        ({"max_new_tokens": 2**20 + 1}, "max_new_tokens: got 1048577; allowed is a whole number from 1 to 1048576"),
+        ({"max_new_tokens": 10.5}, "max_new_tokens: got 10.5; allowed is a whole number from 1 to 1048576"),
+        ({"top_k": -1}, "top_k: got -1; allowed is a whole number from 0 to 2147483648"),
+        ({"top_k": False}, "top_k: got False; allowed is a whole number from 0 to 2147483648"),
+        ({"guidance_scale": -0.1}, "guidance_scale: got -0.1; allowed is a number from 0 to 100"),
+        ({"guidance_scale": 100.5}, "guidance_scale: got 100.5; allowed is a number from 0 to 100"),
+        ({"guidance_scale": True}, "guidance_scale: got True; allowed is a number from 0 to 100"),
+        ({"guidance_scale": "5"}, "guidance_scale: got '5'; allowed is a number from 0 to 100"),
+        ({"guidance_scale": float("nan")}, "guidance_scale: got nan; allowed is a number from 0 to 100"),
+        ({"guidance_scale": float("inf")}, "guidance_scale: got inf; allowed is a number from 0 to 100"),
+        ({"flow_shift": 0}, "flow_shift: got 0; allowed is a number from 0.01 to 100"),
+        ({"flow_shift": float("nan")}, "flow_shift: got nan; allowed is a number from 0.01 to 100"),
+        ({"temperature": 0.0}, "temperature: got 0.0; allowed is a number from 0.01 to 100"),
+        ({"temperature": -1}, "temperature: got -1; allowed is a number from 0.01 to 100"),
+        ({"top_p": 1.01}, "top_p: got 1.01; allowed is a number from 0.0 to 1.0"),
+        ({"top_p": -0.5}, "top_p: got -0.5; allowed is a number from 0.0 to 1.0"),
         ({"bot_task": "auto"}, "bot_task: got 'auto'; allowed are image, think, recaption, think_recaption"),
         ({"bot_task": None}, "bot_task: got None; allowed are image, think, recaption, think_recaption"),
         (
@@ -116,7 +120,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
             "use_system_prompt: got 'none'; allowed are None, en_unified, en_vanilla, en_recaption, "
             "en_think_recaption, dynamic, custom",
         ),
-        ({"step_cache": "tea"}, "step_cache: got 'tea'; allowed are taylor"),
+        ({"step_cache": "tea"}, "step_cache: got 'tea'; allowed are taylor, spectrum"),
         ({"resolution": "big"}, "resolution: got 'big'; allowed are auto, WIDTHxHEIGHT (1024x768) and W:H (4:3)"),
         ({"resolution": "900x100"}, "resolution: got 900x100, a ratio of 9.0:1; at most 8:1 is allowed"),
     ],
@@ -135,11 +139,11 @@ def test_a_field_out_of_bounds_names_itself_what_came_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("", "got a blank prompt; 1 to 50 characters are allowed"),
-        (" \n\t\u3000", "got a blank prompt; 1 to 50 characters are allowed"),
-        (None, "got a blank prompt; 1 to 50 characters are allowed"),
-        (b"bytes", "got a blank prompt; 1 to 50 characters are allowed"),
-        ("x" * 51, "got 51 characters; 1 to 50 are allowed"),
+        ("", "it is blank; allowed are 1 to 50 characters, not only blanks"),
+        (" \n\t\u3000", "it is blank; allowed are 1 to 50 characters, not only blanks"),
+        (None, "got NoneType; allowed are 1 to 50 characters, not only blanks"),
+        (b"bytes", "got bytes; allowed are 1 to 50 characters, not only blanks"),
+        ("x" * 51, "it has 51 characters; allowed are 1 to 50 characters, not only blanks"),
     ],
 )
 def test_a_prompt_out_of_bounds(editor: Editor, prompt: Any, message: str) -> None:
@@ -187,7 +191,7 @@ def test_the_bounds_themselves_are_fine(changes: dict[str, Any]) -> None:
 
 def test_the_default_bound_of_a_prompt_is_4000_characters() -> None:
     validate(EditRequest("x" * 4000), Settings())
-    with pytest.raises(InvalidPrompt, match="got 4001 characters; 1 to 4000 are allowed"):
+    with pytest.raises(InvalidPrompt, match="it has 4,001 characters; allowed are 1 to 4,000"):
         validate(EditRequest("x" * 4001), Settings())
 
 
@@ -366,6 +370,16 @@ def test_without_a_model_the_builtin_one_is_loaded(tmp_path: Path, caplog: pytes
     assert [folder for folder in tmp_path.iterdir() if (folder / "config.json").is_file()] != []
 
 
+def test_the_builtin_one_is_loaded_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MODEL_ID", "demo")
+    with caplog.at_level(logging.WARNING, "hunyuan.editor"):
+        editor = Editor.load(Settings(cache_dir=tmp_path, device="cpu"))
+    assert (editor.is_builtin, editor.model_name) == (True, BUILTIN_NAME)
+    assert "MODEL_ID=demo" in caplog.text
+
+
 def test_with_a_model_no_such_warning_is_logged(
     golden: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -387,7 +401,7 @@ def test_settings_come_from_the_environment_when_none_are_given(golden: Path, mo
     monkeypatch.setenv("HUNYUAN_PROMPT_MAX_CHARS", "3")
     editor = Editor.load()
     assert asked == [(golden / "checkpoint", editor.settings)]
-    with pytest.raises(InvalidPrompt, match="1 to 3 are allowed"):
+    with pytest.raises(InvalidPrompt, match="allowed are 1 to 3"):
         editor.run(EditRequest("abcd"))
 
 
@@ -492,8 +506,35 @@ def test_a_picture_and_its_path_give_the_same(quick: Editor, tmp_path: Path) -> 
 
 
 def test_a_picture_that_cannot_be_read_is_the_requests_fault(quick: Editor, tmp_path: Path) -> None:
-    with pytest.raises(InvalidImage, match="cannot be decoded"):
-        quick.run(edit(images=[tmp_path / "missing.png"]))
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "small.png").write_bytes(b"")
+    PICTURE.resize((8, 8)).save(tmp_path / "small.png")
+    reasons = {
+        tmp_path / "missing.png": "No such file or directory",
+        tmp_path / "text.png" / "beneath.png": "Not a directory",
+        tmp_path: "Is a directory",
+        tmp_path / "text.png": r"cannot be decoded \(UnidentifiedImageError\)",
+        tmp_path / "small.png": "got 8x8 px; each side must be at least 16 px",
+        tmp_path / ("x" * 300): "File name too long",
+        tmp_path / "a\0b": r"cannot be decoded \(ValueError\)",
+    }
+    for path, reason in reasons.items():
+        for source in (path, str(path)):
+            with pytest.raises(InvalidImage, match=f"^image: {re.escape(str(path))}: {reason}$"):
+                quick.run(edit(images=[PICTURE, source]))
+
+
+def test_a_picture_that_may_not_be_read_is_named(
+    quick: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "closed.png"
+
+    def refuse(*_: object, **__: object) -> None:  # a file's mode does not keep root out
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InvalidImage, match=f"^image: {re.escape(str(path))}: Permission denied$"):
+        quick.run(edit(images=[path]))
 
 
 def test_warming_up_runs_every_stage(quick: Editor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
-from local_server import STAND_IN, LocalServer, local_server
-from sample_photos import encoded, photo
 from schemathesis import GenerationMode
+
+from hunyuan.compare.sample_photos import encoded, photo
+from scripts.support.local_server import STAND_IN, LocalServer, local_server
 
 pytestmark = pytest.mark.server
 

@@ -11,7 +11,8 @@ from small_model import model_config
 
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
-from hunyuan.generation.state import KVCache
+from hunyuan.formats.modules import use_weight_formats
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
@@ -59,6 +60,7 @@ def test_weights_are_those_of_the_network(changes):
     config = model_config(**changes)
     with torch.device("meta"):
         model = HunyuanImage3(config)
+        use_weight_formats(model)
     parts = weight_bytes(config, itemsize=4)
 
     def held(*prefixes: str) -> int:
@@ -205,7 +207,7 @@ def test_official_folder(real, gpus, asked, weights, used):
     assert choice.plan is not None
     assert choice.plan.fits
     assert stored_weights(choice.config) == weights
-    assert ("quantize.py" in choice.reason) == choice.quantise
+    assert ("hunyuan quantize" in choice.reason) == choice.quantise
 
 
 def test_reason_says_what_was_too_big(real):
@@ -253,7 +255,7 @@ def test_a_cpu_is_not_planned_for(real, asked, weights):
 
 
 def test_mixed_needs_a_conversion(real):
-    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* scripts/quantize.py SRC OUT"):
+    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* hunyuan quantize SRC OUT"):
         choose(real, "mixed", "bf16", [H100])
 
 
@@ -297,7 +299,7 @@ def test_refusal_of_auto_names_all_that_was_tried(real):
 
 def test_refusal_of_a_quantised_folder_points_to_the_official_one(real):
     message, _ = refusal(with_formats(real, "fp8", "bf16"), "auto", "bf16", [H100])
-    assert "fits: fp8 on 2 x H100; the official folder in another format: scripts/quantize.py" in message
+    assert "fits: fp8 on 2 x H100; the official folder in another format: hunyuan quantize" in message
 
 
 def test_refusal_where_nothing_would_do(real):

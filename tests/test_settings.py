@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from hunyuan.errors import SettingsError
-from hunyuan.settings import Settings, known_variables, unknown_variables, variable
+from hunyuan.platform_variables import service_links
+from hunyuan.settings import Settings, ignored_variables, known_variables, unknown_variables, variable
 
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8::1/128"))
 # field, variable, text in the environment, value
 EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("engine", "HUNYUAN_ENGINE", "official", "official"),
@@ -26,8 +29,14 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("queue_size", "HUNYUAN_QUEUE_SIZE", "3", 3),
     ("max_upload_mb", "HUNYUAN_MAX_UPLOAD_MB", "0.5", 0.5),
     ("max_pixels", "HUNYUAN_MAX_PIXELS", "4096", 4096),
+    ("max_decode_s", "HUNYUAN_MAX_DECODE_S", "2.5", 2.5),
     ("prompt_max_chars", "HUNYUAN_PROMPT_MAX_CHARS", "10", 10),
     ("png_prompt", "HUNYUAN_PNG_PROMPT", "true", True),
+    ("idle_s", "HUNYUAN_IDLE_S", "2.5", 2.5),
+    ("min_rate_kb_s", "HUNYUAN_MIN_RATE_KB_S", "0.5", 0.5),
+    ("max_connections", "HUNYUAN_MAX_CONNECTIONS", "64", 64),
+    ("peer_share", "HUNYUAN_PEER_SHARE", "0.5", 0.5),
+    ("trusted_proxies", "HUNYUAN_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1", PROXIES),
     ("cache_dir", "HUNYUAN_CACHE_DIR", "somewhere/else", Path("somewhere/else")),
 ]
 
@@ -46,7 +55,13 @@ DEFAULTS = {
     "queue_size": 8,
     "max_upload_mb": 20,
     "max_pixels": 50_000_000,
+    "max_decode_s": 10,
     "prompt_max_chars": 4000,
+    "idle_s": 10,
+    "min_rate_kb_s": 16,
+    "max_connections": 1024,
+    "peer_share": 0.25,
+    "trusted_proxies": None,
     "png_prompt": False,
     "cache_dir": None,
 }
@@ -114,13 +129,118 @@ def test_case_of_a_variable_does_not_matter(monkeypatch):
     assert Settings().queue_size == 5
 
 
-def test_empty_variables_count_as_unset(monkeypatch):
+def test_empty_variables_count_as_unset_but_for_the_model(monkeypatch):
     for name in known_variables():
-        monkeypatch.setenv(name, "")
+        if name != "MODEL_ID":
+            monkeypatch.setenv(name, "")
     assert Settings().model_dump() == DEFAULTS
 
 
+@pytest.mark.parametrize("name", ["MODEL_ID", "model_id"])
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_model_is_refused(monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    assert refused().startswith(f"MODEL_ID={text!r}: set but empty; name a checkpoint folder, or demo ")
+
+
+def test_an_empty_keyword_is_refused_too():
+    assert refused(model_id="").startswith("MODEL_ID='': set but empty")
+    assert refused(device="").startswith("HUNYUAN_DEVICE='': ")
+
+
+def test_the_built_in_checkpoint_has_a_name(monkeypatch, tmp_path):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_ID", "demo")
+    assert (Settings().model_id, Settings().folder) == ("demo", None)
+    assert Settings(model_id="./demo").folder == Path("demo")
+    assert Settings(model_id=Path("demo")).folder == Path("demo")
+
+
+@pytest.mark.parametrize("sign", ["BENTOML_CONTAINERIZED", "BENTOCLOUD_DEPLOYMENT_URL"])
+def test_in_an_image_nobody_gets_the_built_in_checkpoint_by_saying_nothing(monkeypatch, tmp_path, sign):
+    monkeypatch.setenv(sign, "true")
+    assert refused().startswith("MODEL_ID is unset; name the mounted checkpoint folder, or demo ")
+    assert Settings(model_id="demo").folder is None
+    monkeypatch.setenv("MODEL_ID", str(tmp_path))
+    assert Settings().folder == tmp_path
+    monkeypatch.setenv("MODEL_ID", "demo")
+    assert Settings().folder is None
+
+
+def test_a_folder_behind_a_closed_one_is_a_settings_error(monkeypatch):
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    assert "cannot be looked at: Permission denied" in refused(model_id="/closed/folder")
+
+
+# --- what platforms write
+
+KUBERNETES = {
+    "SERVICE_HOST": "10.0.0.1",
+    "SERVICE_PORT": "8000",
+    "SERVICE_PORT_HTTP": "8000",
+    "SERVICE_PORT_HTTP_METRICS": "9000",
+    "PORT": "tcp://10.0.0.1:8000",
+    "PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "PORT_8000_TCP_ADDR": "10.0.0.1",
+    "PORT_8000_TCP_PORT": "8000",
+    "PORT_8000_TCP_PROTO": "tcp",
+    "PORT_53_UDP": "udp://[fd00::1]:53",
+    "PORT_53_UDP_ADDR": "fd00::1",
+}
+
+
+@pytest.mark.parametrize("service", ["HUNYUAN_IMAGE", "HUNYUAN", "HUNYUAN_IMAGE_V2", "HUNYUAN_QUEUE_SIZE"])
+@pytest.mark.parametrize("name", [None, *KUBERNETES])
+def test_kubernetes_own_variables_do_not_matter(monkeypatch, service, name):
+    """All together, as the kubelet writes them, and each alone."""
+    for end, value in KUBERNETES.items():
+        if name in (None, end):
+            monkeypatch.setenv(f"{service}_{end}", value)
+    assert unknown_variables() == []
+    assert len(ignored_variables()) == (len(KUBERNETES) if name is None else 1)
+    assert Settings().model_dump() == DEFAULTS
+
+
+def test_docker_s_links_do_not_matter(monkeypatch):
+    link = {"PORT": "tcp://172.17.0.2:8000", "NAME": "/web/hunyuan", "ENV_MODEL_ID": "/models/a", "ENV_CUDA": ""}
+    for end, value in link.items():
+        monkeypatch.setenv(f"HUNYUAN_IMAGE_{end}", value)
+    assert unknown_variables() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HUNYUAN_PORT", "8000"),  # a port that somebody wants, not an address that the kubelet writes
+        ("HUNYUAN_IMAGE_PORT", "8000"),
+        ("HUNYUAN_SERVICE_PORT", "eighty"),
+        ("HUNYUAN_SERVICE_HOST", ""),
+        ("HUNYUAN_QUEUE_SIZE_PORT", "3"),
+        ("HUNYUAN_PORT_8000", "1"),
+        ("HUNYUAN_IMAGE_NAME", "/web/hunyuan"),  # without the link's own address
+        ("HUNYUAN_IMAGE_ENV_A", "1"),
+        ("HUNYUAN_STEPS", "4"),
+        ("HUNYUAN_DEFAULT_STEP", "4"),
+    ],
+)
+def test_what_only_resembles_them_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert refused().startswith(f"unknown settings {name}; known are ")
+
+
+def test_no_setting_looks_like_a_platform_s_variable():
+    for name in known_variables():
+        for value in ("8000", "10.0.0.1", "tcp://10.0.0.1:8000", "tcp"):
+            assert service_links({name: value}) == set()
+
+
 # --- malformed values
+
+FLOATS = [variable(name) for name, field in Settings.model_fields.items() if field.annotation is float]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +262,10 @@ def test_empty_variables_count_as_unset(monkeypatch):
         ("HUNYUAN_QUEUE_SIZE", "0"),
         ("HUNYUAN_QUEUE_SIZE", "many"),
         ("HUNYUAN_MAX_UPLOAD_MB", "0"),
+        *((name, text) for name in FLOATS for text in ("inf", "-inf", "nan", "1e400", "1e300", "Infinity")),
         ("HUNYUAN_MAX_PIXELS", "255"),
+        ("HUNYUAN_MAX_DECODE_S", "0"),
+        ("HUNYUAN_MAX_DECODE_S", "inf"),
         ("HUNYUAN_PROMPT_MAX_CHARS", "0"),
         ("HUNYUAN_PNG_PROMPT", "perhaps"),
         ("MODEL_ID", "no/such/folder"),
@@ -218,4 +341,11 @@ def test_lines_show_every_setting_under_its_variable(monkeypatch, tmp_path):
         monkeypatch.setenv(name, text)
     monkeypatch.setenv("MODEL_ID", str(tmp_path))
     shown = {"model_id": tmp_path, **{field: value for field, _, _, value in EXAMPLES}}
+    shown |= {"trusted_proxies": "10.0.0.0/8,2001:db8::1/128"}
     assert Settings().lines() == [f"{variable(field)}={shown[field]}" for field in DEFAULTS]
+
+
+@pytest.mark.parametrize("text", ["proxy.example", "10.0.0.0/33", "*", "10.0.0.1 10.0.0.2"])
+def test_a_proxy_is_named_by_its_address(monkeypatch, text):
+    monkeypatch.setenv("HUNYUAN_TRUSTED_PROXIES", text)
+    assert "HUNYUAN_TRUSTED_PROXIES=" in refused()

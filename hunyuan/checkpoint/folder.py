@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from hunyuan.checkpoint.names import STORED_TYPES, TensorSpec
-from hunyuan.checkpoint.shards import ShardReader
+from hunyuan.checkpoint.safetensors_file import ShardReader
+from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import ModelConfig
 
@@ -22,7 +22,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 JOURNAL_FILE = "quantization_journal.json"
-"""What `scripts/quantize.py` has done so far; it goes when the folder is complete."""
+"""What `hunyuan quantize` has done so far; it goes when the folder is complete."""
 _SHOWN = 200
 
 
@@ -164,5 +164,5 @@ def _unfinished(folder: Path) -> str:
     lacking = f"incomplete: {some(waiting)}" if waiting else "index and config are not written"
     return (
         f": it was being quantised and is not complete, {len(planned) - len(waiting)} of {len(planned)} weight files "
-        f"are done; {lacking}; the same scripts/quantize.py command goes on from there"
+        f"are done; {lacking}; the same hunyuan quantize command goes on from there"
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hunyuan.checkpoint.folder import JOURNAL_FILE, read_json
-from hunyuan.checkpoint.shards import ShardReader, write_durably
+from hunyuan.checkpoint.safetensors_file import ShardReader, write_durably
 from hunyuan.errors import CheckpointError
 
 VERSION = 1

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hunyuan.checkpoint.folder import OpenWeights, check_keys, read_config, read_index, read_json, weight_files
-from hunyuan.checkpoint.names import TensorSpec, expected_tensors
-from hunyuan.checkpoint.shards import Entry, ShardReader
+from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
+from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
 from hunyuan.errors import CheckpointError
+from hunyuan.formats.modules import use_weight_formats
+from hunyuan.formats.numbers import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
 from hunyuan.model.config import ModelConfig
-from hunyuan.model.moe.formats import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.placement import Placement
+from hunyuan.placement import Placement
 
 __all__ = ["check_keys", "empty_model", "load_model", "read_config", "read_index", "read_json", "weight_files"]
 
@@ -59,7 +60,7 @@ def load_model(
     Args:
         config: the folder's own, or one with other `expert_formats` and `dense_format`: matrices that the folder
             holds in 16 bits are then quantised as they arrive.
-        dtype: of everything that is not quantised.
+        dtype: of everything that is not quantised; the autoencoder's is `autoencoder_dtype`.
 
     Raises:
         CheckpointError: naming every key that is missing, unexpected, or of the wrong shape or type; a format that
@@ -73,7 +74,7 @@ def load_model(
         # The bar shows on a terminal only; a log file gets the two lines around it.
         log.info("loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), folder.name)
         if stored != config:
-            log.warning("quantising while loading; scripts/quantize.py does it once and for all, then loading is fast")
+            log.warning("quantising while loading; `hunyuan quantize` does it once and for all, then loading is fast")
         started = time.monotonic()
         with tqdm(
             total=weights.size, desc="loading weights", unit="B", unit_scale=True, mininterval=1.0, disable=None
@@ -89,13 +90,25 @@ def empty_model(config: ModelConfig, device: torch.device | Placement, dtype: to
     placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
     with torch.device("meta"):
         model = HunyuanImage3(config)
+        use_weight_formats(model)
     for name, parameter in model.named_parameters():
         own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
-        kept = parameter.dtype if own else dtype
-        _replace(model, name, torch.empty(parameter.shape, dtype=kept, device=placement.device_of(name)))
+        where = placement.device_of(name)
+        wanted = autoencoder_dtype(where, dtype) if name.startswith("vae.") else dtype
+        kept = parameter.dtype if own else wanted
+        _replace(model, name, torch.empty(parameter.shape, dtype=kept, device=where))
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.wte.weight
     return model.eval().requires_grad_(False)
+
+
+def autoencoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What the autoencoder's weights become on `device`, where the other weights are of `dtype`.
+
+    Published folders store them in fp32. bfloat16 would take 3 of the 11 bits that fp16 keeps, so they go from the
+    file to what computes with them and nowhere else: fp16 on a GPU that computes in 16 bits, fp32 everywhere else.
+    """
+    return torch.float16 if device.type == "cuda" and dtype.itemsize == 2 else torch.float32
 
 
 def _stored_config(folder: Path, config: ModelConfig) -> ModelConfig:

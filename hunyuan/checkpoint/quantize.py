@@ -2,7 +2,7 @@
 
 Holds one matrix a worker at a time. Every finished file is durable and in the journal, so a job that was killed goes
 on where it was; index and config come last, so that a half-written folder is never taken for a whole one. Knows which
-tensor is stored how; the arithmetic is in `hunyuan.model.moe.formats`, the bytes in `shards.py`.
+tensor is stored how; the arithmetic is in `hunyuan.formats.numbers`, the bytes in `shards.py`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
 from hunyuan.checkpoint.journal import Journal, fingerprint, sole_writer
-from hunyuan.checkpoint.names import TensorSpec, expected_tensors
 from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_error
 from hunyuan.checkpoint.quantize_tasks import Measured, Task, shard_tasks, stored_content
-from hunyuan.checkpoint.shards import ShardReader, ShardWriter, write_durably
+from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter, write_durably
+from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from hunyuan.checkpoint.names import TensorSpec
-from hunyuan.checkpoint.shards import ShardReader, ShardWriter
+from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter
+from hunyuan.checkpoint.tensor_table import TensorSpec
 from hunyuan.errors import CheckpointError
-from hunyuan.model.moe.formats import (
+from hunyuan.formats.numbers import (
     FP8,
     fp8_squared_error,
     quantize_fp8,

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hunyuan.cache import user_cache_dirs
-from hunyuan.checkpoint import names, tiny_config, tiny_tokenizer, tiny_weights
+from hunyuan.cache_dirs import user_cache_dirs
+from hunyuan.checkpoint import tensor_table, tiny_config, tiny_tokenizer, tiny_weights
 from hunyuan.checkpoint.tiny_config import DEFAULT_SHAPE, DTYPES, TinyShape
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import ModelConfig
@@ -56,7 +56,7 @@ def write_tiny_checkpoint(
     tokenizer = tiny_tokenizer.build_tokenizer()
     raw = tiny_config.model_config(shape, tokenizer)
     config = ModelConfig.from_dict(raw)
-    specs = names.expected_tensors(config)
+    specs = tensor_table.expected_tensors(config)
     if not 1 <= shards <= len(specs):
         raise CheckpointError(f"tiny checkpoint: shards must be 1 to {len(specs)}; got {shards}")
     out = Path(out)
@@ -121,7 +121,7 @@ def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
 
 def _version() -> str:
     """Changes with everything that decides what is written, so that a cache never holds an old kind."""
-    sources = [Path(str(module.__file__)) for module in (names, tiny_config, tiny_tokenizer, tiny_weights)]
+    sources = [Path(str(module.__file__)) for module in (tensor_table, tiny_config, tiny_tokenizer, tiny_weights)]
     digest = hashlib.sha256()
     for source in [*sources, Path(__file__)]:
         digest.update(source.read_bytes())

@@ -17,7 +17,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
-from hunyuan.checkpoint.names import ROUTER_SUFFIX, TensorSpec, expected_tensors
+from hunyuan.checkpoint.tensor_table import ROUTER_SUFFIX, TensorSpec, expected_tensors
 from hunyuan.model.config import ModelConfig
 
 SCRIPT_RMS = 16.0

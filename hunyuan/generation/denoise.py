@@ -14,10 +14,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.prefill import Stretch
 from hunyuan.generation.scheduler import Schedule, guide
-from hunyuan.generation.sequence import Stretch
-from hunyuan.generation.state import KVCache
-from hunyuan.generation.step_cache import TaylorCache
+from hunyuan.generation.step_cache import StepCache
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.prompt.layout import GenBlock, Layout
 
@@ -38,7 +38,7 @@ class Denoiser:
     kv: KVCache
     schedule: Schedule
     guidance_scale: float
-    cache: TaylorCache | None = None
+    cache: StepCache | None = None
 
     @cached_property
     def stretch(self) -> Stretch:

@@ -7,7 +7,7 @@ and timings live in the `EditJob`, which is thrown away afterwards; buffers that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -16,23 +16,27 @@ from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
-from hunyuan.generation.decode_graph import GraphedDecoder, TextRun
+from hunyuan.generation.decoding import TextDecoder, TextRun
 from hunyuan.generation.denoise import Denoiser
+from hunyuan.generation.kv_cache import KVCache, layer_devices, shared_prefix
+from hunyuan.generation.prefill import Conditions, encode_conditions, prefill, run_tokens
+from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
-from hunyuan.generation.sequence import Conditions, encode_conditions, prefill, run_tokens
-from hunyuan.generation.state import KVCache, RequestRandom, shared_prefix
-from hunyuan.generation.step_cache import TaylorCache
+from hunyuan.generation.spectrum import SpectrumCache
+from hunyuan.generation.step_cache import StepCache, TaylorCache
 from hunyuan.generation.text import TextPlan, decode_text, read_text
-from hunyuan.generation.workspace import Workspace, layer_devices
+from hunyuan.generation.workspace import Workspace
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.prompt.images import CondImage, load_image, prepare_cond_image, stretch, to_pil
+from hunyuan.pictures.rgb import load_image
+from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
 from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage, StepCacheName
 
+STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": TaylorCache, "spectrum": SpectrumCache}
 STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
 
 
@@ -196,7 +200,7 @@ class EditJob:
         filled.ids.append(token)
         return self.model.logits(hidden[0, -1])
 
-    def _decoder(self, filled: Filled) -> GraphedDecoder | None:
+    def _decoder(self, filled: Filled) -> TextDecoder | None:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
         decoder = None if self.workspace is None else self.workspace.decoder
         if decoder is None or self.lent is None or not filled.kv.shares(self.lent):
@@ -257,9 +261,10 @@ class EditJob:
         self.timings["first_step"], self.timings["denoise"] = marks[1] - marks[0], marks[-1] - marks[1]
         return latents
 
-    def step_cache(self) -> TaylorCache | None:
+    def step_cache(self) -> StepCache | None:
         """The forecaster that the request asks for."""
-        return None if self.request.step_cache is None else TaylorCache(self.steps)
+        name = self.request.step_cache
+        return None if name is None else STEP_CACHES[name](self.steps)
 
     def _fill_fixed(self, layout: Layout, stop: int, capacity: int, rows: int) -> KVCache:
         """Keys and values of everything before the timestep token, computed once for equal tokens.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import factorial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +32,16 @@ class TaylorSettings:
     last_steps: int = 1
     low_order: int = 2
     high_order: int = 2
+
+
+class StepCache(Protocol):
+    """What the image stage asks a forecaster at each step, in order."""
+
+    def needs_full(self, step: int) -> bool: ...
+
+    def record(self, step: int, hidden: Tensor) -> None: ...
+
+    def forecast(self) -> Tensor: ...
 
 
 class TaylorCache:

@@ -1,4 +1,4 @@
-"""What an engine keeps on the device between requests: key-value buffers and the captured decode step.
+"""What an engine keeps on the device between requests: key-value buffers and a decoder on them.
 
 Made once, after the weights and the backends are in their final place; a request borrows it. Knows the network's
 `decode` and how much memory a token costs. Holds no request's state.
@@ -6,19 +6,16 @@ Made once, after the weights and the backends are in their final place; a reques
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from hunyuan.generation.decode_graph import DecodeStep, Forward, GraphedDecoder
-from hunyuan.generation.state import KVCache, KVPool, bytes_per_token
+from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder
+from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
-
-_CAPACITY_STEP = 64
 
 
 @dataclass(frozen=True)
@@ -30,43 +27,32 @@ class Workspace:
     """
 
     pool: KVPool
-    decoder: GraphedDecoder | None = None
+    decoder: TextDecoder | None = None
 
     @classmethod
-    def create(cls, model: HunyuanImage3, capacity: int, fast_decode: bool = True) -> Workspace:
-        """Allocates and, on a GPU, captures.
+    def create(
+        cls, model: HunyuanImage3, capacity: int, decoder: Callable[[DecodeStep], TextDecoder] | None
+    ) -> Workspace:
+        """Allocates, and makes the decoder.
 
         Args:
             capacity: tokens per row; a request that needs more allocates buffers of its own.
-            fast_decode: the layers' decode path may be captured: no part of it waits for the device. Without
-                effect for a model spread over several devices, whose steps no single graph holds.
+            decoder: makes one from a step that it may capture: no part of the layers' decode path waits for the
+                device. None, or a model spread over several devices, whose steps no single graph holds: no decoder.
         """
         config, devices = model.config, layer_devices(model)
         pool = KVPool(KVCache.allocate(config, rows_needed(config), capacity, model.dtype, devices))
         for buffer in pool.cache.keys + pool.cache.values:
             buffer.zero_()  # a kernel may weigh keys and values behind the text's end with 0, and 0 * nan is nan
-        if not fast_decode or len(set(devices)) > 1:
+        if decoder is None or len(set(devices)) > 1:
             return cls(pool)
         forward = text_forward(model, pool.cache.select(0))
-        return cls(pool, GraphedDecoder(DecodeStep(forward, config.vocab_size, capacity, model.device)))
+        return cls(pool, decoder(DecodeStep(forward, config.vocab_size, capacity, model.device)))
 
 
 def rows_needed(config: ModelConfig) -> int:
     """A distilled checkpoint has no unguided row."""
     return 1 if config.cfg_distilled else 2
-
-
-def layer_devices(model: HunyuanImage3) -> Sequence[torch.device]:
-    """Where each layer lies, and with it its keys and values."""
-    return [next(layer.parameters()).device for layer in model.model.layers]
-
-
-def fitting_capacity(config: ModelConfig, dtype: torch.dtype, free_bytes: int) -> int:
-    """Tokens per row that fit into `free_bytes`: at most the checkpoint's longest sequence, possibly 0."""
-    fitting = free_bytes // bytes_per_token(config, rows_needed(config), dtype)
-    if fitting >= config.max_position_embeddings:
-        return config.max_position_embeddings
-    return max(0, fitting) // _CAPACITY_STEP * _CAPACITY_STEP
 
 
 def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:

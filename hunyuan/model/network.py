@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed, TimestepEmbedder
-from hunyuan.model.kernels import EAGER, Kernels, use_kernels
-from hunyuan.model.linear import dense_linear
+from hunyuan.model.operations import PLAIN, Operations, use_operations
 from hunyuan.model.transformer import Transformer
 from hunyuan.model.vae import Posterior, Vae
 from hunyuan.model.vision import VisionAligner, build_vision_model
@@ -21,16 +20,14 @@ from hunyuan.model.vision import VisionAligner, build_vision_model
 class HunyuanImage3(nn.Module):
     """HunyuanImage-3.0: one transformer that thinks in text and paints in latents."""
 
-    kernels: Kernels = EAGER
+    operations: Operations = PLAIN
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         hidden, width, channels = config.hidden_size, config.patch_embed_hidden_dim, config.vae.latent_channels
         self.model = Transformer(config)
-        # A tied head is the embedding table, which is never stored in fp8.
-        head_format = "bf16" if config.tie_word_embeddings else config.dense_format
-        self.lm_head = dense_linear(hidden, config.vocab_size, head_format)
+        self.lm_head: nn.Module = nn.Linear(hidden, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.wte.weight
         self.vae = Vae(config.vae)
@@ -77,17 +74,17 @@ class HunyuanImage3(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Residual stream `[..., hidden]` to fp32 `[..., vocab]`."""
         norm = self.model.ln_f
-        return self.kernels.logits(hidden, norm.weight, norm.eps, self.lm_head)
+        return self.operations.logits(hidden, norm.weight, norm.eps, self.lm_head)
 
-    def use_kernels(self, kernels: Kernels) -> None:
+    def use_operations(self, operations: Operations) -> None:
         """Exchanges the operations between the weights; called once, after loading and before anything runs."""
-        use_kernels(self, kernels)
+        use_operations(self, operations)
 
     def velocity(self, hidden: Tensor, t: Tensor, height: int, width: int) -> Tensor:
         """Residual stream of image tokens `[n, h * w, hidden]` at `t` `[n]` to fp32 `[n, channels, h, w]`."""
         return self.final_layer(hidden, self.time_embed_2(t), height, width).float()
 
     def _vae_precision(self) -> torch.autocast:
-        """A bf16 autoencoder loses picture detail: on a GPU it computes in fp16, as the checkpoint's config says."""
-        enabled = self.device.type == "cuda" and self.vae.dtype == torch.bfloat16
+        """In 16 bits on a GPU: convolutions in fp16, norms in fp32. bf16 would lose picture detail."""
+        enabled = self.device.type == "cuda" and self.vae.dtype.itemsize == 2
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=enabled)

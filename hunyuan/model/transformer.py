@@ -1,7 +1,7 @@
 """The decoder stack: attention and mixture-of-experts blocks (spec sections 5 to 7).
 
 Holds weights and no request state: keys and values go into buffers that the caller owns. What happens between the
-weights is a set of operations that can be exchanged (`hunyuan.model.kernels`, with the contract for the buffers).
+weights is a set of operations that can be exchanged (`hunyuan.model.operations`, with the contract for the buffers).
 Does not know tokens, images or sampling.
 """
 
@@ -15,9 +15,8 @@ from torch import Tensor, nn, ones
 
 from hunyuan.model.attention import Segment, split_heads
 from hunyuan.model.config import ModelConfig
-from hunyuan.model.kernels import EAGER, HeadNorms, HeadShape, Kernels, KeyValueBuffers
-from hunyuan.model.linear import dense_linear
-from hunyuan.model.moe.layer import GatedMlp, MoE
+from hunyuan.model.moe import GatedMlp, MoE
+from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, KeyValueBuffers, Operations
 
 # Which tokens a call runs: stretches at positions that the host knows, or, while decoding, the position of each
 # row's one token, int32 [1] on the device.
@@ -27,7 +26,7 @@ Place = Sequence[Segment] | Tensor
 class RMSNorm(nn.Module):
     """`x / rms(x)` in fp32, cast to x's dtype, then times the weight."""
 
-    kernels: Kernels = EAGER
+    operations: Operations = PLAIN
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -35,21 +34,21 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.kernels.rms_norm(x, self.weight, self.eps)
+        return self.operations.rms_norm(x, self.weight, self.eps)
 
 
 class SelfAttention(nn.Module):
     """Grouped-query attention: rotary embedding first, then a norm per head on q and k."""
 
-    kernels: Kernels = EAGER
+    operations: Operations = PLAIN
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, config.attention_head_dim)
-        inner, dense = self.shape.heads * self.shape.head_dim, config.dense_format
+        inner = self.shape.heads * self.shape.head_dim
         width = inner + 2 * self.shape.kv_heads * self.shape.head_dim
-        self.qkv_proj = dense_linear(config.hidden_size, width, dense)
-        self.o_proj = dense_linear(inner, config.hidden_size, dense)
+        self.qkv_proj: nn.Module = nn.Linear(config.hidden_size, width, bias=False)
+        self.o_proj: nn.Module = nn.Linear(inner, config.hidden_size, bias=False)
         norm = config.use_qk_norm
         self.query_layernorm = RMSNorm(self.shape.head_dim, config.rms_norm_eps) if norm else None
         self.key_layernorm = RMSNorm(self.shape.head_dim, config.rms_norm_eps) if norm else None
@@ -65,11 +64,11 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, layer: int, place: Place
     ) -> Tensor:  # [rows, tokens, hidden] -> the same
-        ops, start = self.kernels, place if isinstance(place, Tensor) else place[0].start
+        ops, start = self.operations, place if isinstance(place, Tensor) else place[0].start
         qkv = ops.linear(x, self.qkv_proj)
-        q, keys, values = ops.store_qkv(qkv, self.shape, rope, self.norms(), kv, layer, start)
+        q, keys, values = ops.rope_norm_store(qkv, self.shape, rope, self.norms(), kv, layer, start)
         if isinstance(place, Tensor):
-            out = ops.attend_one(q, keys, values, place)
+            out = ops.decode_attention(q, keys, values, place)
         else:
             out = ops.attend(q, keys, values, place)
         return ops.linear(out.flatten(2), self.o_proj)
@@ -91,7 +90,7 @@ class Ahead:
 class DecoderLayer(nn.Module):
     """Pre-norm residual block."""
 
-    kernels: Kernels = EAGER
+    operations: Operations = PLAIN
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -109,7 +108,7 @@ class DecoderLayer(nn.Module):
         place: Place,
         ahead: Ahead | None = None,
     ) -> Tensor:  # [rows, tokens, hidden] -> the same
-        ops, ahead = self.kernels, Ahead() if ahead is None else ahead
+        ops, ahead = self.operations, Ahead() if ahead is None else ahead
         normed = self.input_layernorm(x) if ahead.normed is None else ahead.normed
         attention = self.self_attn(normed, rope, kv, self.layer, place)
         norm = self.post_attention_layernorm
@@ -123,15 +122,13 @@ class DecoderLayer(nn.Module):
 
 def _feed_forward(config: ModelConfig, layer: int) -> GatedMlp | MoE:
     if not config.is_moe(layer):
-        return GatedMlp(config.hidden_size, config.intermediate_size, config.dense_format)
+        return GatedMlp(config.hidden_size, config.intermediate_size)
     return MoE(
         config.hidden_size,
         config.moe_intermediate_size[layer],
         config.num_experts[layer],
         config.moe_topk[layer],
         config.num_shared_expert[layer] if config.use_mixed_mlp_moe else 0,
-        config.expert_formats[layer],
-        config.dense_format,
     )
 
 

@@ -18,7 +18,7 @@ from hunyuan.plan.weights import FORMATS, MIXED, stored_weights, with_formats
 MOST_GPUS = 8
 """What a refusal looks through for something that would fit: the GPUs of one host."""
 
-CONVERT = "scripts/quantize.py SRC OUT --weights"
+CONVERT = "hunyuan quantize SRC OUT --weights"
 
 
 @dataclass(frozen=True)

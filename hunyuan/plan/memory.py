@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hunyuan.model.config import ModelConfig
-from hunyuan.model.moe.tactics import MOST_EXPERT_TOKENS
-from hunyuan.model.placement import layer_counts
+from hunyuan.placement import layer_counts
 from hunyuan.plan.weights import WeightBytes, weight_bytes
 from hunyuan.prompt.resolution import Size, resolution_group
 
@@ -25,8 +24,11 @@ variety of picture sizes."""
 
 VAE_FRAMES, PLAIN_VAE_FRAMES = 3, 11
 """Frames at full size and first-level width that the fast autoencoder holds at its peak, all its time steps counted:
-2.77 GiB measured at 1024x1024 in 16 bits (scripts/bench_vae.py, one NVIDIA H200, 2026-11-25); 3 times 4 frames of 128
+2.77 GiB measured at 1024x1024 in 16 bits (bench_vae.py, one NVIDIA H200, 2026-11-25); 3 times 4 frames of 128
 channels are 3 GiB. The plain one, which fp32 takes, took 11.0."""
+
+MOST_EXPERT_TOKENS = 8448
+"""Of one call of the experts' backend; longer inputs go in pieces. Two rows of the largest picture's tokens fit."""
 
 MOE_OVERHEAD = 1.1
 """Sorting indices, scales and alignment on top of the expert buffers: the formula then gives 2.35 GiB at 8,240 tokens

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hunyuan.model.config import ModelConfig
-from hunyuan.model.moe.tactics import MOST_EXPERT_TOKENS
 from hunyuan.plan.choice import Choice, describe
-from hunyuan.plan.memory import GIB, GpuNeed, MemoryPlan
+from hunyuan.plan.memory import GIB, MOST_EXPERT_TOKENS, GpuNeed, MemoryPlan
 
 _Row = tuple[str, list[str]]  # a label and its cells
 _SEPARATOR: _Row = ("", [])

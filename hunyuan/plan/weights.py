@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hunyuan.checkpoint.names import ROUTER_SUFFIX, expected_tensors
+from hunyuan.checkpoint.tensor_table import ROUTER_SUFFIX, expected_tensors
 from hunyuan.model.config import ModelConfig
 
 FORMATS = {"bf16": "bf16", "fp8": "fp8", "4bit": "mxfp4"}

@@ -22,9 +22,12 @@ _DYNAMIC = {"think": "en_think_recaption", "recaption": "en_recaption", "image":
 
 
 class MissingPreset(CheckpointError):
-    """The checkpoint's file does not hold a preset."""
+    """The checkpoint's file does not hold a preset, or is not there itself."""
 
-    def __init__(self, choice: str) -> None:
+    def __init__(self, choice: str, file_is_missing: bool = False) -> None:
+        if file_is_missing:
+            super().__init__(f"{FILE_NAME} is missing in the checkpoint folder; system prompt {choice} is read from it")
+            return
         constant = UNIFIED_CONSTANT if choice == "en_unified" else f'{PRESET_DICT}["{choice}"]'
         super().__init__(f"system prompt {choice}: {FILE_NAME} of the checkpoint folder has no constant {constant}")
 
@@ -32,8 +35,8 @@ class MissingPreset(CheckpointError):
 class SystemPrompts:
     """The presets of one checkpoint."""
 
-    def __init__(self, presets: Mapping[str, str]) -> None:
-        self._presets = dict(presets)
+    def __init__(self, presets: Mapping[str, str], file_is_missing: bool = False) -> None:
+        self._presets, self._file_is_missing = dict(presets), file_is_missing
 
     @classmethod
     def read(cls, folder: Path) -> SystemPrompts:
@@ -44,7 +47,7 @@ class SystemPrompts:
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
-            return cls({})
+            return cls({}, file_is_missing=True)
         try:
             constants = module_constants(path.read_text(encoding="utf-8-sig"))
         except (SyntaxError, ValueError, RecursionError) as error:
@@ -62,7 +65,7 @@ class SystemPrompts:
     def preset(self, name: str) -> str:
         """A preset as it stands in the file, not stripped. Raises `MissingPreset`."""
         if name not in self._presets:
-            raise MissingPreset(name)
+            raise MissingPreset(name, self._file_is_missing)
         return self._presets[name]
 
     def resolve(self, choice: str, bot_task: str, custom: str | None) -> str:

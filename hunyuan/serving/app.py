@@ -14,22 +14,26 @@ import attrs
 import bentoml
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from hunyuan.serving.api_page import use_our_page
 from hunyuan.serving.calls import Call
-from hunyuan.serving.envelope import Envelope, HideExpectedErrors
+from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
 
 API_PATH = "/edit"
 _FRAMEWORK_ERRORS = "bentoml._internal.server.http_app"  # the logger of its tracebacks
 _ERRORS = {
     400: "invalid_image, invalid_prompt, invalid_field or unknown_field",
+    408: "too_slow",
     413: "payload_too_large",
     415: "unsupported_media_type",
-    429: "queue_full; see Retry-After",
+    429: "queue_full or too_many_connections; see Retry-After",
+    431: "head_too_large",
     503: "loading (see Retry-After), out_of_memory, inference_failed or shutting_down",
     504: "timeout",
 }
@@ -54,13 +58,14 @@ class Dressing:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over.
+    request that is over; `before` is called once, before there is an app.
     """
 
     max_body_bytes: int
     model_name: Callable[[], str | None]
     describe: Callable[[], str]
     on_end: Callable[[Call], None]
+    before: Callable[[], None]
 
 
 def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
@@ -74,11 +79,15 @@ def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
             return specification
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
+            self.add_asgi_middleware(TrueStatus)
+            dressing.before()
             app = super().to_asgi(is_main=is_main)
             assert isinstance(app, Starlette)
             logging.getLogger(_FRAMEWORK_ERRORS).addFilter(HideExpectedErrors())
             _explain_readyz(app, dressing.describe)
             app.router.redirect_slashes = False  # /edit/ is no path of ours: 404, not a redirect without a body
+            use_our_page(app)
+            cors = _take_cors_out(app)
             app.add_middleware(  # the last one added is the outermost
                 Envelope,
                 max_body_bytes=dressing.max_body_bytes,
@@ -86,9 +95,37 @@ def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
                 known_paths=_paths_of(app),
                 on_end=dressing.on_end,
             )
+            if cors is not None:
+                app.add_middleware(CORSMiddleware, **cors)
             return app
 
     return DressedService
+
+
+def _take_cors_out(app: Starlette) -> dict[str, Any] | None:
+    """The options of the framework's CORS layer, which is removed: it lies inside, where no error of ours passes.
+
+    None where the operator has not switched it on. A page of another site sees only the headers that are exposed: all
+    of ours are.
+    """
+    inside = [layer for layer in app.user_middleware if layer.cls is CORSMiddleware]
+    if not inside:
+        return None
+    app.user_middleware.remove(inside[0])
+    options: dict[str, Any] = {"allow_methods": ["GET", "POST"], **inside[0].kwargs}
+    for name in ("allow_origins", "allow_methods", "allow_headers", "expose_headers"):
+        value = options.get(name) or ()  # the framework takes a text apart letter by letter
+        options[name] = value.replace(",", " ").split() if isinstance(value, str) else list(value)
+    options["expose_headers"] = [*dict.fromkeys([*options["expose_headers"], *_ANSWER_HEADERS, "Retry-After"])]
+    return options
+
+
+def configured_workers(name: str) -> int | str:
+    """How many processes `bentoml serve` starts for the service, after BENTOML_CONFIG_OPTIONS and its like."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    workers: int | str = BentoMLContainer.config.services[name].workers.get()
+    return workers
 
 
 def _paths_of(app: Starlette) -> frozenset[str]:

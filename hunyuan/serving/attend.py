@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from hunyuan.errors import Cancelled, DeadlineExceeded
@@ -44,16 +43,6 @@ async def attended(
         task.cancel()
         watcher.cancel()
         await asyncio.gather(task, watcher, return_exceptions=True)
-
-
-@asynccontextmanager
-async def before(deadline: float) -> AsyncIterator[None]:
-    """Ends what is inside with `DeadlineExceeded` when the time is up."""
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            yield
-    except TimeoutError:
-        raise timed_out() from None
 
 
 def timed_out() -> DeadlineExceeded:

@@ -35,6 +35,7 @@ class EditFacts:
     resolution: str
     seed: int | None
     steps: int | None
+    admitted: bool = False  # had a place in the queue
     images: int = 1
     input_size: Pixels | None = None
     output_size: Pixels | None = None

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 PLAIN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # read by machines that expect plain text
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
-_KEPT_HEADERS = ("allow", "retry-after")
+_KEPT_HEADERS = ("allow", "retry-after", "vary")  # and what CORS says
 
 
 def request_id_from(scope: Scope) -> str:
@@ -181,6 +181,26 @@ class Envelope:
         return counted
 
 
+class TrueStatus:
+    """An inner layer: gives an answer the status of the error that was noted, before the framework counts it.
+
+    The framework answers an error of ours with a 500 of its own, and its metrics lie inside the envelope.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = scope.get(CALL)
+
+        async def corrected(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400 and call and call.error:
+                message["status"] = call.error.status
+            await send(message)
+
+        await self.app(scope, receive, corrected)
+
+
 def _as_refusal(send: Send) -> Send:
     """Turns a websocket down with an HTTP answer, which ASGI spells with other message types."""
 
@@ -222,9 +242,9 @@ class _Answer:
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(content))})
         given = Headers(raw=replaced.get("headers", []) if replaced else [])
-        for name in _KEPT_HEADERS:
-            if name in given:
-                headers[name] = given[name]
+        for name, value in given.items():
+            if name in _KEPT_HEADERS or name.startswith("access-control-"):
+                headers.append(name, value)
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
             headers["retry-after"] = str(retry_after_s)

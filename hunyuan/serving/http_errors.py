@@ -35,6 +35,13 @@ class UnsupportedMediaType(HunyuanError):
     code = "unsupported_media_type"
 
 
+class TooSlow(HunyuanError):
+    """The request came too slowly to be waited for."""
+
+    status = 408
+    code = "too_slow"
+
+
 class QueueFull(HunyuanError):
     """As many requests wait as may.
 
@@ -48,6 +55,19 @@ class QueueFull(HunyuanError):
     def __init__(self, message: str, retry_after_s: int = 10) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooManyConnections(QueueFull):
+    """As many connections are open as may."""
+
+    code = "too_many_connections"
+
+
+class HeadTooLarge(HunyuanError):
+    """A request's line and headers are longer than this server reads."""
+
+    status = 431
+    code = "head_too_large"
 
 
 class Loading(HunyuanError):

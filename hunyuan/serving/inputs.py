@@ -1,7 +1,7 @@
 """The fields of `POST /edit`: their names, bounds and meaning, for the server and for its OpenAPI page.
 
 Takes a multipart body apart into plain values. Pictures stay bytes here: decoding one is work, and the service
-decides when to do it (`images.open_image`).
+decides when to do it (`decoders.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import bentoml
@@ -17,21 +17,22 @@ from pydantic import ConfigDict, WithJsonSchema
 from pydantic import Field as Described
 from starlette.requests import Request
 
-from hunyuan.errors import InvalidImage, InvalidPrompt, InvalidRequest
-from hunyuan.prompt.resolution import parse_resolution
-from hunyuan.requests import MAX_SEED, MAX_STEPS
-from hunyuan.serving.attend import before
+from hunyuan.errors import InvalidImage, InvalidPrompt
+from hunyuan.pictures.reader import ALLOWED
+from hunyuan.requests import MAX_SEED, MAX_STEPS, EditRequest
 from hunyuan.serving.calls import call_of
 from hunyuan.serving.envelope import reporting
-from hunyuan.serving.images import ALLOWED
 from hunyuan.serving.multipart import MULTIPART, Form, read_form
+from hunyuan.serving.uploads import Upload as Arriving
 from hunyuan.settings import Settings
+from hunyuan.validation import validate
 
 if TYPE_CHECKING:
     from _bentoml_impl.serde import Serde
 
 FILES = ("image",)
-TEXTS = ("prompt", "seed", "steps", "resolution")
+OPTIONAL = ("seed", "steps", "resolution")
+TEXTS = ("prompt", *OPTIONAL)
 
 # BentoML's own client asks schema.json which fields are files, people read docs.json: two words for the same.
 Upload = Annotated[
@@ -48,11 +49,11 @@ def max_body_bytes(settings: Settings) -> int:
 
 
 def edit_form(
-    settings: Settings, one_upload: Callable[[], AbstractContextManager[None]] = nullcontext
+    settings: Settings, one_upload: Callable[[Request, float], AbstractAsyncContextManager[Arriving]]
 ) -> type[bentoml.IODescriptor]:
     """The input specification of `/edit`, with this server's limits.
 
-    `one_upload` is entered for as long as a body arrives; it may refuse.
+    `one_upload` is entered, with the request and its deadline, for as long as a body arrives; it may refuse.
     """
 
     class EditForm(bentoml.IODescriptor):
@@ -75,67 +76,57 @@ def edit_form(
         async def from_http_request(cls, request: Request, serde: Serde) -> bentoml.IODescriptor:
             with reporting(request.scope):
                 deadline = call_of(request.scope).started + settings.request_timeout_s
-                with one_upload():
-                    async with before(deadline):
-                        form = await read_form(request, FILES, TEXTS, max_body_bytes(settings))
+                async with one_upload(request, deadline) as upload:
+                    form = await read_form(request, FILES, TEXTS, upload.receive)
                 if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):
                     form.texts = json_decoded(form.texts)
                 # `model_construct`: the bounds are checked by now, with messages of our own.
-                return cls.model_construct(**values_of(form, settings.prompt_max_chars))
+                return cls.model_construct(**values_of(form, settings))
 
     return EditForm
 
 
 def json_decoded(texts: dict[str, str]) -> dict[str, str]:
-    """Undoes what BentoML's own client does: it sends the JSON of each value, and `null` for None."""
-    plain: dict[str, str] = {}
-    for name, text in texts.items():
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        if isinstance(value, str):
-            plain[name] = value
-        elif value is not None:
-            plain[name] = text
-    return plain
+    """Undoes what BentoML's own client does: it sends the JSON of each value, and `null` for None.
+
+    Only strings change by that. Anything else is the text that it looks like, and is not parsed: JSON can be nested
+    deeper than Python's own stack.
+    """
+    return {name: _string_of(text) for name, text in texts.items() if text != "null"}
 
 
-def values_of(form: Form, prompt_max_chars: int) -> dict[str, Any]:
-    """Checks every field's bounds; absent optional fields get their defaults."""
+def _string_of(text: str) -> str:
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
+
+
+def values_of(form: Form, settings: Settings) -> dict[str, Any]:
+    """Every field as the edit takes it; optional fields that are absent or empty get their defaults.
+
+    An HTML form sends every field it has, and one that nobody filled in is empty. Raises `InvalidRequest`.
+    """
     if "image" not in form.files:
         raise InvalidImage(f"this field is missing; send one {ALLOWED.replace(' and ', ' or ')} file")
-    resolution = form.texts.get("resolution", "auto")
-    parse_resolution(resolution)
-    return {
-        "image": form.files["image"],
-        "prompt": checked_prompt(form.texts.get("prompt"), prompt_max_chars),
-        "seed": whole_number(form.texts, "seed", 0, MAX_SEED),
-        "steps": whole_number(form.texts, "steps", 1, MAX_STEPS),
-        "resolution": resolution,
+    texts = {name: text for name, text in form.texts.items() if text or name not in OPTIONAL}
+    if "prompt" not in texts:
+        raise InvalidPrompt(f"this field is missing; 1 to {settings.prompt_max_chars:,} characters are allowed")
+    values: dict[str, Any] = {
+        "prompt": texts["prompt"],
+        "seed": number_of(texts.get("seed")),
+        "steps": number_of(texts.get("steps")),
+        "resolution": texts.get("resolution", "auto"),
     }
+    validate(EditRequest(**values), settings)
+    return {"image": form.files["image"], **values}
 
 
-def checked_prompt(prompt: str | None, max_chars: int) -> str:
-    allowed = f"1 to {max_chars:,} characters, not only blanks"
-    if prompt is None:
-        raise InvalidPrompt(f"this field is missing; allowed are {allowed}")
-    if not prompt.strip():
-        raise InvalidPrompt(f"it is blank; allowed are {allowed}")
-    if len(prompt) > max_chars:
-        raise InvalidPrompt(f"it has {len(prompt):,} characters; allowed are {allowed}")
-    try:
-        prompt.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise InvalidPrompt(f"character {error.start} is half a character; send whole Unicode text") from error
-    return prompt
+def number_of(text: str | None) -> int | str | None:
+    """The whole number that a field spells; the text itself where it is none, for `validate` to refuse.
 
-
-def whole_number(texts: dict[str, str], name: str, low: int, high: int) -> int | None:
-    """None where the field is absent; nothing is rounded, trimmed or clipped."""
-    text = texts.get(name)
-    if text is None:
-        return None
-    if _WHOLE_NUMBER.fullmatch(text) and low <= int(text) <= high:
-        return int(text)
-    raise InvalidRequest(name, f"got {text[:40]!r}; allowed is a whole number from {low} to {high}")
+    Nothing is rounded, trimmed or clipped.
+    """
+    return int(text) if text is not None and _WHOLE_NUMBER.fullmatch(text) else text

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+import uvicorn
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,21 @@ class Drain:
     Args:
         refuse_work: called on the event loop at the first signal.
         busy: true while a running edit has a caller who waits for it.
+        hurry: called on the event loop when the web server gets the signal: nothing more is worth waiting for, but
+            the answers that are out.
+        limit_s: when so much time has passed since the first signal, `force` ends the process.
     """
 
-    def __init__(self, refuse_work: Callable[[], None], busy: Callable[[], bool]) -> None:
-        self._refuse_work, self._busy = refuse_work, busy
+    def __init__(
+        self,
+        refuse_work: Callable[[], None],
+        busy: Callable[[], bool],
+        hurry: Callable[[], None] = lambda: None,
+        limit_s: float | None = None,
+        force: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._refuse_work, self._busy, self._hurry = refuse_work, busy, hurry
+        self._limit_s, self._force = limit_s, force
         self._previous: dict[int, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -57,6 +68,8 @@ class Drain:
 
     def _begin(self, number: int) -> None:
         logger.info("told to end (%s): no new work; the running edit finishes", signal.Signals(number).name)
+        if self._limit_s is not None:
+            end_by_force_after(self._limit_s, self._force)
         self._refuse_work()
         if self._has_own_limit(number):
             self._pass_on(number)
@@ -70,11 +83,13 @@ class Drain:
 
     def _has_own_limit(self, number: int) -> bool:
         """`--timeout-graceful-shutdown N` counts from the moment the web server gets the signal: do not hold it."""
-        server = getattr(self._previous[number], "__self__", None)
+        server = _owner_of(self._previous[number])
         return getattr(getattr(server, "config", None), "timeout_graceful_shutdown", None) is not None
 
     def _pass_on(self, number: int) -> None:
         previous = self._previous[number]
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hurry)
         if callable(previous):
             previous(number, None)
         else:  # SIG_DFL or SIG_IGN
@@ -82,9 +97,23 @@ class Drain:
             signal.raise_signal(number)
 
 
-def end_process() -> None:
-    """Ends this process at once: one that can never be ready has to be restarted by whoever started it."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+def web_server() -> uvicorn.Server | None:
+    """The web server that waits for signals in this process, if it is the one we know."""
+    owner = _owner_of(signal.getsignal(signal.SIGTERM))
+    return owner if isinstance(owner, uvicorn.Server) else None
+
+
+def _owner_of(handler: Any) -> object:
+    return getattr(handler, "__self__", None)
+
+
+def end_by_force_after(seconds: float, force: Callable[[], None]) -> None:
+    """For what nobody has thought of: a thread that hangs, an event loop that stands still."""
+
+    def end() -> None:
+        logger.critical("not ended %g s after the signal; ending by force", seconds)
+        force()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

@@ -10,10 +10,13 @@ import functools
 
 from hunyuan.errors import Cancelled, DeadlineExceeded
 from hunyuan.serving.calls import Call, EditFacts
+from hunyuan.serving.connections import REASONS as CLOSED
+from hunyuan.serving.decoders import KILL_REASONS
 from hunyuan.serving.http_errors import ShuttingDown
 
+EDIT_PATH = "/edit"
 STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
-_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300)
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 90, 120, 180, 300, 600)
 _TOKENS_A_SECOND = (1, 3, 10, 20, 40, 80, 120, 160, 200, 240, 280, 400, 1000)
 _STEPS_A_SECOND = (0.1, 0.3, 0.5, 1, 2, 3, 4, 5, 7, 10, 20, 50)
 _REASONS = {Cancelled: "disconnect", DeadlineExceeded: "deadline", ShuttingDown: "shutdown"}
@@ -33,11 +36,30 @@ class Metrics:
         self.cancellations = Counter("hunyuan_cancellations_total", "Admitted edits not finished, by why", ["reason"])
         self.depth = newest("hunyuan_queue_depth", "Edits that wait for the model")
         self.queue_wait = Histogram("hunyuan_queue_wait_seconds", "Seconds an edit waited", buckets=_SECONDS)
+        self.whole = Histogram(
+            "hunyuan_request_seconds",
+            "Seconds from a request's first byte to its answer's last",
+            ["status"],
+            buckets=_SECONDS,
+        )
         self.stage = Histogram("hunyuan_stage_seconds", "Seconds by stage of an edit", ["stage"], buckets=_SECONDS)
         self.tokens = Histogram("hunyuan_tokens_per_second", "Decoding speed of an edit", buckets=_TOKENS_A_SECOND)
         self.steps = Histogram("hunyuan_steps_per_second", "Denoising speed of an edit", buckets=_STEPS_A_SECOND)
+        self.connections = newest("hunyuan_connections", "Open connections")
+        self.closed = Counter(
+            "hunyuan_connections_closed_total", "Connections that the server ended, by why", ["reason"]
+        )
         self.gpu_memory = newest("hunyuan_gpu_memory_bytes", "GPU memory of tensors around the last edit", ["when"])
+        self.decoding = Histogram("hunyuan_decoding_seconds", "Seconds to decode an upload", buckets=_SECONDS)
+        self.decoders = newest("hunyuan_decoders", "Processes that can decode uploads")
+        self.decoders_killed = Counter("hunyuan_decoders_killed_total", "Decoders replaced, by why", ["reason"])
         self.depth.set(0)
+        self.connections.set(0)
+        for reason in CLOSED:
+            self.closed.labels(reason)
+        for kill_reason in KILL_REASONS:
+            self.decoders_killed.labels(kill_reason)
+        self.whole.labels("200")
         for stage in STAGES:
             self.stage.labels(stage)
         for reason in _REASONS.values():
@@ -46,15 +68,26 @@ class Metrics:
     def request(self, call: Call) -> None:
         """Counts a request that is over."""
         self.requests.labels(str(call.status or 0), call.error.code if call.error else "").inc()
+        if call.path == EDIT_PATH:
+            self.whole.labels(str(call.status or 0)).observe(call.seconds)
         if call.edit is not None:
             self._edit(call.edit)
+            if call.error is None:
+                self._speeds(call.edit)
             for kind, reason in _REASONS.items():
-                if isinstance(call.error, kind):
+                if call.edit.admitted and isinstance(call.error, kind):
                     self.cancellations.labels(reason).inc()
 
     def _edit(self, facts: EditFacts) -> None:
         if facts.queue_s is not None:
             self.queue_wait.observe(facts.queue_s)
+        if facts.gpu_memory is not None:
+            self.gpu_memory.labels("before").set(facts.gpu_memory.before)
+            self.gpu_memory.labels("after").set(facts.gpu_memory.after)
+            self.gpu_memory.labels("peak").set(facts.gpu_memory.peak)
+
+    def _speeds(self, facts: EditFacts) -> None:
+        """Of finished edits only: a stage that was cut short says nothing of how long that stage takes."""
         for stage in STAGES:
             if stage in facts.stages:
                 self.stage.labels(stage).observe(facts.stages[stage])
@@ -63,10 +96,6 @@ class Metrics:
             self.tokens.observe(facts.tokens / think)
         if facts.steps_done > 1 and denoise > 0:
             self.steps.observe((facts.steps_done - 1) / denoise)  # the first step has a stage of its own
-        if facts.gpu_memory is not None:
-            self.gpu_memory.labels("before").set(facts.gpu_memory.before)
-            self.gpu_memory.labels("after").set(facts.gpu_memory.after)
-            self.gpu_memory.labels("peak").set(facts.gpu_memory.peak)
 
 
 @functools.cache

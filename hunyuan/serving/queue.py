@@ -14,9 +14,8 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -206,24 +205,3 @@ def _settle(job: Job, outcome: EditResult | BaseException) -> None:
         job.done.set_exception(outcome)
     else:
         job.done.set_result(outcome)
-
-
-class Uploads:
-    """Bounds how many request bodies are in memory at the same time while they arrive.
-
-    The line bounds what waits; without this, ten thousand slow senders could fill the memory in front of it.
-    """
-
-    def __init__(self, most: int, retry_after_s: Callable[[], int]) -> None:
-        self._most, self._retry_after_s, self._now = most, retry_after_s, 0
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Used on the event loop only, so that a plain number will do."""
-        if self._now >= self._most:
-            raise QueueFull(f"{self._most} uploads are under way already; try again later", self._retry_after_s())
-        self._now += 1
-        try:
-            yield
-        finally:
-            self._now -= 1

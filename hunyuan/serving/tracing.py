@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SWITCHES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+OUR_NAME = "hunyuan-image"  # unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES give another
+_NAMELESS = "unknown_service"  # what the library says where nobody gave a name
 _GROUP = "opentelemetry_traces_exporter"  # where exporter packages announce themselves
 
 
@@ -36,10 +38,14 @@ class Tracing:
         off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
         if off or not any(os.environ.get(name) for name in _SWITCHES):
             return
-        from opentelemetry.sdk.trace import TracerProvider  # reads name, attributes and sampler from OTEL_*
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider  # reads the sampler from OTEL_*
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        provider = TracerProvider()
+        resource = Resource.create()  # reads name and attributes from OTEL_*
+        if str(resource.attributes.get(SERVICE_NAME, "")).startswith(_NAMELESS):
+            resource = resource.merge(Resource({SERVICE_NAME: OUR_NAME}))
+        provider = TracerProvider(resource=resource)
         for name in os.environ.get("OTEL_TRACES_EXPORTER", "otlp").split(","):
             found = [point for key in _keys(name.strip()) for point in entry_points(group=_GROUP, name=key)]
             if found:

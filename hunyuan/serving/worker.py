@@ -20,6 +20,7 @@ from hunyuan.serving import gpu
 from hunyuan.serving.calls import EditFacts, GpuMemory
 from hunyuan.serving.http_errors import Loading, Restarting, ShuttingDown
 from hunyuan.serving.queue import EditQueue, Job, State
+from hunyuan.serving.stage_clock import StageClock
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ class EditorWorker:
         if self._editor is None:
             return self._phase
         if self._editor.is_builtin:
-            return f"{self._editor.model_name}: the built-in tiny checkpoint with random weights (MODEL_ID is unset)"
+            why = "MODEL_ID is unset or demo"
+            return f"{self._editor.model_name}: the built-in tiny checkpoint with random weights ({why})"
         return self._editor.model_name
 
     def require_usable(self) -> None:
@@ -127,6 +129,7 @@ class EditorWorker:
         self.require_usable()
         job = Job(cancel, facts)
         self._queue.admit(job)
+        facts.admitted = True
         try:
             self.require_usable()  # again: between the two, those who wait may have been sent away
             yield job
@@ -199,8 +202,10 @@ def _run(job: Job, editor: EditorLike) -> EditResult:
     job.request = None  # its pictures go when the edit is over, not when the answer is out
     before = gpu.memory_used()
     gpu.forget_peak()
+    clock = StageClock()
 
     def on_progress(stage: Stage, done: int, total: int) -> None:
+        clock.progress(stage, done, total)
         if stage == "think":
             facts.tokens = done
         elif stage == "denoise":
@@ -209,6 +214,9 @@ def _run(job: Job, editor: EditorLike) -> EditResult:
     try:
         job.cancel.check()
         result = editor.run(request, on_progress, job.cancel)
+    except BaseException:
+        facts.stages = clock.so_far()
+        raise
     finally:
         after, peak = gpu.memory_used(), gpu.memory_peak()
         if after is not None and peak is not None:

@@ -6,6 +6,7 @@ pictures of about 256x256 pixels. Knows nothing of wordings, files or how traini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -128,6 +129,63 @@ def fill(x: Tensor, height: int, width: int) -> Tensor:
 def beside(first: Tensor, second: Tensor, height: int, width: int) -> Tensor:
     """Two pictures side by side, each filling one half of height x width."""
     return torch.cat([fill(first, height, width // 2), fill(second, height, width // 2)], dim=3)
+
+
+def shape_mask(name: str, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """A shape in the middle as [1, 1, h, w] in 0..1, smooth over a pixel.
+
+    Raises:
+        KeyError: an unknown shape.
+    """
+    short = min(height, width)
+    y = ((torch.arange(height, device=device) + 0.5 - height / 2) / (short / 2)).view(1, 1, -1, 1)
+    x = ((torch.arange(width, device=device) + 0.5 - width / 2) / (short / 2)).view(1, 1, 1, -1)
+    return (0.5 - _SHAPES[name](x, y) * short / 2).clamp(0, 1)
+
+
+def _polygon(points: Sequence[tuple[float, float]]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance to a polygon's edge, negative inside."""
+
+    def far(x: Tensor, y: Tensor) -> Tensor:
+        nearest = torch.full(torch.broadcast_shapes(x.shape, y.shape), 9.0, device=x.device)
+        inside = torch.zeros_like(nearest, dtype=torch.bool)
+        for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
+            dx, dy = x1 - x0, y1 - y0
+            along = (((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
+            nearest = torch.minimum(nearest, ((x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2).sqrt())
+            if dy:
+                inside ^= ((y0 > y) != (y1 > y)) & (x < dx * (y - y0) / dy + x0)
+        return torch.where(inside, -nearest, nearest)
+
+    return far
+
+
+def _star() -> list[tuple[float, float]]:
+    radii = [0.68 if i % 2 == 0 else 0.28 for i in range(10)]
+    return [(r * math.sin(math.pi * i / 5), 0.05 - r * math.cos(math.pi * i / 5)) for i, r in enumerate(radii)]
+
+
+def _heart() -> list[tuple[float, float]]:
+    turns = [2 * math.pi * i / 48 for i in range(48)]
+    heights = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
+    return [(0.036 * 16 * math.sin(t) ** 3, -0.036 * y - 0.07) for t, y in zip(turns, heights, strict=True)]
+
+
+def _cross() -> list[tuple[float, float]]:
+    a, b = 0.18, 0.6
+    return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+
+
+_SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "circle": lambda x, y: (x * x + y * y).sqrt() - 0.6,
+    "ring": lambda x, y: ((x * x + y * y).sqrt() - 0.48).abs() - 0.14,
+    "square": _polygon([(-0.55, -0.55), (0.55, -0.55), (0.55, 0.55), (-0.55, 0.55)]),
+    "diamond": _polygon([(0, -0.68), (0.5, 0), (0, 0.68), (-0.5, 0)]),
+    "triangle": _polygon([(0, -0.6), (0.65, 0.5), (-0.65, 0.5)]),
+    "star": _polygon(_star()),
+    "heart": _polygon(_heart()),
+    "cross": _polygon(_cross()),
+}
 
 
 def _grey(x: Tensor) -> Tensor:

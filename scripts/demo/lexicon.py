@@ -11,12 +11,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
-from scripts.demo import grammar, unknown_en, unknown_zh, wordings_en, wordings_pictures, wordings_zh
+from scripts.demo import (
+    grammar,
+    phrases,
+    politeness,
+    unknown_en,
+    unknown_zh,
+    wordings_en,
+    wordings_pictures,
+    wordings_zh,
+)
 from scripts.demo.edits import COLOURS, Step
 from scripts.demo.speech import SUBJECTS_ZH, Language
 from scripts.demo.tasks import SHAPES, SUBJECTS, Task
 
 Words = Mapping[str, Sequence[str]]
+
+_FRAME_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -25,11 +36,14 @@ class Lexicon:
 
     Attributes:
         colours, shapes, subjects: the names of each.
+        results, frames: per edit, what its answer is; and sentences that ask for any of them.
         picture_wordings: per task kind (`shape`, `subject`, `white`, `beside`, `onto`) its templates.
         unknown: per number of sources, templates of what has not been learned.
     """
 
     edits: Words
+    results: Words
+    frames: Sequence[str]
     slots: Words
     colours: Words
     shapes: Words
@@ -41,12 +55,15 @@ class Lexicon:
     negated: Sequence[str]
     mixed: Sequence[str]
     prefixes: Sequence[str]
+    statement_prefixes: Sequence[str]
     suffixes: Sequence[str]
     connectors: Sequence[str]
 
     def step(self, step: Step, rng: Random) -> tuple[str, bool]:
         """One edit in words, and whether it is an order (and not a statement)."""
         template = rng.choice(self.edits[step.name])
+        if rng.random() < _FRAME_SHARE:
+            template = rng.choice(self.frames).replace("{result}", rng.choice(self.results[step.name]))
         slots = {**self.slots, "c": self.colours[step.colour]} if step.colour else self.slots
         return grammar.draw(template.removeprefix("~"), slots, rng), not template.startswith("~")
 
@@ -109,7 +126,9 @@ class Lexicon:
 
     def _cores(self, text: str) -> set[str]:
         text = " ".join(text.split())
-        heads = {text[len(p) :] for p in self.prefixes if text.lower().startswith(p.lower())}
+        heads = {
+            text[len(p) :] for p in (*self.prefixes, *self.statement_prefixes) if text.lower().startswith(p.lower())
+        }
         return {h[: len(h) - len(s)].strip() for h in heads for s in self.suffixes if h.lower().endswith(s.lower())}
 
     def _is_negated(self, core: str) -> bool:
@@ -144,14 +163,21 @@ class Lexicon:
 
     @cached_property
     def _all_unknown_slots(self) -> Words:
-        names = [name for names in self.colours.values() for name in names]
-        return {**self.slots, **self.picture_slots, **self.unknown_slots, "c": names}
+        return {**self._result_slots, **self.picture_slots, **self.unknown_slots}
 
     @cached_property
     def _known_edits(self) -> re.Pattern[str]:
-        names = sorted({name for names in self.colours.values() for name in names})
         templates = [t.removeprefix("~") for ts in self.edits.values() for t in ts]
-        return grammar.compiled(templates, {**self.slots, "c": names})
+        return grammar.compiled([*templates, *self._framed], self._result_slots)
+
+    @cached_property
+    def _framed(self) -> list[str]:
+        return [frame.removeprefix("~") for frame in self.frames]
+
+    @cached_property
+    def _result_slots(self) -> Words:
+        names = sorted({name for names in self.colours.values() for name in names})
+        return {**self.slots, "c": names, "result": [r for rs in self.results.values() for r in rs]}
 
     @cached_property
     def _known_pictures(self) -> re.Pattern[str]:
@@ -174,6 +200,8 @@ _P = wordings_pictures
 
 ENGLISH = Lexicon(
     edits=wordings_en.EDITS,
+    results=phrases.RESULTS_EN,
+    frames=phrases.FRAMES_EN,
     slots=wordings_en.SLOTS,
     colours={**_OWN_COLOURS, **wordings_en.COLOURS},
     shapes={**_OWN_SHAPES, **_P.SHAPES_EN},
@@ -187,12 +215,15 @@ ENGLISH = Lexicon(
     unknown=(_P.UNKNOWN_TEXT_EN, (*unknown_en.REQUESTS, *unknown_en.FOREIGN), _P.UNKNOWN_TWO_EN),
     negated=unknown_en.NEGATED,
     mixed=unknown_en.MIXED,
-    prefixes=wordings_en.PREFIXES,
-    suffixes=wordings_en.SUFFIXES,
-    connectors=wordings_en.CONNECTORS,
+    prefixes=politeness.PREFIXES_EN,
+    statement_prefixes=politeness.STATEMENT_PREFIXES_EN,
+    suffixes=politeness.SUFFIXES_EN,
+    connectors=politeness.CONNECTORS_EN,
 )
 CHINESE = Lexicon(
     edits=wordings_zh.EDITS,
+    results=phrases.RESULTS_ZH,
+    frames=phrases.FRAMES_ZH,
     slots=wordings_zh.SLOTS,
     colours=wordings_zh.COLOURS,
     shapes=_P.SHAPES_ZH,
@@ -206,8 +237,9 @@ CHINESE = Lexicon(
     unknown=(_P.UNKNOWN_TEXT_ZH, unknown_zh.REQUESTS, _P.UNKNOWN_TWO_ZH),
     negated=unknown_zh.NEGATED,
     mixed=unknown_zh.MIXED,
-    prefixes=wordings_zh.PREFIXES,
-    suffixes=wordings_zh.SUFFIXES,
-    connectors=wordings_zh.CONNECTORS,
+    prefixes=politeness.PREFIXES_ZH,
+    statement_prefixes=politeness.STATEMENT_PREFIXES_ZH,
+    suffixes=politeness.SUFFIXES_ZH,
+    connectors=politeness.CONNECTORS_ZH,
 )
 LEXICONS: dict[Language, Lexicon] = {"en": ENGLISH, "zh": CHINESE}

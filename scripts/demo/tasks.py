@@ -34,7 +34,7 @@ SUBJECTS: dict[str, str] = {
     "balloon": "recreation/party/balloon-red-aj.png",
     "ball": "recreation/toys/ball.png",
     "robot": "recreation/toys/robot_ganson.png",
-    "book": "education/books/book_01.png",
+    "book": "education/books/diary_costea_bogdan_01.png",
     "cat": "animals/mammals/cartoon_cat_gerald_g._01.png",
     "pig": "animals/mammals/pig_marcelo_caiafa1.png",
     "sheep": "animals/mammals/sheep-md-v0.1.png",
@@ -42,7 +42,7 @@ SUBJECTS: dict[str, str] = {
     "ladybug": "animals/bugs/ladybug_01.png",
     "butterfly": "animals/bugs/butterfly_jonathan_dietr_01.png",
     "house": "buildings/homes/house_christoph_brill_01.png",
-    "hat": "recreation/party/hat_01.png",
+    "hat": "people/clothing/hats/hat_01.png",
     "cake": "food/desserts/cake1_jarno_vasamaa_01.png",
 }
 """Clip art that can be asked for by its name, and its file in the package."""

@@ -1,4 +1,4 @@
-"""The demo checkpoint's tokenizer: byte-level pieces learned from the training wordings, and the official special tokens.
+"""The demo checkpoint's tokenizer: byte-level pieces learned from the wordings, and the official special tokens.
 
 Any text can be encoded; what the wordings say often is short. Every Chinese character is on its own, so that a sentence
 that training never saw is still made of pieces that it did see. Knows nothing of the checkpoint's other files.

@@ -203,6 +203,14 @@ SLOTS: dict[str, tuple[str, ...]] = {
 }
 
 REQUESTS: tuple[str, ...] = (
+    "(let|make|have|show me|I'd like|I want) {the} (be |look |) {result}",
+    "{the} (should|must|could) (be|look) {result}",
+    "(how|what) would {the} look (like |) {result}",
+    "(only|just) {the}(,|) {result}",
+    "(let|make|have|I'd like|I want|show me) (it|the picture|them|everyone) (be |look |) {look}",
+    "(it|the picture|the photo) (should|must|could) (be|look) (more |) {look}",
+    "I(| would|'d) (like|want) {a}( {where}|)",
+    "I(| would|'d) (like|want|love) (it|to see this|this) (in {place}|like {style}|as {style}|in {season})",
     "(add|put|insert|draw|place|paint|give him|give her|give it|include) {a}( {where}|)",
     "(remove|delete|erase|take away|get rid of|cut out|hide|eliminate) {the}( {where}|)",
     "(replace|swap|exchange) {the} (with|by|for) {a}",

@@ -106,7 +106,7 @@ def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str,
 
 
 def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
-    prefix = rng.choice(lexicon.prefixes) if order else ""
+    prefix = rng.choice(lexicon.prefixes if order else lexicon.statement_prefixes)
     suffix = rng.choice(lexicon.suffixes)
     text = prefix + core + suffix
     chance = rng.random()

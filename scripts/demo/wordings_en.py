@@ -16,7 +16,15 @@ COLOURS: dict[str, tuple[str, ...]] = {
 SLOTS: dict[str, tuple[str, ...]] = {
     "pic": (
         *("it", "it", "it", "this", "the picture", "the photo", "the image", "this picture", "this photo"),
-        *("this image", "my photo", "my picture", "the pic", "the whole (picture|photo|image)", "that", "the shot"),
+        *(
+            "this image",
+            "my photo",
+            "my picture",
+            "the pic",
+            "the (whole|entire) (picture|photo|image|thing)",
+            "that",
+            "the shot",
+        ),
     ),
     "noun": ("picture", "photo", "image", "pic", "photograph"),
     "of": ("", "", " (of|in) (the|this|my) {noun}"),
@@ -31,18 +39,6 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "background": ("background", "background", "backdrop", "back ground"),
     "frame": ("frame", "frame", "border", "picture frame", "edge"),
 }
-
-PREFIXES = (
-    *("", "", "", "", "", "", "please ", "please ", "can you ", "could you ", "can you please ", "could you please "),
-    *("would you ", "will you ", "now ", "just ", "I want you to ", "I'd like you to ", "hey, ", "hi, ", "ok, "),
-    *("let's ", "go ahead and ", "try to ", "you should ", "I need you to ", "pls ", "kindly ", "would you mind to "),
-    *("is it possible to ", "are you able to ", "hello! ", "could you maybe ", "then "),
-)
-SUFFIXES = (
-    *("", "", "", "", "", "", ".", ".", "!", "?", " please", " please.", ", please", ", please.", " for me", " thanks"),
-    *(", thanks!", " thank you", " now", " pls", "...", " for me, please", " if you can", " if possible", " ok?"),
-)
-CONNECTORS = (" and ", " and ", " and ", " and then ", ", then ", " and also ", ", ", " plus ", ", and ", "; ", " & ")
 
 EDITS: dict[str, tuple[str, ...]] = {
     "bw": (

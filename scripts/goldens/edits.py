@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from goldens.folder import Golden, official_size
-from goldens.network import DROPPING
-from goldens.report import Check, Tolerance
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.job import EditJob
-from hunyuan.generation.step_cache import TaylorCache, TaylorSettings
+from hunyuan.generation.step_cache import StepCache, TaylorCache, TaylorSettings
 from hunyuan.generation.text import TextPlan
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import Size
 from hunyuan.requests import EditRequest, EditResult
+from scripts.goldens.folder import Golden, official_size
+from scripts.goldens.network import DROPPING
+from scripts.goldens.report import Check, Tolerance
 
 STATS_TOLERANCE = 5e-3  # of the decoder's output range
 PNG_MEAN_DIFFERENCE = 1.5
@@ -48,7 +48,7 @@ class TracedJob(EditJob):
     trace: Trace
     taylor: TaylorSettings | None = None
 
-    def step_cache(self) -> TaylorCache | None:
+    def step_cache(self) -> StepCache | None:
         return None if self.taylor is None else TaylorCache(self.steps, self.taylor)
 
     def _fill_prompt(self, *args: Any, **kwargs: Any) -> Tensor:

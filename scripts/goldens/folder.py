@@ -13,15 +13,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from goldens.report import Check, Tolerance
+from hunyuan.engines.native import NativeEngine
 from hunyuan.generation.job import Checkpoint
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.native import NativeEngine
-from hunyuan.prompt.images import CondImage, load_image, prepare_cond_image
+from hunyuan.pictures.rgb import load_image
+from hunyuan.prompt.images import CondImage, prepare_cond_image
 from hunyuan.prompt.layout import Composer, CondShape
 from hunyuan.prompt.resolution import ResolutionGroup, Size, resolution_group
 from hunyuan.settings import Settings
+from scripts.goldens.report import Check, Tolerance
 
 
 class Golden:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goldens.folder import Golden
-from goldens.report import Check, Tolerance
-from goldens.static import case_layout
-from hunyuan.generation.sequence import embed_prompt, encode_conditions, run_tokens
-from hunyuan.generation.state import KVCache, RequestRandom
+from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_tokens
+from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.model.attention import dense_mask
 from hunyuan.model.embeddings import sinusoid
-from hunyuan.model.moe.eager import route
-from hunyuan.model.moe.layer import MoE
+from hunyuan.model.moe import MoE
+from hunyuan.model.operations import PLAIN
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.prompt.layout import Layout
+from scripts.goldens.folder import Golden
+from scripts.goldens.report import Check, Tolerance
+from scripts.goldens.static import case_layout
 
 DROPPING = "recorded with token dropping"
 
@@ -141,7 +142,7 @@ def moe(golden: Golden, section: str) -> Check:
         check.without_input(recorded, "x")
         return check.finish()
     flat = x.flatten(0, 1)
-    weights, index = route(flat, block.gate.wg.weight, block.topk)
+    weights, index = PLAIN.route(flat, block.gate.wg.weight, block.topk)
     combine = torch.zeros(len(flat), block.gate.wg.out_features, device=x.device).scatter_(1, index, weights)
     check.close("router_logits", block.gate.wg(flat.float()), recorded.get("router_logits"))
     check.close("easy_weights", weights, recorded.get("easy_weights"))

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from goldens.folder import Golden, official_size
-from goldens.report import EXACT, Check, Tolerance
 from hunyuan.generation.scheduler import Schedule, guide
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import ResolutionGroup, Size, resolution_group
 from hunyuan.prompt.tokenizer import Tokenizer
+from scripts.goldens.folder import Golden, official_size
+from scripts.goldens.report import EXACT, Check, Tolerance
 
 _HARD_CODED_STOP = 127957  # <|endoftext|> of the real tokenizer, which the official code writes out
 

@@ -8,14 +8,15 @@ config.json appears.
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_SCRIPT = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "quantize.py"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from hunyuan.cli.main import main as hunyuan
 
 
 class Counter:
@@ -38,7 +39,7 @@ def run(source: str, out: Path, arguments: list[str], last: int = 0) -> int:
     """Quantises and returns how many writes and renames that took."""
     counter = Counter(last)
     os.pwrite, os.replace = counter.watch(os.pwrite), counter.watch(os.replace)
-    assert _SCRIPT["main"]([source, str(out), *arguments]) == 0
+    assert hunyuan(["quantize", source, str(out), *arguments]) == 0
     return counter.calls
 
 

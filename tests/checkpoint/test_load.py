@@ -22,8 +22,8 @@ from torch import Tensor
 from hunyuan.checkpoint import folder as folders
 from hunyuan.checkpoint import load
 from hunyuan.checkpoint.load import check_keys, empty_model, load_model, read_config, read_json, weight_files
-from hunyuan.checkpoint.names import expected_tensors
-from hunyuan.checkpoint.shards import ShardReader
+from hunyuan.checkpoint.safetensors_file import ShardReader
+from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.errors import CheckpointError
@@ -99,8 +99,48 @@ def test_every_tensor_stands_in_its_place(single, dtype):
         target = parameters[specs[key].param]
         place = target if specs[key].slot is None else target[specs[key].slot]
         assert torch.equal(place.float(), weight.float()), key
+        assert place.dtype == (torch.float32 if key.startswith("vae.") or key.endswith("wg.weight") else dtype)
         filled[specs[key].param] += weight.numel()
     assert filled == {name: parameter.numel() for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cuda", "bfloat16", "float16"),
+        ("cuda:1", "float16", "float16"),
+        ("cuda", "float32", "float32"),
+        ("cpu", "float32", "float32"),
+        ("cpu", "bfloat16", "float32"),
+    ],
+)
+def test_where_the_autoencoder_gets_which_type(device, dtype, expected):
+    found = load.autoencoder_dtype(torch.device(device), getattr(torch, dtype))
+    assert found == getattr(torch, expected)
+
+
+@pytest.mark.parametrize(("place", "expected"), [("cpu", torch.float32), ("cuda", torch.float16)])
+def test_the_autoencoders_fp32_weights_are_rounded_once(single, tmp_path, monkeypatch, place, expected):
+    """Stored in fp32 as published, with values that bf16 would round: they must not pass through it."""
+    folder = shutil.copytree(single, tmp_path / "fp32")
+    generator, exact = torch.Generator().manual_seed(1), {}
+
+    def widen(weights: dict[str, Tensor]) -> None:
+        for key in [key for key in weights if key.startswith("vae.")]:
+            weights[key] = exact[key] = weights[key].float() + 1e-3 * torch.rand(
+                weights[key].shape, generator=generator
+            )
+
+    edit(folder / "model.safetensors", widen)
+    choose = load.autoencoder_dtype
+    monkeypatch.setattr(load, "autoencoder_dtype", lambda _, dtype: choose(torch.device(place), dtype))
+    parameters = dict(loaded(folder, torch.bfloat16).named_parameters())
+    assert len(exact) > 50
+    for key, weight in exact.items():
+        once, twice = weight.to(expected), weight.bfloat16().to(expected)
+        assert torch.equal(parameters[key], once), key
+        assert weight.numel() < 8 or not torch.equal(once, twice), key
+    assert parameters["model.wte.weight"].dtype == torch.bfloat16
 
 
 def test_shards_load_the_same_as_one_file(single, sharded):
@@ -140,7 +180,8 @@ def test_experts_are_stacked_by_number_in_files_of_any_order(tmp_path):
 @torch.no_grad()
 def test_weights_exist_once_and_stay_once_after_a_forward(single):
     model = loaded(single, torch.bfloat16)
-    size = nbytes(stored(single).values())
+    # Everything in 16 bits, but the router and on a CPU the autoencoder.
+    size = sum(w.numel() * (4 if k.startswith("vae.") or ".gate." in k else 2) for k, w in stored(single).items())
     assert nbytes(model.parameters()) == size
 
     def storages() -> dict[int, int]:
@@ -169,7 +210,9 @@ def test_router_is_fp32_to_the_last_bit_in_a_bf16_model(single):
         assert router.dtype == torch.float32
         assert torch.equal(router, weights[key])
         assert not torch.equal(router, router.bfloat16().float())
-    others = {p.dtype for name, p in model.named_parameters() if "mlp.gate.wg" not in name}
+    others = {
+        p.dtype for name, p in model.named_parameters() if "mlp.gate.wg" not in name and not name.startswith("vae.")
+    }
     assert others == {torch.bfloat16}
 
 

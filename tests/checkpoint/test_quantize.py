@@ -21,13 +21,13 @@ from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint import quantize_tasks
 from hunyuan.checkpoint.folder import JOURNAL_FILE, read_config
 from hunyuan.checkpoint.load import load_model
-from hunyuan.checkpoint.names import expected_tensors
 from hunyuan.checkpoint.quantize import QuantizeOptions, choose_layers, plan_shards, quantize_folder
 from hunyuan.checkpoint.quantize_report import REPORT_FILE
+from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.errors import CheckpointError
-from hunyuan.model.moe.formats import dequantize_fp8, dequantize_mxfp4
+from hunyuan.formats.numbers import dequantize_fp8, dequantize_mxfp4
 
 CPU = torch.device("cpu")
 INDEX = "model.safetensors.index.json"
@@ -296,7 +296,7 @@ def test_quantising_on_the_way_gives_what_the_script_writes(source, tmp_path, ca
     quantize_folder(source, tmp_path / "out", options)
     target = replace(read_config(source), expert_formats=(word,) * 3, dense_format=dense)
     ours = dict(load_model(source, target, CPU, torch.float32).named_parameters())
-    assert "scripts/quantize.py does it once and for all" in caplog.text
+    assert "`hunyuan quantize` does it once and for all" in caplog.text
     caplog.clear()
     theirs = dict(load_model(tmp_path / "out", target, CPU, torch.float32).named_parameters())
     assert caplog.text == ""

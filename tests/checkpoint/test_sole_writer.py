@@ -15,15 +15,15 @@ from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.errors import CheckpointError
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "quantize.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     source, out = write_tiny_checkpoint(tmp_path / "source"), tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), str(source), str(out)]
+    command = [sys.executable, "-m", "hunyuan", "quantize", str(source), str(out)]
     with sole_writer(out):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 1
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2
         assert "error: another process is quantising into out: wait for it" in done.stderr
         assert [path.name for path in out.iterdir()] == [LOCK_FILE]
     assert not list(out.iterdir())

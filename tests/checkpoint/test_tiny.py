@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from hunyuan.checkpoint import tiny
 from hunyuan.checkpoint.load import load_model, read_config
-from hunyuan.checkpoint.names import expected_tensors
+from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.checkpoint.tiny import builtin_checkpoint, write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.checkpoint.tiny_tokenizer import SCRIPT_COT_TEXT, build_tokenizer, script_pairs, special_tokens
 from hunyuan.errors import CheckpointError
-from hunyuan.generation.state import KVCache
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.attention import split_segments
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import licences
 import pytest
-import replay_apt
-import replay_image
 import yaml
 from deployment_names import assert_read
+
+from hunyuan.serving.api_page import FILES
+from scripts.checks import licences
+from scripts.image import replay_apt, replay_image
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(sys.executable).parent
@@ -36,11 +37,17 @@ def dockerfile(bento: Path) -> str:
 
 def test_contents(bento: Path) -> None:
     names = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"service.py", "hunyuan/editor.py", "hunyuan/aot.py", "scripts/build_kernels.py", "LICENSE"} <= names
+    assert {
+        "service.py",
+        "hunyuan/editor.py",
+        "hunyuan/accel/prepare.py",
+        "hunyuan/accel/build/cut.py",
+        "LICENSE",
+    } <= names
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "hunyuan").rglob("*.py")}
-    assert ours <= names
+    assert ours | {f"hunyuan/serving/static/{name}" for name in FILES} <= names
     allowed = re.compile(
-        r"(hunyuan|scripts)/[\w/]+\.py|service\.py|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+"
+        r"hunyuan/[\w/]+\.py|hunyuan/serving/static/\w+\.(html|css|js)|service\.py|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+"
     )
     assert [name for name in sorted(names) if not allowed.fullmatch(name)] == []
     assert not [name for name in names if "test" in name or name.endswith((".safetensors", ".pyc"))]
@@ -58,7 +65,11 @@ def test_the_newer_build_was_taken(bento: Path, dockerfile: str) -> None:
 
 
 def test_kernels_are_compiled_after_the_packages_are_installed(bento: Path, dockerfile: str) -> None:
-    order = ("COPY --chown=bentoml:bentoml ./src/scripts ./src/scripts", "pip install -r", "./env/docker/script__")
+    order = (
+        "COPY --chown=bentoml:bentoml ./src/hunyuan/accel/build ./src/hunyuan/accel/build",
+        "pip install -r",
+        "./env/docker/script__",
+    )
     places = [dockerfile.find(step) for step in order]
     assert -1 not in places, "service.py's image must `build_include` what deploy/image_setup.sh runs"
     assert places == sorted(places)
@@ -73,8 +84,8 @@ def test_kernels_can_be_compiled_from_what_is_there_by_then(bento: Path, dockerf
         target.parent.mkdir(parents=True, exist_ok=True)
         (bento / name).is_dir() and subprocess.run(["cp", "-r", str(bento / name), str(target)], check=True)
         (bento / name).is_file() and target.write_bytes((bento / name).read_bytes())
-    command = [sys.executable, "src/scripts/build_kernels.py", "--check", "--module", "no_such_module"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "hunyuan", "kernels", "--check", "--module", "no_such_module"]
+    result = subprocess.run(command, cwd=tmp_path / "src", capture_output=True, text=True, check=False)
     assert result.stdout == "missing  no_such_module\n", result.stderr
 
 
@@ -103,7 +114,7 @@ def test_requirements_are_exact_and_locked_with_hashes(bento: Path) -> None:
     locked = licences.locked_versions((ROOT / "requirements.lock").read_text())
     for requirement in filter(None, wanted):
         name, _, version = requirement.partition("==")
-        assert locked[licences.normal(name)] == version, f"{requirement}: run scripts/lock.sh"
+        assert locked[licences.normal(name)] == version, f"{requirement}: run scripts/checks/lock.sh"
     text = (ROOT / "requirements.lock").read_text()
     assert len(re.findall(r"==\S+ \\\n    --hash=sha256:", text)) == len(locked)
     assert "://" not in text
@@ -115,7 +126,9 @@ def test_requirements_are_exact_and_locked_with_hashes(bento: Path) -> None:
 def test_the_list_of_licences_is_the_lock_file_s() -> None:
     rows = re.findall(r"^\| ([\w-]+) \| (\d\S*) \| (.+) \|$", licences.OUT.read_text(), flags=re.MULTILINE)
     listed = {name: version for name, version, _ in rows}
-    assert listed == licences.locked_versions((ROOT / "requirements.lock").read_text()), "run scripts/licences.py"
+    assert listed == licences.locked_versions((ROOT / "requirements.lock").read_text()), (
+        "run scripts/checks/licences.py"
+    )
     assert [name for name, _, licence in rows if licence in ("", "UNKNOWN")] == []
 
 

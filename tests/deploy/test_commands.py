@@ -20,7 +20,7 @@ FROM_THE_SHELL = {"PWD", "PATH", "HOME"}
 
 @cache
 def help_of(*command: str) -> str:
-    result = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     return result.stdout + result.stderr
 
 
@@ -54,6 +54,14 @@ def test_scripts_know_the_options_they_are_given() -> None:
                 assert option in source, f"{script[1]} has no {option}"
 
 
+def test_our_commands_know_the_options_they_are_given() -> None:
+    calls = [call for command in COMMANDS if (call := re.search(r"(?:-m |bin/)hunyuan ([a-z]+)\b(.*)", command))]
+    assert calls
+    for call in calls:
+        for option in long_options(call[2]):
+            assert option in help_of(sys.executable, "-m", "hunyuan", call[1]), f"hunyuan {call[1]} has no {option}"
+
+
 @pytest.mark.parametrize("subcommand", ["build", "containerize", "serve", "deploy"])
 def test_bentoml_knows_the_options_it_is_given(subcommand: str) -> None:
     tool = str(Path(sys.executable).parent / "bentoml")
@@ -76,7 +84,7 @@ def test_clients_know_the_options_they_are_given(tool: str, subcommand: str) -> 
 
 
 def test_docker_run_gives_what_the_replay_gives() -> None:
-    import replay_image
+    from scripts.image import replay_image
 
     (run,) = (command for command in COMMANDS if command.startswith("docker run"))
     for name, value in replay_image.AT_RUN.items():

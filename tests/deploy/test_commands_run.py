@@ -20,7 +20,7 @@ from document_commands import COMMANDS
 from PIL import Image
 from server_process import environment, free_port, photo_bytes
 
-from hunyuan.aot import ENGINE_MODULES
+from hunyuan.accel.flashinfer_modules import ENGINE_MODULES
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,26 +35,33 @@ ASKS_A_SERVER = (r"^until curl .*/readyz; do sleep 5; done$", r"^curl .*/edit ")
 BY_ITSELF = (
     r"bentoml build ",
     r"-m hunyuan plan ",
-    r"scripts/quantize\.py ",
-    r"scripts/bench_load\.py \S+ --tiny$",
-    r"^scripts/lock\.sh$",
-    r"scripts/build_kernels\.py --list$",
+    r"-m hunyuan quantize ",
+    r"scripts/benchmarks/bench_load\.py \S+ --tiny$",
+    r"^scripts/checks/lock\.sh$",
+    r"-m hunyuan kernels --list$",
 )
-CHECKS_KERNELS = r"scripts/build_kernels\.py --check$"
-BY_OTHERS = {  # pattern -> the file that runs it, and a word of it there
-    r"uv pip install --python \.venv -r requirements-dev\.txt && scripts/test\.sh$": (
+CHECKS_KERNELS = r"-m hunyuan kernels --check$"
+INSTALLED = {  # the same, in an environment that the wheel is installed in
+    r"^\.venv/bin/pip install \.$": ("tests/cli/test_install.py", '"pip", "install"'),
+    r"^\.venv/bin/hunyuan serve$": ("tests/cli/test_install.py", '"serve", "--model"'),
+    r"^\.venv/bin/hunyuan doctor$": ("tests/cli/test_install.py", '"doctor"'),
+    r"^\.venv/bin/hunyuan edit ": ("tests/cli/test_edit.py", '"edit"'),
+    r"^\.venv/bin/hunyuan generate ": ("tests/cli/test_edit.py", '"generate"'),
+}
+BY_OTHERS = INSTALLED | {  # pattern -> the file that runs it, and a word of it there
+    r"uv pip install --python \.venv -r requirements-dev\.txt && scripts/checks/test\.sh$": (
         ".ci/run",
         "readme_command.py test",
     ),
     r"bentoml serve service:HunyuanImage$": ("tests/server_process.py", '"bentoml", "serve", target'),
     # with a stand-in for the hub's client
     r"scripts/download_model\.sh ": ("tests/deploy/test_download.py", "scripts/download_model.sh"),
-    r"scripts/compare_weights\.py ": ("tests/test_compare_weights.py", "compare_weights"),
-    r"^\.venv/bin/locust ": ("tests/test_locustfile.py", '"locust", "-f"'),
-    r"scripts/benchmark_h100\.sh ": ("tests/test_benchmarks.py", "scripts/benchmark_h100.sh"),
-    r"scripts/replay_image\.py": ("scripts/test.sh", "scripts/replay_image.py"),
-    r"scripts/licences\.py ": ("scripts/test.sh", "scripts/licences.py"),
-    r"scripts/audit\.py$": ("scripts/test.sh", "scripts/audit.py"),
+    r"-m hunyuan compare ": ("tests/compare/test_weights.py", '"compare"'),
+    r"^\.venv/bin/locust ": ("tests/scripts/test_locustfile.py", '"locust", "-f"'),
+    r"scripts/benchmark_h100\.sh ": ("tests/scripts/test_benchmarks.py", "scripts/benchmark_h100.sh"),
+    r"scripts/image/replay_image\.py": ("scripts/checks/test.sh", "scripts/image/replay_image.py"),
+    r"scripts/checks/licences\.py ": ("scripts/checks/test.sh", "scripts/checks/licences.py"),
+    r"scripts/checks/audit\.py$": ("scripts/checks/test.sh", "scripts/checks/audit.py"),
 }
 NEEDS = {  # pattern -> what is missing here; their syntax and options are what test_commands.py looks at
     r"^(python3 -m venv \.venv && )?\.venv/bin/pip install -r requirements(-dev)?\.txt$": "time: CI uses uv",
@@ -62,9 +69,9 @@ NEEDS = {  # pattern -> what is missing here; their syntax and options are what 
     r"^docker run ": "a Docker engine and a GPU",
     r"^kubectl ": "a Kubernetes cluster",
     r"bentoml (cloud|deployment|deploy) ": "a BentoCloud account",
-    r"scripts/replay_apt\.py ": "root and debootstrap (CI has the same steps' text in tests/deploy/test_bento.py)",
-    r"scripts/bench_engine\.py": "a GPU (tests/test_bench_engine.py runs it in short on a CPU)",
-    r"scripts/build_kernels\.py --jobs": "nvcc (tests/deploy/test_kernels.py has what can be shown without it)",
+    r"scripts/image/replay_apt\.py ": "root and debootstrap (tests/deploy/test_bento.py reads the same steps)",
+    r"scripts/benchmarks/bench_engine\.py": "a GPU (tests/scripts/test_bench_engine.py runs it in short on a CPU)",
+    r"-m hunyuan kernels --jobs": "nvcc (tests/accel/test_build.py has what can be shown without it)",
 }
 
 

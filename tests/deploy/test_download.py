@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import verify_checkpoint
 
+from hunyuan.checkpoint import verify
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,15 +89,15 @@ def test_usage_is_printed(tmp_path: Path, checkpoint: Path) -> None:
 
 def test_verify_names_every_problem(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path / "c", shards=3)
-    assert verify_checkpoint.problems(folder) == []
+    assert verify.problems(folder) == []
     first, second, third = sorted(folder.glob("*.safetensors"))
     first.unlink()
     second.write_bytes(b"\xff" * 64)
-    index = json.loads((folder / verify_checkpoint.INDEX).read_text())
+    index = json.loads((folder / verify.INDEX).read_text())
     index["weight_map"]["no.such.tensor"] = third.name
-    (folder / verify_checkpoint.INDEX).write_text(json.dumps(index))
+    (folder / verify.INDEX).write_text(json.dumps(index))
     (folder / "config.json").unlink()
-    found = "\n".join(verify_checkpoint.problems(folder))
+    found = "\n".join(verify.problems(folder))
     for expected in ("config.json is missing", f"{first.name} is missing", f"{second.name} is no safetensors file"):
         assert expected in found
     assert f"{third.name} lacks 1 tensors of the index, no.such.tensor" in found
@@ -105,10 +105,10 @@ def test_verify_names_every_problem(tmp_path: Path) -> None:
 
 def test_verify_takes_one_file_and_refuses_none(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path / "c")
-    assert verify_checkpoint.problems(folder) == []
-    (folder / verify_checkpoint.ONE_FILE).unlink()
-    assert verify_checkpoint.problems(folder) == ["model.safetensors.index.json and model.safetensors are missing"]
-    (folder / verify_checkpoint.INDEX).write_text("[]")
-    assert "is not an index" in verify_checkpoint.problems(folder)[0]
-    command = [sys.executable, str(ROOT / "scripts/verify_checkpoint.py"), str(folder)]
+    assert verify.problems(folder) == []
+    (folder / verify.ONE_FILE).unlink()
+    assert verify.problems(folder) == ["model.safetensors.index.json and model.safetensors are missing"]
+    (folder / verify.INDEX).write_text("[]")
+    assert "is not an index" in verify.problems(folder)[0]
+    command = [sys.executable, str(ROOT / "hunyuan/checkpoint/verify.py"), str(folder)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1

@@ -64,6 +64,10 @@ def test_the_pod_is_locked_down(pod: dict[str, Any]) -> None:
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
+def test_no_variables_come_from_services(pod: dict[str, Any]) -> None:
+    assert pod["enableServiceLinks"] is False
+
+
 def test_there_is_time_to_finish_an_edit(pod: dict[str, Any]) -> None:
     waits = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     timeout = float(variables(pod["containers"][0]["env"])["HUNYUAN_REQUEST_TIMEOUT_S"])

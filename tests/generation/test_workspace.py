@@ -14,10 +14,11 @@ from graph_safe import make_graph_safe
 
 from hunyuan import CancelToken, Editor, EditRequest, Settings
 from hunyuan.errors import Cancelled, SequenceTooLong
-from hunyuan.generation import sequence
+from hunyuan.generation import prefill
+from hunyuan.generation.decoding import TextDecoder
 from hunyuan.generation.job import Checkpoint, EditJob
-from hunyuan.generation.state import KVCache, KVPool, bytes_per_token
-from hunyuan.generation.workspace import Workspace, fitting_capacity, layer_devices, rows_needed
+from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
+from hunyuan.generation.workspace import Workspace
 from hunyuan.requests import EditResult
 
 CAPACITY = 1200
@@ -40,7 +41,7 @@ def checkpoint(golden: Path) -> Iterator[Checkpoint]:
 
 @pytest.fixture(scope="module")
 def workspace(checkpoint: Checkpoint) -> Workspace:
-    return Workspace.create(checkpoint.model, CAPACITY)
+    return Workspace.create(checkpoint.model, CAPACITY, TextDecoder)
 
 
 def edit(**changes: Any) -> EditRequest:
@@ -101,20 +102,20 @@ def test_the_prompt_is_not_copied_for_the_image_stage(
 
 
 def test_a_request_too_large_uses_its_own_buffers(checkpoint: Checkpoint) -> None:
-    small = Workspace.create(checkpoint.model, 64)
+    small = Workspace.create(checkpoint.model, 64, TextDecoder)
     assert same(job(checkpoint, edit(), small).run(), job(checkpoint, edit(), None).run())
 
 
 @pytest.mark.parametrize("capacity", [150, 340])
 def test_buffers_too_small_for_one_stage_only(checkpoint: Checkpoint, capacity: int) -> None:
     """The text fits and the image does not: the text's keys are copied into the request's own buffers."""
-    middle = Workspace.create(checkpoint.model, capacity)
+    middle = Workspace.create(checkpoint.model, capacity, TextDecoder)
     request = edit(bot_task="recaption", max_new_tokens=24)
     assert same(job(checkpoint, request, middle).run(), job(checkpoint, request, None).run())
 
 
 def test_without_a_decoder_the_buffers_serve_the_eager_loop(checkpoint: Checkpoint) -> None:
-    plain = Workspace.create(checkpoint.model, CAPACITY, fast_decode=False)
+    plain = Workspace.create(checkpoint.model, CAPACITY, None)
     assert plain.decoder is None
     assert same(job(checkpoint, edit(), plain).run(), job(checkpoint, edit(), None).run())
 
@@ -163,8 +164,8 @@ def test_text_past_the_last_position_is_named(checkpoint: Checkpoint, workspace:
 
 
 def test_what_every_step_needs_is_computed_once(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, table = [], sequence.rope_table
-    monkeypatch.setattr(sequence, "rope_table", lambda *args: (calls.append(len(args[0])), table(*args))[1])
+    calls, table = [], prefill.rope_table
+    monkeypatch.setattr(prefill, "rope_table", lambda *args: (calls.append(len(args[0])), table(*args))[1])
     request = edit(bot_task="image", resolution="1:1")
     EditJob(checkpoint, request, 42, 5, noise_on_cpu=True).run()
     assert calls.count(1 + 256) == 1
@@ -176,26 +177,11 @@ def test_the_stand_ins_for_fast_backends_agree(golden: Path, checkpoint: Checkpo
     own = editor.engine.checkpoint
     make_graph_safe(own.model)
     own.model.decode_image = quick_decode
-    fast = job(own, edit(), Workspace.create(own.model, CAPACITY)).run()
+    fast = job(own, edit(), Workspace.create(own.model, CAPACITY, TextDecoder)).run()
     assert same(fast, job(checkpoint, edit(), None).run())
 
 
 # --- sizes and places
-
-
-def test_capacity_that_fits(checkpoint: Checkpoint) -> None:
-    config = replace(
-        checkpoint.model.config,
-        num_hidden_layers=32, num_key_value_heads=8, attention_head_dim=128, max_position_embeddings=22800,
-    )  # fmt: skip
-    each = bytes_per_token(config, 2, torch.bfloat16)
-    assert each == 2 * 32 * 2 * 8 * 128 * 2
-    assert fitting_capacity(config, torch.bfloat16, 22800 * each) == 22800
-    assert fitting_capacity(config, torch.bfloat16, 12000 * each) == 12000 // 64 * 64
-    assert fitting_capacity(config, torch.bfloat16, -1) == 0
-    distilled = replace(config, cfg_distilled=True)
-    assert rows_needed(distilled) == 1
-    assert fitting_capacity(distilled, torch.bfloat16, 11000 * each) == 22000 // 64 * 64
 
 
 def test_each_layer_may_have_its_own_device(checkpoint: Checkpoint) -> None:

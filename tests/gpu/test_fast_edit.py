@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_photos import photo as made_up
 
 from hunyuan import Editor, EditRequest, Settings
+from hunyuan.accel.experts.flashinfer import FlashInferExperts
+from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.fast_path import HOPPER, capability, flashinfer_is_compiled
-from hunyuan.model.moe.flashinfer import FlashInferExperts
+from hunyuan.compare.sample_photos import photo as made_up
 
 pytestmark = [
     pytest.mark.gpu,
@@ -70,7 +70,7 @@ def edit(width: int = 512, height: int = 512, seed: int = 3, images: int = 1) ->
 def test_the_fast_path_is_taken(fast: Editor) -> None:
     model, workspace = fast.engine.checkpoint.model, fast.engine.workspace
     assert all(isinstance(layer.mlp.experts, FlashInferExperts) for layer in model.model.layers)
-    assert model.model.ln_f.kernels.name == "hopper"
+    assert model.model.ln_f.operations.name == "hopper"
     assert workspace is not None
     assert workspace.decoder is not None
     assert type(model.vae).__name__ == "FastVae"
@@ -78,7 +78,7 @@ def test_the_fast_path_is_taken(fast: Editor) -> None:
 
 def test_no_kernel_is_compiled_after_warm_up(fast: Editor, caplog: pytest.LogCaptureFixture) -> None:
     """First among the edits here: what another test has compiled, this one could not miss."""
-    caplog.set_level(logging.INFO, logger="hunyuan.model.kernels.compiling")
+    caplog.set_level(logging.INFO, logger="hunyuan.accel.compile_report")
     fast.warm_up()
     caplog.clear()
     sizes = ((512, 512), (300, 900), (1000, 350), (777, 533), (800, 100), (64, 64))

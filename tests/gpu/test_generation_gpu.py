@@ -21,10 +21,11 @@ from graph_safe import make_graph_safe
 from PIL import Image
 
 from hunyuan import CancelToken, Editor, EditRequest, Settings
+from hunyuan.accel.captured_decoding import CapturedDecoder
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.errors import Cancelled
-from hunyuan.generation.decode_graph import TextRun
+from hunyuan.generation.decoding import TextRun
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.sampling import Sampling, uniforms
 from hunyuan.generation.text import TextPlan
@@ -63,7 +64,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     eager, fast = load(folder), load(folder)
     make_graph_safe(fast.model)
     with torch.inference_mode():
-        workspace = Workspace.create(fast.model, CAPACITY)
+        workspace = Workspace.create(fast.model, CAPACITY, CapturedDecoder)
     yield Engine(eager, fast, workspace)
     torch.cuda.empty_cache()
 
@@ -178,7 +179,7 @@ def test_a_cancel_in_the_text_leaves_the_buffers_usable(engine: Engine) -> None:
     assert png(run(engine.fast, edit(), engine.workspace)) == png(before)
 
 
-@pytest.mark.parametrize("step_cache", [None, "taylor"])
+@pytest.mark.parametrize("step_cache", [None, "taylor", "spectrum"])
 def test_denoising_does_not_wait_for_the_device(engine: Engine, step_cache: str | None) -> None:
     """From the second step on: the first one sets up what all share."""
     context = waiting_for_the_device_is_an_error()

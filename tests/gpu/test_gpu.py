@@ -1,6 +1,6 @@
 """What only a GPU can show: recorded values in fp32, bf16 against fp32, reproducible bytes, memory that comes back.
 
-Run by scripts/test_gpu.sh on a machine with a card; skipped elsewhere.
+Run by scripts/checks/test_gpu.sh on a machine with a card; skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import check_goldens
 import numpy as np
 import pytest
 import torch
-from goldens.folder import Golden
 from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.generation.state import RequestRandom
+from hunyuan.generation.random_numbers import RequestRandom
+from scripts import check_goldens
+from scripts.goldens.folder import Golden
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""The compiled fast operations against the eager ones at the model's widths. Run by scripts/test_gpu.sh."""
+"""The compiled fast operations against the eager ones at the model's widths. Run by scripts/checks/test_gpu.sh."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from small_model import model_config, randomised, raw_config
 from torch import Tensor, nn
 
-from hunyuan.generation.state import KVCache
+from hunyuan.formats.modules import Fp8Linear
+from hunyuan.formats.numbers import FP8
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.attention import Segment, split_segments
-from hunyuan.model.kernels import EAGER, HeadNorms, HeadShape, Kernels, use_kernels
-from hunyuan.model.kernels.replay import recorded_routes, replayed_routes
-from hunyuan.model.linear import Fp8Linear
-from hunyuan.model.moe.formats import FP8
+from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.model.transformer import Transformer
+from scripts.support.route_replay import recorded_routes, replayed_routes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,10 +33,10 @@ WIDE = {
 
 
 @pytest.fixture(scope="module", params=ATTENTIONS)
-def fast(request: pytest.FixtureRequest) -> Kernels:
-    from hunyuan.model.kernels.hopper import HopperKernels
+def fast(request: pytest.FixtureRequest) -> Operations:
+    from hunyuan.accel.hopper import HopperOperations
 
-    return HopperKernels(attention=request.param)
+    return HopperOperations(attention=request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -56,20 +56,20 @@ def error(ours: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 1000])
-def test_rows(fast: Kernels, tokens: int) -> None:
+def test_rows(fast: Operations, tokens: int) -> None:
     x, a, b, w = draw(2, tokens, HIDDEN), draw(2, tokens, HIDDEN), draw(2, tokens, HIDDEN), draw(HIDDEN)
     for deltas in ([a], [a, b]):
         out, normed = fast.add_rms_norm(x, deltas, w, 1e-5)
         assert error(out, x.float() + sum(d.float() for d in deltas)) < 3e-3
-        assert error(normed, EAGER.rms_norm(out.float(), w.float(), 1e-5)) < 4e-3
+        assert error(normed, PLAIN.rms_norm(out.float(), w.float(), 1e-5)) < 4e-3
         assert torch.equal(fast.add(x, deltas), out)
-    assert error(fast.rms_norm(x, w, 1e-5), EAGER.rms_norm(x, w, 1e-5)) < 1e-3
+    assert error(fast.rms_norm(x, w, 1e-5), PLAIN.rms_norm(x, w, 1e-5)) < 1e-3
     both = draw(2, tokens, 2 * 3072)
-    assert error(fast.swiglu(both), EAGER.swiglu(both.float())) < 3e-3
+    assert error(fast.swiglu(both), PLAIN.swiglu(both.float())) < 3e-3
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 63, 8240])
-def test_router(fast: Kernels, tokens: int) -> None:
+def test_router(fast: Operations, tokens: int) -> None:
     x, w = draw(tokens, HIDDEN), draw(64, HIDDEN, dtype=torch.float32) / HIDDEN**0.5
     weights, index = fast.route(x, w, 8)
     logits = x.double() @ w.double().T
@@ -84,17 +84,17 @@ def test_router(fast: Kernels, tokens: int) -> None:
 
 
 @pytest.mark.parametrize(("rows", "tokens", "start"), [(2, 700, 0), (2, 4120, 5000), (1, 1, 6999), (1, 17, 1)])
-def test_qkv(fast: Kernels, rows: int, tokens: int, start: int) -> None:
+def test_qkv(fast: Operations, rows: int, tokens: int, start: int) -> None:
     config, shape = model_config(**WIDE), HeadShape(32, 8, DIM)
     qkv, norms = draw(rows, tokens, 48 * DIM), HeadNorms(draw(DIM), draw(DIM), 1e-5)
     rope = rope_table(positions_2d(start, start + tokens, []).cuda(), DIM, 10000.0)
     device = torch.device("cuda")
     ours, theirs = (KVCache.allocate(config, rows, 9200, d, device) for d in (BF16, torch.float32))
     wide = HeadNorms(norms.query.float(), norms.key.float(), 1e-5)
-    expected, *_ = EAGER.store_qkv(qkv.float(), shape, rope, wide, theirs, 1, start)
+    expected, *_ = PLAIN.rope_norm_store(qkv.float(), shape, rope, wide, theirs, 1, start)
     for place in (start, torch.tensor([start], dtype=torch.int32, device="cuda")):
         ours.keys[1].zero_(), ours.values[1].zero_()
-        q, keys, values = fast.store_qkv(qkv, shape, rope, norms, ours, 1, place)
+        q, keys, values = fast.rope_norm_store(qkv, shape, rope, norms, ours, 1, place)
         assert error(q, expected) < 3e-3
         span = slice(start, start + tokens)
         assert error(keys[:, span], theirs.keys[1][:, span]) < 3e-3
@@ -105,28 +105,28 @@ def test_qkv(fast: Kernels, rows: int, tokens: int, start: int) -> None:
 
 @pytest.mark.parametrize("segments", [split_segments(0, 900, [(100, 356)]), [Segment(1500, 2524, False)],
                                       [Segment(300, 1001, True)], [Segment(77, 78, True)]])  # fmt: skip
-def test_segments(fast: Kernels, segments: list[Segment]) -> None:
+def test_segments(fast: Operations, segments: list[Segment]) -> None:
     tokens, stop = segments[-1].stop - segments[0].start, segments[-1].stop
     q, keys, values = draw(2, tokens, 32, DIM), draw(2, 3000, 8, DIM), draw(2, 3000, 8, DIM)
     keys[:, stop:] = float("nan")
     out = fast.attend(q, keys, values, segments)
-    assert error(out, EAGER.attend(q.float(), keys.float(), values.float(), segments)) < 8e-3
+    assert error(out, PLAIN.attend(q.float(), keys.float(), values.float(), segments)) < 8e-3
     assert torch.equal(out, fast.attend(q, keys, values, segments))
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_one_query_in_a_graph(fast: Kernels, rows: int) -> None:
+def test_one_query_in_a_graph(fast: Operations, rows: int) -> None:
     q, keys, values = draw(rows, 1, 32, DIM), draw(rows, 22800, 8, DIM), draw(rows, 22800, 8, DIM)
     position = torch.zeros(1, dtype=torch.int32, device="cuda")
-    fast.attend_one(q, keys, values, position)
+    fast.decode_attention(q, keys, values, position)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = fast.attend_one(q, keys, values, position)
+        out = fast.decode_attention(q, keys, values, position)
     for last in (0, 1, 31, 63, 64, 6999, 22799):
         position.fill_(last)
         graph.replay()
-        assert error(out, EAGER.attend_one(q.float(), keys.float(), values.float(), position)) < 8e-3
+        assert error(out, PLAIN.decode_attention(q.float(), keys.float(), values.float(), position)) < 8e-3
         first = out.clone()
         graph.replay()
         assert torch.equal(first, out)
@@ -141,7 +141,7 @@ def fp8_layer(outputs: int, inputs: int) -> Fp8Linear:
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(6144, 4096), (4096, 3072), (1001, 4096)])
 @pytest.mark.parametrize("tokens", [1, 2, 17, 4120])
-def test_linear(fast: Kernels, tokens: int, outputs: int, inputs: int) -> None:
+def test_linear(fast: Operations, tokens: int, outputs: int, inputs: int) -> None:
     x, plain = draw(1, tokens, inputs), nn.Linear(inputs, outputs, bias=False, device="cuda", dtype=BF16)
     assert error(fast.linear(x, plain), x.float() @ plain.weight.float().T) < 4e-3
     if outputs % 16:
@@ -152,15 +152,15 @@ def test_linear(fast: Kernels, tokens: int, outputs: int, inputs: int) -> None:
     assert torch.equal(out, fast.linear(x, layer))
 
 
-def test_logits(fast: Kernels) -> None:
+def test_logits(fast: Operations) -> None:
     x, w, head = draw(HIDDEN), draw(HIDDEN), nn.Linear(HIDDEN, 133120, bias=False, device="cuda", dtype=BF16)
-    normed = EAGER.rms_norm(x.float(), w.float(), 1e-5)
+    normed = PLAIN.rms_norm(x.float(), w.float(), 1e-5)
     out = fast.logits(x, w, 1e-5, head)
     assert out.dtype == torch.float32
     assert error(out, normed @ head.weight.float().T) < 5e-3
 
 
-def transformers(fast: Kernels, own: Kernels) -> tuple[Transformer, Transformer]:
+def transformers(fast: Operations, own: Operations) -> tuple[Transformer, Transformer]:
     """The same weights in bf16, computed with `fast`, and in fp32, computed with `own`."""
     config = model_config(**WIDE)
     model, reference = (randomised(Transformer(config), seed=3).cuda() for _ in range(2))
@@ -174,14 +174,14 @@ def transformers(fast: Kernels, own: Kernels) -> tuple[Transformer, Transformer]
     for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
         if id(theirs) not in routers:
             theirs.data.copy_(ours.data)
-    use_kernels(model, fast)
-    use_kernels(reference, own)
+    use_operations(model, fast)
+    use_operations(reference, own)
     return model, reference
 
 
-def test_two_layers_against_fp32(fast: Kernels) -> None:
+def test_two_layers_against_fp32(fast: Operations) -> None:
     """Prompt with an image, an image block of two rows and one decoded token, the same experts for both."""
-    own, tokens, blocks = Kernels(), 1300, [(100, 356)]
+    own, tokens, blocks = Operations(), 1300, [(100, 356)]
     model, reference = transformers(fast, own)
     inputs = [draw(2, n, HIDDEN) for n in (tokens, 256, 1)]
     place = torch.tensor([tokens + 256], dtype=torch.int32, device="cuda")

@@ -14,16 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hunyuan.model.moe.backends import prepare_experts, tune_experts
-from hunyuan.model.moe.eager import eager_experts
-from hunyuan.model.moe.experts import EXPERT_FORMATS, Experts
-from hunyuan.model.moe.flashinfer import MODE_OF_FORMAT, FlashInferExperts, take_stacks
-from hunyuan.model.moe.formats import FP8
-from hunyuan.model.moe.humming import humming_layout
-from hunyuan.model.moe.layer import MoE
-from hunyuan.model.moe.one_token import OneToken, triton_is_here
-from hunyuan.model.moe.tactics import Untuned
-from hunyuan.model.moe.torch_grouped import TorchExperts
+from hunyuan.accel.experts.backends import prepare_experts, tune_experts
+from hunyuan.accel.experts.flashinfer import MODE_OF_FORMAT, FlashInferExperts, take_stacks
+from hunyuan.accel.experts.humming import humming_layout
+from hunyuan.accel.experts.small_batch import SmallBatch, triton_is_here
+from hunyuan.accel.experts.tactics import Untuned
+from hunyuan.accel.experts.torch_grouped import TorchExperts
+from hunyuan.formats.modules import EXPERT_FORMATS
+from hunyuan.formats.numbers import FP8
+from hunyuan.model.moe import Experts, MoE, experts_loop
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,9 +71,9 @@ def expected(experts: Experts, given: Inputs) -> Tensor:
     x, weights, index = given
 
     def pair(expert: int) -> tuple[Tensor, Tensor]:
-        return tuple(experts.dequantized(name, expert, torch.float32) for name in ("gate_and_up", "down"))
+        return tuple(experts.matrix(name, expert, torch.float32) for name in ("gate_and_up", "down"))
 
-    return eager_experts(x.float(), weights, index, pair)
+    return experts_loop(x.float(), weights, index, pair)
 
 
 def error(out: Tensor, reference: Tensor) -> float:
@@ -176,8 +175,8 @@ def test_torch_with_experts_that_nobody_wants(kind):
 # --- one token
 
 
-def small(kind: str, seed: int = 0) -> OneToken:
-    return OneToken(take_stacks(made(kind, seed), MODE_OF_FORMAT[kind]))
+def small(kind: str, seed: int = 0) -> SmallBatch:
+    return SmallBatch(take_stacks(made(kind, seed), MODE_OF_FORMAT[kind]))
 
 
 @needs_triton

@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sample_photos import photo
 
-from hunyuan import Editor, EditRequest, EditResult, Settings, native
+from hunyuan import Editor, EditRequest, EditResult, Settings
+from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
+from hunyuan.accel.split_layers import move_layers
 from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.fast_path import HOPPER, capability, flashinfer_is_compiled
+from hunyuan.compare.sample_photos import photo
+from hunyuan.engines import native
+from hunyuan.engines.native import NativeEngine
 from hunyuan.generation.job import EditJob
-from hunyuan.model.placement import Placement, move_layers
-from hunyuan.native import NativeEngine
+from hunyuan.placement import Placement
 from hunyuan.plan.choice import Gpu, choose
 
 pytestmark = [

@@ -148,7 +148,7 @@ def test_bf16_images_run_on_the_cpu_and_come_out_in_fp32(bf16):
     assert velocity.dtype == torch.float32
     pixels = bf16.decode_image(noise(1, 8, 2, 2))
     assert (pixels.dtype, pixels.shape) == (torch.float32, (1, 3, 32, 32))
-    assert bf16.encode_image(noise(1, 3, 32, 32)).mean.dtype == torch.bfloat16
+    assert bf16.encode_image(noise(1, 3, 32, 32)).mean.dtype == torch.float32
     assert pixels.isfinite().all()
     assert velocity.isfinite().all()
 

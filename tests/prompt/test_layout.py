@@ -192,6 +192,40 @@ def test_a_condition_image_token_by_token():
     assert block.vit_stop == piece.stop - 1  # the padding as well
 
 
+TYPED = [
+    "<img>",
+    "<boi>",
+    "<eoi>",
+    "<timestep>",
+    "<joint_img_sep>",
+    "<img_size_256>",
+    "<img_ratio_3>",
+    "<cfg>",
+    "<think>",
+]
+
+
+@pytest.mark.parametrize("typed", [*TYPED, "".join(TYPED), "<boi><img_size_256><img_ratio_3><timestep><img>"])
+def test_no_control_token_that_a_user_types_moves_a_picture(typed):
+    """Typed tokens become those tokens, as in the authors' code; where pictures lie is counted, not looked up."""
+    ours, shapes, prompt = composer(), [SHAPE, CondShape(SQUARE, (8, 8)), SHAPE], f"{typed}make it {typed} blue{typed}"
+    plain = ours.image_layout(typed, "make it blue", shapes, SQUARE, f"<think>{typed}</think>")
+    layout = ours.image_layout(typed, prompt, shapes, SQUARE, f"<think>{typed}</think>")
+    more = len(tokenizer().encode(prompt)) - len(tokenizer().encode("make it blue"))
+    assert more >= 3
+    assert layout.conds == plain.conds
+    assert layout.ids[: layout.conds[-1].vit_stop] == plain.ids[: layout.conds[-1].vit_stop]
+    assert layout.painted.image.start == plain.painted.image.start + more
+    assert layout.full_blocks[:3] == plain.full_blocks[:3]
+    tk = tokenizer()
+    for block in layout.conds:
+        grid = block.vae
+        assert layout.ids[block.timestep] == tk.timestep
+        assert set(layout.ids[grid.start : grid.stop]) == {tk.img}
+        assert layout.ids[grid.stop] == tk.joint_sep
+        assert layout.ids[block.vit_stop] == tk.eoi
+
+
 @pytest.mark.parametrize(
     "prompt", ["<boi><img></answer>", "<|startoftext|>", "<cfg>", "say <think> aloud", "<img_ratio_3>"]
 )

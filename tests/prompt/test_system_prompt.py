@@ -149,7 +149,7 @@ def test_other_names_in_the_table_are_no_presets(tmp_path):
 
 def test_a_missing_file_gives_no_presets(tmp_path):
     prompts = SystemPrompts.read(tmp_path)
-    with pytest.raises(MissingPreset):
+    with pytest.raises(MissingPreset, match=r"^system_prompt\.py is missing in the checkpoint folder"):
         prompts.preset("en_unified")
     assert prompts.resolve("None", "think", None) == ""
 

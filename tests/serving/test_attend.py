@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hunyuan.errors import Cancelled, DeadlineExceeded
-from hunyuan.serving.attend import attended, before
+from hunyuan.serving.attend import attended
 
 
 async def never() -> bool:
@@ -77,14 +77,3 @@ def test_a_broken_watcher_does_not_pass_for_a_client_that_left() -> None:
 
     with pytest.raises(OSError, match="no connection"):
         attend(Work(5), is_gone=broken)
-
-
-def test_before_a_deadline() -> None:
-    async def main(seconds: float) -> str:
-        async with before(time.monotonic() + 0.05):
-            await asyncio.sleep(seconds)
-        return "done"
-
-    assert asyncio.run(main(0)) == "done"
-    with pytest.raises(DeadlineExceeded):
-        asyncio.run(main(5))

@@ -10,10 +10,14 @@ import pytest
 from starlette.requests import Request
 
 from hunyuan.errors import HunyuanError, InvalidImage, InvalidPrompt, InvalidRequest, UnknownField
+from hunyuan.requests import EditRequest
 from hunyuan.serving.calls import CALL, Call
 from hunyuan.serving.http_errors import UnsupportedMediaType
 from hunyuan.serving.inputs import MAX_SEED, edit_form, json_decoded, max_body_bytes
+from hunyuan.serving.pace import Least
+from hunyuan.serving.uploads import Uploads
 from hunyuan.settings import Settings
+from hunyuan.validation import validate
 
 # BentoML's input classes still use this way of Pydantic's.
 pytestmark = pytest.mark.filterwarnings("ignore:The `__get_pydantic_core_schema__` method:DeprecationWarning")
@@ -49,7 +53,8 @@ def parse(
         piece = pieces.pop(0)
         return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
 
-    form = edit_form(Settings())
+    uploads = Uploads(1, 1, Least(10, 0))
+    form = edit_form(Settings(), lambda request, deadline: uploads.one(None, None, deadline))
     return asyncio.run(form.from_http_request(Request(scope, receive), None))
 
 
@@ -68,6 +73,31 @@ def test_the_two_required_fields_are_enough() -> None:
         None,
         "auto",
     )
+
+
+@pytest.mark.parametrize("agent", ["curl/8", "BentoML HTTP Client/1.4"])
+def test_an_empty_optional_field_is_an_absent_one(agent: str) -> None:
+    empty = b'""' if agent.startswith("BentoML") else b""
+    form = parse([IMAGE, PROMPT, ("seed", empty), ("steps", empty), ("resolution", empty)], agent=agent)
+    assert (form.seed, form.steps, form.resolution) == (None, None, "auto")
+
+
+BLANK = ["\u200b\u200b", "\u2060\ufeff", " \t\r\n", "\u00a0\u3000", "\x00\x07", "\u202e", "\ufe0f", "\u3164\u2800"]
+
+
+@pytest.mark.parametrize("prompt", BLANK, ids=ascii)
+def test_a_prompt_that_shows_nothing_is_blank(prompt: str) -> None:
+    error = refusal([IMAGE, ("prompt", prompt.encode())])
+    assert isinstance(error, InvalidPrompt)
+    assert "it is blank" in str(error)
+    with pytest.raises(InvalidPrompt, match="blank"):
+        validate(EditRequest(prompt), Settings())
+
+
+@pytest.mark.parametrize("prompt", ["\u200bx", "e\u0301", "👩\u200d🚀", "1", "।", "한", "?"], ids=ascii)
+def test_a_prompt_that_shows_something_is_taken_as_it_is(prompt: str) -> None:
+    assert parse([IMAGE, ("prompt", prompt.encode())]).prompt == prompt
+    validate(EditRequest(prompt), Settings())
 
 
 def test_all_fields() -> None:
@@ -93,20 +123,20 @@ def test_a_large_file_arrives_whole() -> None:
     ("parts", "kind", "message"),
     [
         ([PROMPT], InvalidImage, "image: this field is missing"),
-        ([IMAGE], InvalidPrompt, "prompt: this field is missing; allowed are 1 to 4,000"),
+        ([IMAGE], InvalidPrompt, "prompt: this field is missing; 1 to 4,000"),
         ([], InvalidImage, "image: this field is missing"),
         ([IMAGE, ("prompt", b" \n\t")], InvalidPrompt, "prompt: it is blank"),
         ([IMAGE, ("prompt", b"x" * 4001)], InvalidPrompt, "prompt: it has 4,001 characters; allowed are 1 to 4,000"),
         ([IMAGE, ("prompt", b"caf\xe9")], InvalidPrompt, "prompt: byte 3 is not valid UTF-8"),
-        ([IMAGE, PROMPT, ("seed", b"-1")], InvalidRequest, "seed: got '-1'; allowed is a whole number from 0"),
-        ([IMAGE, PROMPT, ("seed", b"9223372036854775808")], InvalidRequest, "seed: got '9223372036854775808'"),
+        ([IMAGE, PROMPT, ("seed", b"-1")], InvalidRequest, "seed: got -1; allowed is a whole number from 0"),
+        ([IMAGE, PROMPT, ("seed", b"9223372036854775808")], InvalidRequest, "seed: got 9223372036854775808"),
         ([IMAGE, PROMPT, ("seed", b"1.0")], InvalidRequest, "seed: got '1.0'"),
         ([IMAGE, PROMPT, ("seed", b" 1")], InvalidRequest, "seed: got ' 1'"),
-        ([IMAGE, PROMPT, ("seed", b"")], InvalidRequest, "seed: got ''"),
+        ([IMAGE, PROMPT, ("seed", b" ")], InvalidRequest, "seed: got ' '"),
         ([IMAGE, PROMPT, ("seed", "１".encode())], InvalidRequest, "seed: got"),
         ([IMAGE, PROMPT, ("seed", b"9" * 10_000)], InvalidRequest, "seed: got '9999"),
-        ([IMAGE, PROMPT, ("steps", b"0")], InvalidRequest, "steps: got '0'; allowed is a whole number from 1 to 100"),
-        ([IMAGE, PROMPT, ("steps", b"101")], InvalidRequest, "steps: got '101'"),
+        ([IMAGE, PROMPT, ("steps", b"0")], InvalidRequest, "steps: got 0; allowed is a whole number from 1 to 100"),
+        ([IMAGE, PROMPT, ("steps", b"101")], InvalidRequest, "steps: got 101"),
         ([IMAGE, PROMPT, ("steps", b"true")], InvalidRequest, "steps: got 'true'"),
         ([IMAGE, PROMPT, ("resolution", b"big")], InvalidRequest, "resolution: got 'big'"),
         ([IMAGE, PROMPT, ("resolution", b"9:1")], InvalidRequest, "resolution: "),

@@ -6,14 +6,17 @@ import json
 import logging
 from io import StringIO
 
-from hunyuan.errors import Cancelled, InvalidPrompt
+import pytest
+
+from hunyuan.errors import Cancelled, DeadlineExceeded, HunyuanError, InvalidPrompt
 from hunyuan.serving.calls import Call, EditFacts, GpuMemory
+from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.logs import JsonLog, log_request, request_record
 from hunyuan.serving.metrics import metrics
 
 
 def full_call() -> Call:
-    facts = EditFacts(9, "4:3", 7, 8)
+    facts = EditFacts(9, "4:3", 7, 8, admitted=True)
     facts.input_size, facts.output_size = (40, 30), (1024, 768)
     facts.tokens, facts.steps_done, facts.queue_s = 100, 8, 0.25
     facts.stages = {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0}
@@ -118,3 +121,42 @@ def test_only_an_admitted_edit_counts_as_cancelled() -> None:
     call.error, call.status = Cancelled("gone"), 499
     metrics().request(call)
     assert count() == before + 1
+
+
+@pytest.mark.parametrize("error", [ShuttingDown(), DeadlineExceeded("late"), Cancelled("gone")])
+def test_an_edit_that_never_had_a_place_is_no_cancellation(error: HunyuanError) -> None:
+    reason = {"shutting_down": "shutdown", "timeout": "deadline", "cancelled": "disconnect"}[error.code]
+    call = Call("x", "/edit", error=error, status=error.status)
+    call.edit = EditFacts(9, "auto", None, None)
+    before = sample("hunyuan_cancellations_total", reason=reason)
+    metrics().request(call)
+    assert sample("hunyuan_cancellations_total", reason=reason) == before
+    call.edit.admitted = True
+    metrics().request(call)
+    assert sample("hunyuan_cancellations_total", reason=reason) == before + 1
+
+
+def test_stages_of_an_edit_that_did_not_finish_are_logged_and_not_measured() -> None:
+    call = full_call()
+    call.error, call.status = Cancelled("gone"), 499
+    names = [("hunyuan_stage_seconds_count", {"stage": "denoise"}), ("hunyuan_tokens_per_second_count", {})]
+    before = [sample(name, **labels) for name, labels in names]
+    metrics().request(call)
+    assert [sample(name, **labels) for name, labels in names] == before
+    assert request_record(call)["stages"]["denoise"] == 3.5
+
+
+def test_the_whole_request_is_measured_between_half_a_minute_and_a_minute() -> None:
+    def count(le: str) -> float:
+        return sample("hunyuan_request_seconds_bucket", status="200", le=le)
+
+    metrics()
+    edges = ["30.0", "35.0", "40.0", "45.0", "50.0", "60.0"]
+    before = [count(le) for le in edges]
+    call = full_call()
+    call.ended = call.started + 37
+    metrics().request(call)
+    assert [count(le) - old for le, old in zip(edges, before, strict=True)] == [0, 0, 1, 1, 1, 1]
+    page = Call("p", "/", started=0.0, ended=37.0, status=200)
+    metrics().request(page)
+    assert count("60.0") == before[-1] + 1

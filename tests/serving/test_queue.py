@@ -9,7 +9,7 @@ from hunyuan.errors import Cancelled
 from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving.calls import EditFacts
 from hunyuan.serving.http_errors import QueueFull, ShuttingDown
-from hunyuan.serving.queue import EditQueue, Job, State, Uploads
+from hunyuan.serving.queue import EditQueue, Job, State
 
 RESULT = EditResult(Image.new("RGB", (1, 1)), None, 0, (1, 1), 1, 0)
 
@@ -164,12 +164,3 @@ def test_a_failed_edit_does_not_count_as_a_measured_one() -> None:
     queue.end(queue.next(), ValueError())
     admitted(queue)
     assert queue.retry_after_s() == 15
-
-
-def test_uploads_are_bounded() -> None:
-    uploads = Uploads(1, lambda: 4)
-    with uploads.one(), pytest.raises(QueueFull, match="1 uploads") as caught, uploads.one():
-        pass
-    assert caught.value.retry_after_s == 4
-    with uploads.one():
-        pass

@@ -12,12 +12,13 @@ from hunyuan.serving.calls import Call, EditFacts
 from hunyuan.serving.tracing import Tracing
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+NAMES = ("SERVICE_NAME", "RESOURCE_ATTRIBUTES")
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 
 
 @pytest.fixture(autouse=True)
 def _no_variables_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TRACES_EXPORTER", "SDK_DISABLED", "EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_TRACES_ENDPOINT"):
+    for name in ("TRACES_EXPORTER", "SDK_DISABLED", "EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_TRACES_ENDPOINT", *NAMES):
         monkeypatch.delenv(f"OTEL_{name}", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -78,6 +79,24 @@ def test_a_span_carries_the_figures_into_the_callers_trace(
         "hunyuan.stage.denoise_s": 3.5,
     }
     assert span.status.code == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name"),
+    [
+        ("OTEL_SERVICE_NAME", "", "hunyuan-image"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.name=theirs,a=b", "theirs"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=here", "hunyuan-image"),
+    ],
+)
+def test_a_trace_has_a_service_name_that_nobody_set(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str
+) -> None:
+    with collecting() as spans:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans.url)
+        monkeypatch.setenv(variable, value)
+        trace(call_of_an_edit())
+        assert spans.of_request("id-1")[0] == name
 
 
 def test_a_failure_of_ours_is_an_error_and_a_client_that_left_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

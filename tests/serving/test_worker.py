@@ -120,7 +120,7 @@ def test_the_builtin_checkpoint_is_called_what_it_is() -> None:
     editor = SlowEditor()
     editor.is_builtin = True
     with serving(editor) as worker:
-        assert worker.describe() == "slow: the built-in tiny checkpoint with random weights (MODEL_ID is unset)"
+        assert worker.describe() == "slow: the built-in tiny checkpoint with random weights (MODEL_ID is unset or demo)"
 
 
 def test_edits_run_one_at_a_time_on_one_thread() -> None:
@@ -141,7 +141,11 @@ def test_a_failed_edit_does_not_end_the_thread() -> None:
     with serving(SlowEditor()) as worker:
         with pytest.raises(ValueError, match="no"):
             asyncio.run(edit(worker, "fail", facts=facts))
-        assert (facts.tokens, facts.steps_done, facts.stages) == (5, 2, {})  # how far it came
+        assert (facts.tokens, facts.steps_done, list(facts.stages)) == (
+            5,
+            2,
+            ["prepare", "denoise", "total"],
+        )
         assert asyncio.run(edit(worker, "next", seed=3, facts=facts)).seed == 3
         assert (facts.tokens, facts.steps_done, facts.stages) == (10, 4, {"think": 0.5})
         assert facts.queue_s is not None
@@ -263,6 +267,31 @@ def test_an_edit_that_stops_late_but_in_time_sends_nobody_away() -> None:
 
     with serving(editor, stuck_s=STUCK_S) as worker:
         assert asyncio.run(leave(worker)).seed == 5
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "fail"])
+def test_an_edit_that_does_not_finish_leaves_the_stages_it_went_through(ending: str) -> None:
+    editor = SlowEditor()
+    facts = EditFacts(1, "auto", None, None)
+
+    async def run(worker: EditorWorker) -> None:
+        if ending == "cancelled":
+            editor.gate.clear()
+        task = asyncio.create_task(edit(worker, ending, facts=facts))
+        while not facts.steps_done:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with serving(editor) as worker:
+        asyncio.run(run(worker))
+        until(lambda: not editor.running and bool(facts.stages))
+    assert facts.admitted
+    assert list(facts.stages) == ["prepare", "denoise", "total"]
+    if ending == "cancelled":
+        assert facts.stages["denoise"] >= 0.1
+    assert facts.stages["total"] == pytest.approx(facts.stages["prepare"] + facts.stages["denoise"])
 
 
 def test_no_more_than_the_queue_holds_are_admitted() -> None:

@@ -1,0 +1,135 @@
+"""The operations on kernels for Hopper GPUs: Triton's of this package, FlashAttention 3, fp8 on tensor cores.
+
+For a bf16 model. Importing this file needs Triton; whoever chooses the set does so, nobody else. Holds tables made
+from weights, and nothing of a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from hunyuan.accel.kernels import qkv as qkv_kernel
+from hunyuan.accel.kernels import routing, rows
+from hunyuan.accel.kernels.decode_attention import CUT, Cut, decode_attention
+from hunyuan.accel.kernels.gemv import gemv
+from hunyuan.accel.kernels.segment_attention import flashinfer_attend, sdpa_attend
+from hunyuan.formats.modules import Fp8Linear
+from hunyuan.model.attention import Segment
+from hunyuan.model.embeddings import FinalLayer, PatchEmbed, channels_last
+from hunyuan.model.moe import Router
+from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations
+
+
+class HopperOperations(Operations):
+    """The fast set.
+
+    Args:
+        attention: "fa3" (FlashInfer must be installed and hold the compiled module) or "sdpa".
+        one_token_gemv: whether bf16 layers, too, take this package's kernel for a single token, not cuBLAS.
+        cut: how attention of one query is shared out among programs.
+
+    Raises:
+        ImportError: "fa3" without FlashInfer.
+    """
+
+    name = "hopper"
+
+    def __init__(self, attention: str = "fa3", one_token_gemv: bool = True, cut: Cut = CUT) -> None:
+        self.cut = cut
+        self.attention, self.one_token_gemv = attention, one_token_gemv
+        self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
+        self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
+
+    def prepare(self, model: nn.Module) -> None:
+        """Splits the routers' weights; lays the patch layers' convolutions out with channels last."""
+        for module in model.modules():
+            if isinstance(module, Router):
+                self._parts(module.wg.weight)
+            elif isinstance(module, PatchEmbed | FinalLayer):
+                channels_last(module)
+
+    def _parts(self, router: Tensor) -> Tensor:
+        known = self._router_parts.get(id(router))
+        if known is None or known[1].device != router.device:  # layers may move to another GPU
+            known = self._router_parts[id(router)] = router, routing.split_weight(router.detach())
+        return known[1]
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return _norm_of(rows.add_norm(x, [], weight, eps))
+
+    def add(self, x: Tensor, deltas: Sequence[Tensor]) -> Tensor:
+        return rows.add_norm(x, deltas, None)[0]
+
+    def add_rms_norm(self, x: Tensor, deltas: Sequence[Tensor], weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        both = rows.add_norm(x, deltas, weight, eps)
+        return both[0], _norm_of(both)
+
+    def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
+        return self._linear(x, layer, x.dtype)
+
+    def _linear(self, x: Tensor, layer: nn.Module, out_dtype: torch.dtype) -> Tensor:
+        single = x.numel() == x.shape[-1]
+        if isinstance(layer, Fp8Linear):
+            if single:
+                return gemv(x, layer.weight, layer.weight_scale, out_dtype)
+            return fp8_linear(x, layer.weight, layer.weight_scale).to(out_dtype)
+        if not isinstance(layer, nn.Linear) or layer.bias is not None:
+            raise TypeError(f"no fast form of {layer}")
+        if single and self.one_token_gemv:
+            return gemv(x, layer.weight, None, out_dtype)
+        return linear(x, layer.weight).to(out_dtype)
+
+    def logits(self, x: Tensor, weight: Tensor, eps: float, head: nn.Module) -> Tensor:
+        return self._linear(self.rms_norm(x, weight, eps), head, torch.float32)
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        return rows.swiglu(x)
+
+    def route(self, x: Tensor, router: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+        return routing.route(x, router, self._parts(router), topk)
+
+    def rope_norm_store(
+        self,
+        qkv: Tensor,
+        shape: HeadShape,
+        rope: tuple[Tensor, Tensor],
+        norms: HeadNorms | None,
+        kv: KeyValueBuffers,
+        layer: int,
+        start: int | Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = kv.buffers(layer)
+        return qkv_kernel.rope_norm_store(qkv, shape, rope, norms, keys, values, start), keys, values
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
+        return self._attend(q, keys, values, segments)
+
+    def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
+        return decode_attention(q, keys, values, position, self.cut)
+
+
+def fp8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """`x @ weight.T` in fp8 on tensor cores, x quantised with one scale a token.
+
+    Args:
+        x: bf16 `[..., inputs]`.
+        weight: float8_e4m3fn `[outputs, inputs]`, with fp32 `scale` `[outputs]`. Both sizes divisible by 16.
+
+    Returns:
+        bf16 `[..., outputs]`.
+    """
+    tokens, scales = rows.quantise(x.reshape(-1, x.shape[-1]))  # [tokens, inputs], [tokens, 1]
+    out = torch._scaled_mm(
+        tokens, weight.t(), scale_a=scales, scale_b=scale[None], out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    return out.view(*x.shape[:-1], len(weight))
+
+
+def _norm_of(both: tuple[Tensor, Tensor | None]) -> Tensor:
+    if both[1] is None:
+        raise ValueError("no norm was asked for")
+    return both[1]

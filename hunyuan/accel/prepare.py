@@ -1,0 +1,132 @@
+"""Puts a loaded network on the fastest path that the GPU, the installed packages and the settings allow.
+
+Decides which kernels, which experts' backend and which buffers; what each of them does is in `hunyuan.model` and
+`hunyuan.generation`. Everything is decided and prepared before the first request, and said in the log with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from hunyuan.accel.captured_decoding import CapturedDecoder
+from hunyuan.accel.compile_report import COMPILED
+from hunyuan.accel.experts.backends import (
+    BackendError,
+    Shapes,
+    flashinfer_is_here,
+    prepare_experts,
+    resolve_impl,
+    tune_experts,
+)
+from hunyuan.accel.experts.small_batch import triton_is_here
+from hunyuan.accel.flashinfer_modules import missing_modules
+from hunyuan.accel.split_layers import connect
+from hunyuan.accel.vae.fast_vae import use_fast_vae
+from hunyuan.errors import SettingsError
+from hunyuan.generation.workspace import Workspace
+from hunyuan.model.config import ModelConfig
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.operations import use_operations
+from hunyuan.placement import Placement
+
+HOPPER = (9, 0)
+NO_LATE_COMPILING = "FLASHINFER_DISABLE_JIT"
+"""FlashInfer's own variable; the image sets it."""
+
+log = logging.getLogger(__name__)
+
+
+def prepare(
+    model: HunyuanImage3, placement: Placement, impl: str, capacity: int, expert_tokens: int, cache_dir: Path | None
+) -> Workspace | None:
+    """Rearranges the model for speed where it lies; call once, after the weights are in place.
+
+    Args:
+        impl: the experts' backend, from `choose_impl`.
+        capacity: tokens of a row that the engine keeps buffers for.
+        expert_tokens: the most tokens of one call of the experts' backend; longer inputs go in pieces.
+        cache_dir: where tactics measured at start are remembered; None: nowhere.
+
+    Returns:
+        the engine's buffers; None where a request allocates its own (a CPU, or fp32).
+
+    Raises:
+        SettingsError: none of the backend's compiled tiles computes these weights.
+    """
+    if model.device.type != "cuda" or model.dtype != torch.bfloat16:
+        connect(model.model, placement)
+        return None
+    triton = triton_is_here()
+    if triton:
+        COMPILED.start()
+    use_fast_vae(model)
+    hopper = capability(model.device) == HOPPER and triton
+    if hopper:
+        # Imported here: it needs Triton.
+        from hunyuan.accel.hopper import HopperOperations
+
+        attention = "fa3" if flashinfer_is_compiled() and model.config.attention_head_dim == 128 else "sdpa"
+        use_operations(model, HopperOperations(attention))
+        log.info("kernels: ours for Hopper; attention: %s", attention)
+    else:
+        log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")
+    prepare_experts(model, impl, expert_tokens, cache_dir, small_batch=hopper)
+    tune_experts(model)
+    connect(model.model, placement)
+    workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None)
+    COMPILED.report("preparing the model")
+    return workspace
+
+
+def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
+    """Settles `HUNYUAN_MOE_IMPL` and logs the reason. Raises `SettingsError`."""
+    refuse_missing_kernels(device, dtype, moe_impl)
+    layers = [i for i in range(config.num_hidden_layers) if config.is_moe(i)]
+    if not layers:
+        return "eager"
+    formats = sorted(config.expert_formats[i] for i in layers)
+    hardest = "mxfp4" if "mxfp4" in formats else formats[0]  # what the fewest backends compute
+    shapes = {Shapes(config.num_experts[i], config.hidden_size, config.moe_intermediate_size[i]) for i in layers}
+    here = flashinfer_is_compiled()
+    try:
+        impl, reason = resolve_impl(moe_impl, device, dtype, hardest, [*shapes], here, capability(device))
+    except BackendError as error:
+        raise SettingsError(f"{error}{missing_text()}") from error
+    log.info("mixture of experts: %s (%s)", impl, reason)
+    if moe_impl == "auto" and impl == "eager" and device.type == "cuda":
+        log.warning("mixture of experts: the plain loop, tens of times slower than a fast backend%s", missing_text())
+    elif moe_impl == "auto" and capability(device) == HOPPER and (lacks := missing_text()):
+        log.warning("mixture of experts: %s, slower than flashinfer%s", impl, lacks)
+    return impl
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+def flashinfer_is_compiled() -> bool:
+    """Installed, and with all the libraries that the engine calls: a missing one would be compiled for hours."""
+    return flashinfer_is_here() and not missing_modules()
+
+
+def refuse_missing_kernels(device: torch.device, dtype: torch.dtype, moe_impl: str) -> None:
+    """Raises `SettingsError` where the fast path was promised and a part of it is missing.
+
+    With `FLASHINFER_DISABLE_JIT`, as in the image, all kernels are meant to be there: an engine that chose a slower
+    backend by itself would hide the mistake. One that is asked for by name is used.
+    """
+    promised = moe_impl in ("auto", "flashinfer") and os.environ.get(NO_LATE_COMPILING)
+    hopper = capability(device) == HOPPER and dtype == torch.bfloat16
+    if promised and hopper and (text := missing_text()):
+        raise SettingsError(f"{NO_LATE_COMPILING} is set{text}, or ask for HUNYUAN_MOE_IMPL=torch or eager")
+
+
+def missing_text() -> str:
+    """For an error: what FlashInfer lacks here, or nothing."""
+    if not flashinfer_is_here() or not (missing := missing_modules()):
+        return ""
+    return f"; FlashInfer lacks the compiled {', '.join(missing)}: run `hunyuan kernels`"

@@ -1,0 +1,1 @@
+"""The command line, `hunyuan` or `python -m hunyuan`: one file per command, `main.py` finds them."""

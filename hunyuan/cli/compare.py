@@ -1,0 +1,117 @@
+"""`hunyuan compare A B`: how far two sets of weights are apart, on the same edits.
+
+Knows the command line and the requests that are built in; `hunyuan.compare` runs them and measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hunyuan.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from hunyuan.compare.weights import Case
+    from hunyuan.editor import Editor
+
+DESCRIPTION = """\
+Runs the same edits through two sets of weights and reports how far apart they are. A and B are checkpoint folders, or
+one folder twice with two --weights. A is the reference; only one is in memory at a time. Each thinks for itself once,
+for the text; both pictures are painted with A's text, so that they differ by the painting alone.
+
+  PSNR, SSIM, largest difference: of the two pictures
+  velocity: |B - A| / |A| of what the network predicts at each step, B being given A's latents
+  text, free: tokens that the greedy texts of A and B have in common before they part, of all tokens of A's
+  text, forced: share of positions with the same likeliest next token, both reading A's text"""
+EXAMPLES = """\
+  hunyuan compare /models/HunyuanImage-3-Instruct /models/HunyuanImage-3-Instruct-4bit
+  hunyuan compare A B --sheet sheet.png --json numbers.json
+  hunyuan compare A A --weights-a bf16 --weights-b 4bit --prompt "Make the sky orange" --image photo.jpg"""
+
+BUILT_IN: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = (
+    ("Make the sky orange and keep everything else", ((960, 640),)),
+    ("Turn it into a watercolour painting", ((640, 640),)),
+    ("Put the first picture's colours on the second", ((720, 480), (480, 640))),
+    ("A lighthouse on a cliff at dusk, film grain", ()),
+)
+"""Prompts and the sizes of the made-up photos that go with them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=Path, metavar="A", help="folder of the reference")
+    parser.add_argument("b", type=Path, metavar="B", help="folder of the other; may be the same")
+    for side in "ab":
+        parser.add_argument(f"--weights-{side}", default="auto", choices=("auto", "bf16", "fp8", "4bit", "mixed"))
+        parser.add_argument(f"--dense-{side}", default="bf16", choices=("bf16", "fp8"))
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    parser.add_argument("--prompt", help="one request of your own instead of the built-in ones")
+    parser.add_argument("--image", action="append", default=[], type=Path, help="with --prompt; up to three")
+    parser.add_argument("--requests", type=int, default=len(BUILT_IN), help="how many of the built-in ones")
+    parser.add_argument("--resolution", help="WIDTHxHEIGHT or W:H; default: the first picture's ratio")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument(
+        "--bot-task", default="think_recaption", choices=("image", "think", "recaption", "think_recaption")
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=2048)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="write source, A, B and their difference there (PNG)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from hunyuan.compare.weights import compare, table
+
+    if args.image and args.prompt is None:
+        raise InvalidRequest("--image", "needs --prompt")
+    if not 1 <= args.requests <= len(BUILT_IN):
+        raise InvalidRequest("--requests", f"got {args.requests}; 1 to {len(BUILT_IN)} are allowed")
+    sides = (
+        loader(args, args.a, args.weights_a, args.dense_a),
+        loader(args, args.b, args.weights_b, args.dense_b),
+    )
+    comparisons, sheet = compare(*sides, build_cases(args))
+    print(table(comparisons))
+    if args.json is not None:
+        args.json.write_text(json.dumps([asdict(c) for c in comparisons], indent=2) + "\n", encoding="utf-8")
+    if args.sheet is not None:
+        sheet.save(args.sheet)
+    return 0
+
+
+def loader(args: argparse.Namespace, folder: Path, weights: str, dense: str) -> Callable[[], Editor]:
+    from hunyuan.editor import Editor
+    from hunyuan.settings import Settings
+
+    return lambda: Editor.load(
+        Settings(model_id=folder, engine="native", device=args.device, dtype=args.dtype, weights=weights, dense=dense)
+    )
+
+
+def build_cases(args: argparse.Namespace) -> list[Case]:
+    """The built-in requests, or the one of --prompt and --image."""
+    from PIL import Image
+
+    from hunyuan.compare.sample_photos import photo
+    from hunyuan.compare.weights import Case
+    from hunyuan.pictures.rgb import load_image
+
+    chosen: list[tuple[str, tuple[Image.Image, ...]]]
+    if args.prompt is not None:
+        chosen = [(args.prompt, tuple(load_image(path) for path in args.image))]
+    else:
+        made = [(prompt, tuple(photo(*size, seed=i) for i, size in enumerate(sizes))) for prompt, sizes in BUILT_IN]
+        chosen = made[: args.requests]
+    common = {"seed": args.seed, "steps": args.steps, "bot_task": args.bot_task, "max_new_tokens": args.max_new_tokens}
+    # The size is the first picture's ratio: "auto" would be A's choice and then B's.
+    ratios = ["{}:{}".format(*images[0].size) if images else "1:1" for _, images in chosen]
+    return [
+        Case(prompt, images, args.resolution or ratio, **common)
+        for (prompt, images), ratio in zip(chosen, ratios, strict=True)
+    ]

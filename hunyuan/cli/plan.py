@@ -1,0 +1,69 @@
+"""`hunyuan plan MODEL_ID`: what the memory of a GPU would hold, without one.
+
+Knows the command line. The numbers come from `hunyuan.plan`; of the folder only `config.json` is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hunyuan.cli.types import positive
+
+MEMORIES = {"h100": 79.6, "h200": 140.0, "a100-80gb": 79.2}
+"""GiB that the driver gives a process; less than the name says."""
+
+DESCRIPTION = """Says which weights fit, and what the memory goes to. Exit status: 0 it fits, 1 it does not,
+2 the folder or an argument is wrong."""
+EXAMPLES = """\
+  hunyuan plan /models/HunyuanImage-3-Instruct
+  hunyuan plan /models/HunyuanImage-3-Instruct --gpu h200 --gpus 2 --weights bf16
+  hunyuan plan /models/HunyuanImage-3-Instruct --gpu 47.5 --size 768x768"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model_id", type=Path, metavar="MODEL_ID", help="checkpoint folder; config.json is enough")
+    parser.add_argument("--gpu", default="h100", type=_memory, metavar="NAME|GIB", help=f"{', '.join(MEMORIES)} or GiB")
+    parser.add_argument("--gpus", default=1, type=positive, metavar="N", help="how many of them")
+    parser.add_argument(
+        "--weights", default="auto", choices=("auto", "bf16", "fp8", "4bit", "mixed"), help="format of the experts"
+    )
+    parser.add_argument("--dense", default="bf16", choices=("bf16", "fp8"), help="attention, shared MLP and lm_head")
+    parser.add_argument("--size", default="auto", metavar="WxH", help="of the picture; auto: the checkpoint's largest")
+    parser.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="of a sequence; unset: the checkpoint's longest"
+    )
+
+
+def _memory(text: str) -> tuple[str, float]:
+    """A name people know and GiB."""
+    if text.lower() in MEMORIES:
+        return text.upper(), MEMORIES[text.lower()]
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = 0.0
+    if not 0 < gib < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one of {', '.join(MEMORIES)} nor a number of GiB")
+    return "GPU", gib
+
+
+def run(args: argparse.Namespace) -> int:
+    from hunyuan.checkpoint.load import read_config
+    from hunyuan.plan.choice import DoesNotFit, Gpu, choose
+    from hunyuan.plan.memory import GIB, Work
+    from hunyuan.plan.table import render
+    from hunyuan.prompt.resolution import parse_resolution
+
+    name, gib = args.gpu
+    config = read_config(args.model_id)
+    work = Work.create(config, parse_resolution(args.size, "--size"), args.max_tokens)
+    gpus = [Gpu(name, int(gib * GIB))] * args.gpus
+    print(f"model: {args.model_id.resolve().name}")
+    try:
+        choice = choose(config, args.weights, args.dense, gpus, work=work)
+    except DoesNotFit as error:
+        print(f"{render(error.choice)}\n\ndoes not fit: {error}")
+        return 1
+    print(render(choice))
+    return 0

@@ -1,0 +1,58 @@
+"""`hunyuan quantize SRC OUT`: turns the official checkpoint folder into a smaller one.
+
+Knows the command line. Needs no GPU and little memory; run again after an interruption, it goes on where it was.
+docs/weights.md describes what is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+DESCRIPTION = """Quantizes a checkpoint folder. Needs no GPU and little memory; started again after an interruption, it
+goes on where it was. docs/weights.md describes what is written."""
+EXAMPLES = """\
+  hunyuan quantize /models/HunyuanImage-3-Instruct /models/HunyuanImage-3-Instruct-4bit
+  hunyuan quantize SRC OUT --weights mixed --budget-gib 70
+  hunyuan quantize SRC OUT --weights fp8 --dense fp8"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from hunyuan.checkpoint.quantize import RESERVE_GIB
+
+    parser.add_argument("source", type=Path, metavar="SRC", help="the official folder, in 16 bits")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; made if absent")
+    parser.add_argument("--weights", choices=("4bit", "fp8", "mixed"), default="4bit", help="format of the experts")
+    parser.add_argument("--dense", choices=("bf16", "fp8"), default="bf16", help="attention, shared MLP and lm_head")
+    parser.add_argument("--budget-gib", type=float, default=70.0, help="GPU memory that mixed may count on")
+    parser.add_argument(
+        "--reserve-gib", type=float, default=RESERVE_GIB, help="of it, what an edit needs beside the weights"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="matrices worked on at a time; 0: one per CPU, 4 on a GPU"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
+    from hunyuan.checkpoint.quantize_report import table
+    from hunyuan.errors import SettingsError
+
+    cuda = torch.cuda.is_available()
+    if args.device == "cuda" and not cuda:
+        raise SettingsError("--device cuda: torch finds no CUDA device; use --device cpu")
+    device = torch.device("cuda" if args.device == "cuda" or (args.device == "auto" and cuda) else "cpu")
+    # One thread per matrix and several matrices: better than several threads on the small pieces of one.
+    torch.set_num_threads(1)
+    options = QuantizeOptions(args.weights, args.dense, args.budget_gib, args.reserve_gib, device, args.workers)
+    started = time.monotonic()
+    report = quantize_folder(args.source, args.out, options)
+    print(table(report))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
+    print(f"{time.monotonic() - started:.1f} s, peak resident memory {peak:.2f} GiB")
+    return 0

@@ -1,0 +1,187 @@
+"""Our own engine: a loaded checkpoint and one `EditJob` a request.
+
+Knows how settings and hardware decide device, dtype and backends. The computation itself is in
+`hunyuan.generation` and `hunyuan.model`; what makes it fast is in `hunyuan.accel`, and without that all runs plainly.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from hunyuan.cache_dirs import user_cache_dirs
+from hunyuan.checkpoint.load import load_model, read_config, read_json
+from hunyuan.errors import OutOfMemory, SettingsError
+from hunyuan.generation.config import GenerationConfig
+from hunyuan.generation.job import Checkpoint, EditJob
+from hunyuan.generation.workspace import Workspace
+from hunyuan.model.config import ModelConfig
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.placement import Placement
+from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
+from hunyuan.plan.memory import MOST_EXPERT_TOKENS
+from hunyuan.plan.table import render
+from hunyuan.prompt.layout import Composer
+from hunyuan.prompt.system_prompt import SystemPrompts
+from hunyuan.prompt.tokenizer import Tokenizer
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.settings import Settings
+
+DEFAULT_PRESET = "en_unified"
+SmallFiles = tuple[Tokenizer, GenerationConfig, SystemPrompts]
+
+log = logging.getLogger(__name__)
+
+
+class NativeEngine:
+    """Runs edits on one device, or a model spread over several. Each request's state is its own `EditJob`."""
+
+    def __init__(self, checkpoint: Checkpoint, noise_on_cpu: bool = False, workspace: Workspace | None = None) -> None:
+        self.checkpoint, self.noise_on_cpu, self.workspace = checkpoint, noise_on_cpu, workspace
+
+    @classmethod
+    def load(cls, folder: Path, settings: Settings) -> NativeEngine:
+        """Raises `SettingsError` and `CheckpointError`."""
+        device = choose_device(settings)
+        dtype = choose_dtype(settings, device)
+        if device.type == "cuda" and dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions; float32 here means float32
+        choice = choose_weights(read_config(folder), settings, visible_gpus(device), dtype)
+        log.info("device %s, dtype %s, weights %s: %s", device, dtype, choice.weights, choice.reason)
+        impl = choose_impl(choice.config, device, dtype, settings.moe_impl)
+        small = read_small_files(folder, choice.config)
+        # All that is cheap to check has been checked: now the weights.
+        placement = place(choice, device)
+        model = load_model(folder, choice.config, placement, dtype)
+        capacity = None if choice.plan is None else choice.plan.work.capacity
+        return cls.assemble(model, small, impl, settings, placement, capacity)
+
+    @classmethod
+    def assemble(
+        cls,
+        model: HunyuanImage3,
+        small: SmallFiles,
+        impl: str,
+        settings: Settings,
+        placement: Placement | None = None,
+        capacity: int | None = None,
+    ) -> NativeEngine:
+        """An engine over weights that are in place; the model is rearranged for speed.
+
+        Args:
+            impl: the experts' backend, from `choose_impl`.
+            capacity: tokens of a row to keep buffers for; None: the checkpoint's longest sequence.
+
+        Raises:
+            SettingsError: the backend cannot compute these weights after all.
+        """
+        tokenizer, generation, prompts = small
+        placement = placement or Placement.single(model.device, model.config.num_hidden_layers)
+        capacity = capacity or model.config.max_position_embeddings
+        cache_dir = settings.cache_dir or user_cache_dirs()[0]
+        accel, workspace = acceleration(), None
+        if accel is not None:
+            workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)
+        elif placement.is_split:
+            raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
+        composer = Composer(tokenizer, model.config, generation.sequence_template)
+        checkpoint = Checkpoint(model, tokenizer, composer, prompts, generation)
+        return cls(checkpoint, settings.noise_device == "cpu", workspace)
+
+    def run(
+        self,
+        request: EditRequest,
+        *,
+        seed: int,
+        steps: int,
+        on_progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+    ) -> EditResult:
+        job = EditJob(self.checkpoint, request, seed, steps, self.noise_on_cpu, on_progress, cancel, self.workspace)
+        try:
+            return job.run()
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfMemory("the device ran out of memory on this request; try a smaller resolution") from error
+        finally:
+            if (accel := acceleration()) is not None:
+                accel.COMPILED.report("in an edit")  # in the first one, which warms up, and then never again
+
+
+@cache
+def acceleration() -> ModuleType | None:
+    """`hunyuan.accel.prepare`; None, said in the log, where the package has no `accel`."""
+    try:
+        from hunyuan.accel import prepare
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("hunyuan.accel"):
+            raise
+        log.warning("hunyuan.accel is not there: every operation runs in its plain form")
+        return None
+    return prepare
+
+
+def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
+    """The experts' backend. Raises `SettingsError` for one that cannot compute these weights here."""
+    accel = acceleration()
+    if accel is not None:
+        return accel.choose_impl(config, device, dtype, moe_impl)
+    if moe_impl not in ("auto", "eager"):
+        raise SettingsError(
+            f"HUNYUAN_MOE_IMPL={moe_impl} needs hunyuan.accel, which is not installed; use auto or eager"
+        )
+    return "eager"
+
+
+def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
+    """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
+    needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
+    tokenizer = Tokenizer(folder, config.image_base_size, config.model_version, needed)
+    generation = GenerationConfig.from_dict(read_json(folder, "generation_config.json"))
+    prompts = SystemPrompts.read(folder)
+    prompts.preset(DEFAULT_PRESET)
+    return tokenizer, generation, prompts
+
+
+def choose_weights(config: ModelConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
+    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
+    try:
+        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)
+    except DoesNotFit as error:
+        log.error("memory plan\n%s", render(error.choice))
+        raise
+    if choice.plan is not None:
+        log.info("memory plan\n%s", render(choice))
+    return choice
+
+
+def visible_gpus(device: torch.device) -> list[Gpu]:
+    """None on a CPU, all that CUDA_VISIBLE_DEVICES shows otherwise. Properties are read, nothing is allocated."""
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    every = [torch.cuda.get_device_properties(i) for i in range(count)]
+    return [Gpu(p.name, p.total_memory) for p in every]
+
+
+def place(choice: Choice, device: torch.device) -> Placement:
+    """Everything on one device, or the layers in order over the GPUs that the plan uses."""
+    if choice.plan is None or len(choice.gpus) == 1:
+        return Placement.single(device, choice.config.num_hidden_layers)
+    devices = [torch.device("cuda", i) for i in range(len(choice.gpus))]
+    return Placement.in_order(devices, choice.plan.layer_counts)
+
+
+def choose_device(settings: Settings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("HUNYUAN_DEVICE=cuda, but torch finds no CUDA device; use auto or cpu")
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32

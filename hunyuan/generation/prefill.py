@@ -1,0 +1,116 @@
+"""Runs stretches of a token sequence through the backbone (spec sections 8, 13 and 14).
+
+Knows how a layout's tokens become embeddings and positions, and that each condition image is encoded once a
+request. Does not know which stretch to run when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hunyuan.errors import CheckpointError
+from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.random_numbers import RequestRandom
+from hunyuan.model.attention import Segment, split_segments
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.rope import positions_2d, rope_table
+from hunyuan.prompt.images import CondImage
+from hunyuan.prompt.layout import Layout
+
+
+@dataclass(frozen=True)
+class CondTokens:
+    """The embeddings of one condition image: `[h * w, hidden]` and `[max_patches, hidden]`."""
+
+    vae: Tensor
+    vit: Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All condition images of a request, in order, and the embedding of time 0 that marks them."""
+
+    images: tuple[CondTokens, ...]
+    timestep: Tensor  # [1, hidden]; no rows without images
+    latents: tuple[Tensor, ...] = ()  # scaled, [1, channels, h, w]
+
+
+def encode_conditions(model: HunyuanImage3, images: Sequence[CondImage], random: RequestRandom) -> Conditions:
+    """Runs the autoencoder and the vision tower once an image; draws the posteriors in order."""
+    if not images:
+        return Conditions((), torch.empty(0))
+    device, zero = model.device, torch.zeros(1, device=model.device)
+    tokens, latents = [], []
+    for image in images:
+        posterior = model.encode_image(image.pixels[None].to(device))
+        noise = random.normal(posterior.mean.shape, model.vae.dtype, device)
+        latent = model.vae.scale(posterior.sample(noise))[:, :, 0]  # [1, channels, h, w]
+        shapes = torch.tensor([image.vision.grid], device=device)
+        vit = model.embed_vision(image.vision.patches[None].to(device), shapes, image.vision.mask[None].to(device))
+        tokens.append(CondTokens(model.embed_latents(latent, zero)[0], vit[0]))
+        latents.append(latent)
+    return Conditions(tuple(tokens), model.timestep_emb(zero), tuple(latents))
+
+
+def embed_prompt(
+    model: HunyuanImage3, layout: Layout, ids: Sequence[int], conditions: Conditions, start: int, stop: int
+) -> Tensor:
+    """Embeddings `[stop - start, hidden]` of tokens that are text or condition images."""
+    x = model.embed_tokens(torch.tensor(ids[start:stop], device=model.device))
+    for block, image in zip(layout.conds, conditions.images, strict=True):
+        if len(image.vae) != block.vae.stop - block.vae.start:
+            raise CheckpointError(
+                f"the autoencoder made {len(image.vae)} tokens where the sequence has "
+                f"{block.vae.stop - block.vae.start}: vae.ffactor_spatial and vae_downsample_factor disagree"
+            )
+        for first, rows in (
+            (block.timestep, conditions.timestep),
+            (block.vae.start, image.vae),
+            (block.vit.start, image.vit),
+        ):
+            low, high = max(first, start), min(first + len(rows), stop)
+            if low < high:
+                x[low - start : high - start] = rows[low - first : high - first].to(x.dtype)
+    return x
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive tokens of a sequence as the backbone needs them; the same for every pass over them.
+
+    Attributes:
+        rope: cosines and sines, fp32 `[tokens, head_dim]`, on the model's device.
+    """
+
+    rope: tuple[Tensor, Tensor]
+    segments: list[Segment]
+
+    @classmethod
+    def of(cls, model: HunyuanImage3, layout: Layout, start: int, stop: int) -> Stretch:
+        """The tokens [start, stop); those past the layout's end are generated text."""
+        config = model.config
+        positions = positions_2d(start, stop, layout.grids).to(model.device)  # [tokens, 2]
+        rope = rope_table(positions, config.attention_head_dim, config.rope_theta)
+        return cls(rope, split_segments(start, stop, layout.full_blocks))
+
+
+def run_tokens(model: HunyuanImage3, layout: Layout, x: Tensor, start: int, kv: KVCache) -> Tensor:
+    """Embeddings `[rows, tokens, hidden]` of consecutive tokens from `start` through all layers.
+
+    Tokens past the layout's end are generated text. Returns the residual stream, `[rows, tokens, hidden]`.
+    """
+    stretch = Stretch.of(model, layout, start, start + x.shape[1])
+    return model.model(x, stretch.rope, kv, stretch.segments)
+
+
+def prefill(
+    model: HunyuanImage3, layout: Layout, ids: Sequence[int], conditions: Conditions, span: tuple[int, int], kv: KVCache
+) -> Tensor:
+    """Fills `kv` (one row) with the tokens [start, stop) of `ids`; the last one's residual stream `[hidden]`."""
+    start, stop = span
+    x = embed_prompt(model, layout, ids, conditions, start, stop)
+    return run_tokens(model, layout, x[None], start, kv)[0, -1]

@@ -1,0 +1,174 @@
+"""The operations between the transformer's weights, in their obviously right form.
+
+This is the reference, on any device and in any dtype. A model computes with `PLAIN` until `use_operations` gives it
+another set, which overrides single operations and keeps their meaning; nothing else about the model changes. Knows
+tensors and the attention rule; does not know layers, checkpoints or requests. Keeps nothing between two calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hunyuan.model.attention import Segment, attend, split_heads
+from hunyuan.model.rope import apply_rope
+
+
+class KeyValueBuffers(Protocol):
+    """Where a request keeps its keys and values.
+
+    `write` serves the plain operations, `buffers` fast ones, which write in place.
+    """
+
+    def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores k and v `[rows, tokens, kv_heads, head_dim]` at `start`; returns all up to their end."""
+        ...
+
+    def buffers(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The whole tensors for keys and values, `[rows, capacity, kv_heads, head_dim]`, not copied.
+
+        A fast set of operations writes into them in place. The last two dimensions are contiguous; rows may lie
+        any distance apart. Under a CUDA graph they are the same memory at every replay.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """How the rows of a fused q, k and v projection are shared out."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def group(self) -> int:
+        """Query heads per key-value head."""
+        return self.heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """Weights `[head_dim]` of the norms on q and on k, and their epsilon."""
+
+    query: Tensor
+    key: Tensor
+    eps: float
+
+
+def rms_normalise(x: Tensor, eps: float) -> Tensor:
+    x = x.float()
+    return x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum from left to right."""
+    out = parts[0]
+    for part in parts[1:]:
+        out = out + part
+    return out
+
+
+class Operations:
+    """What the transformer computes between its weights.
+
+    A position is a Python int where tokens come in stretches. While text is decoded, one token a call, it is an
+    int32 tensor `[1]` on the device, so that a CUDA graph can be replayed with another value in it; this plain set
+    reads it on the host and cannot be captured.
+    """
+
+    name = "plain"
+
+    def prepare(self, model: nn.Module) -> None:
+        """Called once with the loaded model; may rearrange weights in memory, never their values."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """`[..., size]`: `x / rms(x)` in fp32, cast to x's dtype, then times the weight."""
+        return weight * rms_normalise(x, eps).to(x.dtype)
+
+    def add(self, x: Tensor, deltas: Sequence[Tensor]) -> Tensor:
+        """The residual stream `x` plus the sum of `deltas`, all of one shape."""
+        return x + total(deltas)
+
+    def add_rms_norm(self, x: Tensor, deltas: Sequence[Tensor], weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """`add`, and the norm of its result."""
+        x = self.add(x, deltas)
+        return x, self.rms_norm(x, weight, eps)
+
+    def linear(self, x: Tensor, layer: nn.Module) -> Tensor:
+        """`layer` is a matrix without bias, in some number format: `[..., inputs]` -> `[..., outputs]`."""
+        return layer(x)
+
+    def logits(self, x: Tensor, weight: Tensor, eps: float, head: nn.Module) -> Tensor:
+        """The final norm and the language model's head: `[..., hidden]` -> fp32 `[..., vocab]`."""
+        return self.linear(self.rms_norm(x, weight, eps), head).float()
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """`[..., 2 * width]` -> `[..., width]`: the first half times the SiLU of the second."""
+        up, gate = x.chunk(2, dim=-1)
+        return up * nn.functional.silu(gate)
+
+    def route(self, x: Tensor, router: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+        """`[tokens, hidden]` -> weights fp32 and indices (int32 or int64) `[tokens, topk]`, best first.
+
+        `router` is fp32 `[experts, hidden]`, and its products with x are taken in fp32. Which of two equal
+        experts comes first is not defined.
+        """
+        probabilities = nn.functional.linear(x.float(), router).softmax(dim=-1)  # [tokens, experts]
+        weights, index = probabilities.topk(topk, dim=-1)
+        return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-8), index
+
+    def rope_norm_store(
+        self,
+        qkv: Tensor,
+        shape: HeadShape,
+        rope: tuple[Tensor, Tensor],
+        norms: HeadNorms | None,
+        kv: KeyValueBuffers,
+        layer: int,
+        start: int | Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Splits the projection, turns and norms q and k, and writes k and v into the buffers from `start`.
+
+        Args:
+            qkv: `[rows, tokens, kv_heads * (group + 2) * head_dim]`, per key-value head its q heads, k, v.
+            rope: cosines and sines fp32 `[tokens, head_dim]`; both halves of a head have the same angles.
+            start: position of the first token; a device tensor while decoding.
+
+        Returns:
+            q `[rows, tokens, heads, head_dim]`, and keys and values `[rows, stop or more, kv_heads, head_dim]`.
+        """
+        q, k, v = split_heads(qkv, shape.heads, shape.kv_heads, shape.head_dim)
+        q, k = (apply_rope(t, *rope) for t in (q, k))
+        if norms is not None:
+            q, k = self.rms_norm(q, norms.query, norms.eps), self.rms_norm(k, norms.key, norms.eps)
+        keys, values = kv.write(layer, int(start), k.to(qkv.dtype), v)
+        return q.to(qkv.dtype), keys, values
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
+        """Attention by segments, see `hunyuan.model.attention.attend`."""
+        return attend(q, keys, values, segments)
+
+    def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
+        """One query a row at `position` (int32 `[1]`, on the device), over the keys [0, position].
+
+        q `[rows, 1, heads, head_dim]`, keys and values `[rows, position + 1 or more, kv_heads, head_dim]`
+        -> `[rows, 1, heads, head_dim]`.
+        """
+        here = int(position)
+        return attend(q, keys, values, [Segment(here, here + 1, causal=False)])
+
+
+PLAIN = Operations()
+
+
+def use_operations(model: nn.Module, operations: Operations) -> None:
+    """Makes every part of `model` that computes with a set of operations use this one."""
+    operations.prepare(model)
+    for module in model.modules():
+        if isinstance(getattr(module, "operations", None), Operations):
+            setattr(module, "operations", operations)  # noqa: B010 - a module declares its attributes as tensors or modules

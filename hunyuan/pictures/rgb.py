@@ -1,0 +1,114 @@
+"""A picture that Pillow has opened to upright 8-bit sRGB, whatever its mode.
+
+Knows Pillow's modes and the EXIF orientation. Which files are opened is `reader.py`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from hunyuan.errors import InvalidImage, InvalidRequest
+from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
+from hunyuan.requests import ImageSource
+
+_TURNS = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(source: ImageSource, field: str = "image") -> Image.Image:
+    """Opens a path or takes a PIL image; returns it upright, in 8-bit RGB, alpha composited on white.
+
+    Raises:
+        InvalidImage: it cannot be read or decoded, has several frames, or a side or ratio is out of bounds; names
+            the path, where it is one.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, field)
+    named = f"{source}: " if isinstance(source, str | Path) else ""
+    try:
+        with Image.open(source) as image:
+            return _upright_rgb(image, field)
+    except InvalidImage as error:
+        raise InvalidImage(f"{named}{str(error).partition(': ')[2]}", field) from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # The system's own words where it is the system that failed; Pillow's errors have no number.
+        number = getattr(error, "errno", None)
+        reason = f"cannot be decoded ({type(error).__name__})" if number is None else os.strerror(number)
+        raise InvalidImage(f"{named}{reason}", field) from error
+
+
+def _upright_rgb(image: Image.Image, field: str) -> Image.Image:
+    # A phone's MPO holds further pictures behind the photo; only the first is meant.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise InvalidImage("an animated picture was sent; send a single frame", field)
+    size = Size(*image.size)
+    if min(size.width, size.height) < MIN_SIDE:
+        raise InvalidImage(f"got {size} px; each side must be at least {MIN_SIDE} px", field)
+    try:
+        check_ratio(size, field)
+    except InvalidRequest as error:
+        raise InvalidImage(str(error).partition(": ")[2], field) from error
+    try:
+        turn = _TURNS.get(_orientation(image))
+        rgb = to_rgb(image if turn is None else image.transpose(turn))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InvalidImage(f"cannot be decoded ({type(error).__name__})", field) from error
+    rgb.info = {}  # the orientation among it has been applied and must not be again
+    return rgb
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation. Only this tag is read: a photo whose other tags are broken is still a photo."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error):
+        return None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = _grey_of_integers(image)
+    elif image.mode == "RGB" and isinstance(image.info.get("transparency"), tuple):
+        image = image.copy()  # the caller's `info` stays as it is
+        image.info["transparency"] = _eight_bit_colour(image.info["transparency"])
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_of_integers(image: Image.Image) -> Image.Image:
+    """16-bit grey keeps its high byte; PIL's own conversion would clip at 255.
+
+    PIL's 32-bit mode `I` says nothing of its range: with no value above 255 it holds 8-bit grey (what `convert("I")`
+    makes of it), else 16-bit grey.
+    """
+    values = np.asarray(image)
+    if image.mode == "I":
+        values = values.clip(0, 65535)
+    eight_bit = image.mode == "I" and int(values.max()) <= 255
+    grey = (values if eight_bit else values >> 8).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if clear is not None:
+        grey[values == clear] = 255  # a transparent grey, in the file's own range, lies on white
+    return Image.fromarray(grey)
+
+
+def _eight_bit_colour(colour: tuple[int, ...]) -> tuple[int, ...]:
+    """PIL reads the pixels of a 16-bit PNG as 8-bit ones, but leaves its transparent colour as it was."""
+    return tuple(value >> 8 for value in colour) if max(colour) > 255 else colour

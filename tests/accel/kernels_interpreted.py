@@ -1,0 +1,282 @@
+"""The fast operations against the eager ones, Triton's kernels interpreted on the CPU; tests/gpu has the compiled ones.
+
+Run by test_kernels.py as a process of its own with TRITON_INTERPRET=1: Triton decides when it is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from small_model import model_config, noise, randomised
+from small_transformer import prefilled, rope_of, small_transformer
+from torch import Tensor, nn
+
+from hunyuan.formats.modules import Fp8Linear
+from hunyuan.formats.numbers import FP8
+from hunyuan.generation.kv_cache import KVCache
+from hunyuan.model.embeddings import FinalLayer, PatchEmbed
+from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
+from hunyuan.model.rope import positions_2d, rope_table
+from scripts.support.route_replay import recorded_routes, replayed_routes
+
+CPU, BF16 = torch.device("cpu"), torch.bfloat16
+EARLY = "hunyuan.accel.kernels.rows" in sys.modules
+
+
+@pytest.fixture(scope="module")
+def fast() -> Operations:
+    pytest.importorskip("triton")
+    from hunyuan.accel.hopper import HopperOperations
+    from hunyuan.accel.kernels.decode_attention import Cut
+
+    return HopperOperations(attention="sdpa", cut=Cut(2, 16, 2))
+
+
+@pytest.fixture(autouse=True)
+def _loops_with_any_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter makes a loop's bounds from arrays of one element, which recent NumPy refuses."""
+    from triton.runtime import interpreter
+
+    original = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float = 1.2e-2) -> None:
+    """Relative to the whole. The interpreter cuts bits off where a GPU rounds to bf16: up to 8e-3 each time."""
+    assert ours.shape == theirs.shape
+    theirs = theirs.double()
+    assert (ours.double() - theirs).norm() <= tolerance * theirs.norm()
+
+
+def bf16(*shape: int, seed: int = 0) -> Tensor:
+    return noise(*shape, seed=seed).to(BF16)
+
+
+def test_nothing_but_the_fast_set_defines_triton_kernels():
+    assert not EARLY
+
+
+# --- rows
+
+
+@pytest.mark.parametrize("deltas", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_add_and_norm(fast, deltas, dtype):
+    x, weight = noise(2, 3, 96).to(dtype), (1 + 0.3 * noise(96, seed=9)).to(dtype)
+    parts = [noise(2, 3, 96, seed=i).to(dtype) for i in range(1, deltas + 1)]
+    total = sum((p.float() for p in parts), x.float()).to(dtype)
+    if deltas:
+        out, normed = fast.add_rms_norm(x, parts, weight, 1e-5)
+        close(out, total, 1e-6 if dtype == torch.float32 else 8e-3)
+        assert torch.equal(fast.add(x, parts), out)
+    else:
+        normed = fast.rms_norm(x, weight, 1e-5)
+    close(normed, PLAIN.rms_norm(total, weight, 1e-5), 1e-6 if dtype == torch.float32 else 1.6e-2)
+    assert normed.dtype == dtype
+
+
+def test_expanded_rows_are_read_right(fast):
+    x, delta = bf16(1, 3, 64).expand(2, -1, -1), bf16(2, 3, 64, seed=1)
+    close(fast.add(x, [delta]), x + delta)
+
+
+@pytest.mark.parametrize("width", [64, 1500])
+def test_swiglu(fast, width):
+    x = 3 * bf16(2, 2, 2 * width)
+    close(fast.swiglu(x), PLAIN.swiglu(x.double()))
+
+
+def test_quantised_rows(fast):
+    from hunyuan.accel.kernels.rows import quantise
+
+    x = torch.cat([100 * bf16(3, 200), torch.zeros(1, 200, dtype=BF16), 1e-3 * bf16(1, 200)])
+    values, scales = quantise(x)
+    expected = x.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 448
+    torch.testing.assert_close(scales, expected)
+    assert values.dtype == FP8
+    assert values.float().abs().max() == 448
+    close(values.float() * scales, x, 0.12)  # cut off, too
+
+
+# --- router
+
+
+@pytest.mark.parametrize(("tokens", "hidden", "experts", "topk"), [(70, 96, 64, 8), (3, 64, 8, 2), (1, 96, 64, 8)])
+def test_router_chooses_as_in_fp32(fast, tokens, hidden, experts, topk):
+    x, router = bf16(tokens, hidden), noise(experts, hidden, seed=1) / hidden**0.5
+    weights, index = fast.route(x, router, topk)
+    expected, chosen = (x.double() @ router.double().T).softmax(-1).topk(topk)
+    expected /= expected.sum(-1, keepdim=True)
+    assert index.dtype == torch.int32
+    assert torch.equal(index.long(), chosen)
+    torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_three_16_bit_numbers_are_the_router_s_weight(fast):
+    from hunyuan.accel.kernels.routing import split_weight
+
+    router = noise(64, 256) / 64
+    parts = split_weight(router)
+    assert parts.dtype == BF16
+    assert torch.equal(parts.double().sum(0).float(), router)
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_of_equal_experts_the_first_is_taken(fast, tokens):
+    weights, index = fast.route(torch.ones(tokens, 32, dtype=BF16), torch.ones(8, 32), 3)
+    assert index.tolist() == [[0, 1, 2]] * tokens
+    torch.testing.assert_close(weights, torch.full((tokens, 3), 1 / 3))
+
+
+# --- q, k and v
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(("rows", "tokens", "start"), [(1, 1, 5), (2, 5, 0), (2, 9, 3)])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_qkv_lands_where_it_belongs(fast, norm, rows, tokens, start, on_device):
+    shape = HeadShape(heads=6, kv_heads=2, head_dim=16)
+    qkv = bf16(rows, tokens, (6 + 2 * 2) * 16)
+    rope = rope_table(positions_2d(start, start + tokens, []), 16, 100.0)
+    norms = HeadNorms(bf16(16, seed=1), bf16(16, seed=2), 1e-5) if norm else None
+    config = model_config(num_attention_heads=6, num_key_value_heads=2, attention_head_dim=16)
+    ours, theirs = (KVCache.allocate(config, rows, 13, BF16, CPU) for _ in range(2))
+    for kv in (ours, theirs):
+        for tensor in (*kv.keys, *kv.values):
+            tensor.fill_(7)
+    place = torch.tensor([start], dtype=torch.int32) if on_device else start
+    q, keys, values = fast.rope_norm_store(qkv, shape, rope, norms, ours, 1, place)
+    expected, *_ = PLAIN.rope_norm_store(qkv, shape, rope, norms, theirs, 1, start)
+    close(q, expected)
+    assert keys.data_ptr() == ours.keys[1].data_ptr()
+    close(keys, theirs.keys[1])
+    assert torch.equal(values, theirs.values[1])
+    assert torch.equal(keys[:, start + tokens :], theirs.keys[1][:, start + tokens :])
+    assert torch.equal(ours.keys[0], theirs.keys[0])
+
+
+def test_a_row_of_the_buffers_may_lie_apart(fast):
+    shape, config = HeadShape(4, 2, 16), model_config(num_key_value_heads=2, attention_head_dim=16)
+    whole = KVCache.allocate(config, 2, 8, BF16, CPU)
+    whole.keys[0].fill_(7)
+    qkv, rope = bf16(1, 3, 8 * 16), rope_table(positions_2d(0, 3, []), 16, 100.0)
+    fast.rope_norm_store(qkv, shape, rope, None, whole.select(1), 0, 2)
+    assert (whole.keys[0][0] == 7).all()
+    assert not (whole.keys[0][1, 2:5] == 7).all()
+
+
+def test_too_many_tokens_for_the_buffers(fast):
+    shape, config = HeadShape(4, 2, 16), model_config(num_key_value_heads=2, attention_head_dim=16)
+    kv = KVCache.allocate(config, 1, 8, BF16, CPU)
+    rope = rope_table(positions_2d(0, 3, []), 16, 100.0)
+    with pytest.raises(ValueError, match="do not fit"):
+        fast.rope_norm_store(bf16(1, 3, 8 * 16), shape, rope, None, kv, 0, 6)
+    with pytest.raises(ValueError, match="key-value buffer"):
+        fast.rope_norm_store(bf16(2, 3, 8 * 16), shape, rope, None, kv, 0, 0)
+
+
+# --- attention
+
+
+@pytest.mark.parametrize(("rows", "heads", "kv_heads", "length"), [(1, 8, 2, 150), (2, 4, 4, 1), (1, 3, 1, 40)])
+def test_one_query(fast, rows, heads, kv_heads, length):
+    from hunyuan.accel.kernels.decode_attention import Cut, decode_attention
+
+    q, keys, values = bf16(rows, 1, heads, 32), bf16(rows, 160, kv_heads, 32, seed=1), bf16(rows, 160, kv_heads, 32)
+    position = torch.tensor([length - 1], dtype=torch.int32)
+    keys[:, length:], values[:, length:] = float("nan"), float("nan")  # never read
+    expected = PLAIN.decode_attention(q.float(), keys.float(), values.float(), position)
+    out = decode_attention(q, keys, values, position, Cut(4, 16, 2))
+    close(out, expected)
+    assert torch.equal(out, decode_attention(q, keys, values, position, Cut(4, 16, 2)))
+    close(fast.decode_attention(q, keys, values, position), expected)
+
+
+# --- linear
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(10, 64), (5, 1100)])
+@pytest.mark.parametrize("dtype", [BF16, torch.float32])
+def test_one_vector(outputs, inputs, dtype):
+    from hunyuan.accel.kernels.gemv import gemv
+
+    x, weight = bf16(1, 1, inputs), noise(outputs, inputs, seed=1).to(dtype)
+    out = gemv(x, weight, None, torch.float32)
+    torch.testing.assert_close(out, x.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
+
+
+def test_one_vector_through_an_fp8_layer_keeps_its_precision(fast):
+    layer = fp8_layer(7, 96)
+    x = bf16(1, 1, 96)
+    close(fast.linear(x, layer), layer(x.float()))
+    plain = nn.Linear(96, 6, bias=False, dtype=BF16).requires_grad_(False)
+    close(fast.linear(x, plain), plain(x))
+    close(fast.linear(bf16(2, 3, 96), plain), plain(bf16(2, 3, 96)), 1e-4)
+    with pytest.raises(TypeError, match="no fast form"):
+        fast.linear(x, nn.Linear(96, 6))
+
+
+def fp8_layer(outputs: int, inputs: int) -> Fp8Linear:
+    layer = Fp8Linear(inputs, outputs)
+    layer.weight.data = (100 * noise(outputs, inputs, seed=1)).to(FP8)
+    layer.weight_scale.data = 0.01 + noise(outputs, seed=2).abs() / 100
+    return layer
+
+
+def test_many_rows_through_an_fp8_layer(fast):
+    layer, x = fp8_layer(32, 96), bf16(2, 9, 96)
+    try:
+        out = fast.linear(x, layer)
+    except (RuntimeError, NotImplementedError) as error:
+        pytest.skip(f"no scaled product on this CPU: {error}")
+    assert out.dtype == BF16
+    close(out, layer(x.float()), 0.12)
+
+
+# --- all together
+
+
+def test_a_bf16_transformer_is_the_same_with_fast_operations(fast):
+    reference, rows, tokens = small_transformer(), 2, 9
+    model = small_transformer().bfloat16()
+    for layer in model.layers:
+        layer.mlp.gate.wg.float()
+    for ours, theirs in zip(reference.parameters(), model.parameters(), strict=True):
+        ours.data = theirs.data.float()
+    use_operations(model, fast)
+    own = Operations()
+    use_operations(reference, own)
+    last = torch.tensor([tokens], dtype=torch.int32)
+    with recorded_routes(own) as routes:
+        kv, x = prefilled(reference, rows, tokens)
+        expected = reference.decode(x, rope_of(tokens, tokens + 1), kv, last)
+    with replayed_routes(fast, routes):
+        kv, x = prefilled(model, rows, tokens)
+        out = model.decode(x, rope_of(tokens, tokens + 1), kv, last)
+    close(out, expected, 4e-2)
+
+
+def test_logits_are_fp32(fast):
+    head, norm = nn.Linear(64, 40, bias=False, dtype=BF16).requires_grad_(False), torch.ones(64, dtype=BF16)
+    x = bf16(64)
+    out = fast.logits(x, norm, 1e-5, head)
+    assert (out.dtype, out.shape) == (torch.float32, (40,))
+    close(out, PLAIN.logits(x, norm, 1e-5, head))
+
+
+def test_patch_layers_give_the_same_with_channels_last(fast):
+    embed, final = randomised(PatchEmbed(4, 32, 64)), randomised(FinalLayer(64, 32, 4))
+    latents, emb = noise(2, 4, 6, 8), noise(2, 64)
+    tokens = embed(latents, emb)
+    velocity = final(tokens, emb, 6, 8)
+    fast.prepare(nn.ModuleList([embed, final]))
+    assert embed.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(embed(latents, emb), tokens, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(final(tokens, emb, 6, 8), velocity, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,175 @@
+"""Which experts' backend is chosen, on machines that are only pretended; and what a missing kernel does."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from hunyuan.accel import flashinfer_modules, prepare
+from hunyuan.accel.prepare import HOPPER, NO_LATE_COMPILING, choose_impl, missing_text
+from hunyuan.checkpoint.full_size import full_size_config
+from hunyuan.errors import SettingsError
+from hunyuan.model.config import ModelConfig
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+BF16 = torch.bfloat16
+AMPERE = (8, 0)
+LACKS = "FlashInfer lacks the compiled fused_moe_90, trtllm_utils: run `hunyuan kernels`"
+
+
+def config(experts: str | list[str] = "mxfp4", **changes: Any) -> ModelConfig:
+    return ModelConfig.from_dict(full_size_config(layers=2, experts=experts) | changes)
+
+
+def machine(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int] = HOPPER,
+    flashinfer: bool = True,
+    missing: tuple[str, ...] = (),
+    no_compiling: str | None = None,
+) -> None:
+    monkeypatch.setattr(prepare, "capability", lambda device: capability if device.type == "cuda" else (0, 0))
+    monkeypatch.setattr(prepare, "flashinfer_is_here", lambda: flashinfer)
+    monkeypatch.setattr(prepare, "missing_modules", lambda: [*missing])
+    monkeypatch.delenv(NO_LATE_COMPILING, raising=False)
+    if no_compiling is not None:
+        monkeypatch.setenv(NO_LATE_COMPILING, no_compiling)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+# --- choosing
+
+
+@pytest.mark.parametrize("setting", ["auto", "eager"])
+def test_a_cpu_takes_the_plain_loop_without_a_warning(caplog, setting):
+    assert choose_impl(config(), CPU, torch.float32, setting) == "eager"
+    assert warnings(caplog) == []
+
+
+def test_a_fast_backend_on_a_cpu_is_refused():
+    with pytest.raises(SettingsError, match="moe_impl=flashinfer is impossible here: it needs a GPU"):
+        choose_impl(config(), CPU, torch.float32, "flashinfer")
+
+
+def test_the_choice_is_logged_with_its_reason(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="hunyuan")
+    machine(monkeypatch, flashinfer=False)
+    assert choose_impl(config("bf16"), CUDA, BF16, "auto") == "torch"
+    reason = "not flashinfer: FlashInfer is not installed with its compiled kernels"
+    assert caplog.messages == [f"mixture of experts: torch ({reason})"]
+
+
+@pytest.mark.parametrize("experts", ["bf16", "fp8", "mxfp4", ["mxfp4", "fp8"]])
+@pytest.mark.parametrize("no_compiling", [None, "1"])
+def test_a_complete_hopper_takes_flashinfer(monkeypatch, caplog, experts, no_compiling):
+    machine(monkeypatch, no_compiling=no_compiling)
+    assert choose_impl(config(experts), CUDA, BF16, "auto") == "flashinfer"
+    assert missing_text() == ""
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("experts", "impl"), [("bf16", "torch"), ("fp8", "torch"), ("mxfp4", "eager"), (["fp8", "mxfp4"], "eager")]
+)
+@pytest.mark.parametrize(
+    "lacking",
+    [{"capability": AMPERE}, {"flashinfer": False}, {"missing": ("fused_moe_90",)}],
+    ids=["another GPU", "no FlashInfer", "not compiled"],
+)
+def test_without_flashinfer_the_format_that_the_fewest_compute_decides(monkeypatch, lacking, experts, impl):
+    machine(monkeypatch, **lacking)
+    assert choose_impl(config(experts), CUDA, BF16, "auto") == impl
+
+
+def test_a_model_without_experts_needs_no_backend(monkeypatch):
+    machine(monkeypatch)
+    assert choose_impl(config("bf16", num_experts=1), CUDA, BF16, "auto") == "eager"
+
+
+# --- the plain loop on a GPU is worth a warning
+
+
+@pytest.mark.parametrize(
+    ("flashinfer", "missing", "end"),
+    [(False, ("fused_moe_90",), "a fast backend"), (True, ("fused_moe_90", "trtllm_utils"), f"; {LACKS}")],
+)
+def test_the_plain_loop_on_a_gpu_is_warned_about(monkeypatch, caplog, flashinfer, missing, end):
+    machine(monkeypatch, flashinfer=flashinfer, missing=missing)
+    assert choose_impl(config(), CUDA, BF16, "auto") == "eager"
+    (message,) = warnings(caplog)
+    assert message.startswith("mixture of experts: the plain loop, tens of times slower")
+    assert message.endswith(end)
+
+
+def test_a_slower_backend_for_want_of_kernels_is_warned_about(monkeypatch, caplog):
+    machine(monkeypatch, missing=("fused_moe_90", "trtllm_utils"))
+    assert choose_impl(config("fp8"), CUDA, BF16, "auto") == "torch"
+    assert warnings(caplog) == [f"mixture of experts: torch, slower than flashinfer; {LACKS}"]
+
+
+def test_the_plain_loop_that_was_asked_for_is_not(monkeypatch, caplog):
+    machine(monkeypatch)
+    assert choose_impl(config(), CUDA, BF16, "eager") == "eager"
+    assert warnings(caplog) == []
+
+
+# --- missing kernels
+
+
+def test_asking_for_flashinfer_without_its_kernels_names_them(monkeypatch):
+    machine(monkeypatch, missing=("fused_moe_90", "trtllm_utils"))
+    with pytest.raises(SettingsError) as caught:
+        choose_impl(config(), CUDA, BF16, "flashinfer")
+    assert str(caught.value).endswith(f"; {LACKS}")
+
+
+@pytest.mark.trap(10)
+@pytest.mark.parametrize("setting", ["auto", "flashinfer"])
+@pytest.mark.parametrize("experts", ["bf16", "mxfp4"])
+def test_where_nothing_is_compiled_later_a_missing_kernel_is_an_error_at_the_start(monkeypatch, setting, experts):
+    machine(monkeypatch, missing=("fused_moe_90", "trtllm_utils"), no_compiling="1")
+    with pytest.raises(SettingsError) as caught:
+        choose_impl(config(experts), CUDA, BF16, setting)
+    assert str(caught.value).startswith(f"{NO_LATE_COMPILING} is set; {LACKS}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "dtype", "setting", "impl"),
+    [
+        ({"no_compiling": ""}, CUDA, BF16, "auto", "torch"),
+        ({"capability": AMPERE}, CUDA, BF16, "auto", "torch"),
+        ({"flashinfer": False}, CUDA, BF16, "auto", "torch"),
+        ({}, CUDA, torch.float32, "auto", "eager"),
+        ({}, CPU, torch.float32, "auto", "eager"),
+        ({}, CUDA, BF16, "torch", "torch"),
+        ({}, CUDA, BF16, "eager", "eager"),
+    ],
+    ids=["empty variable", "another GPU", "no FlashInfer", "float32", "a CPU", "torch by name", "eager by name"],
+)
+def test_a_missing_kernel_that_nothing_would_call_is_no_error(monkeypatch, changes, device, dtype, setting, impl):
+    machine(monkeypatch, **{"missing": ("fused_moe_90",), "no_compiling": "1"} | changes)
+    assert choose_impl(config("bf16"), device, dtype, setting) == impl
+
+
+@pytest.mark.trap(10)
+def test_only_a_library_in_its_place_counts_as_compiled(monkeypatch, tmp_path):
+    monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: tmp_path)
+    assert flashinfer_modules.missing_modules() == list(flashinfer_modules.ENGINE_MODULES)
+    for name in flashinfer_modules.ENGINE_MODULES:
+        library = flashinfer_modules.library(name, tmp_path)
+        library.parent.mkdir()
+        library.touch()
+    assert flashinfer_modules.missing_modules() == []
+    flashinfer_modules.library(flashinfer_modules.PREFILL, tmp_path).unlink()
+    assert flashinfer_modules.missing_modules() == [flashinfer_modules.PREFILL]
+
+
+def test_without_flashinfer_everything_is_missing(monkeypatch):
+    monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: None)
+    assert flashinfer_modules.missing_modules() == list(flashinfer_modules.ENGINE_MODULES)
