@@ -14,8 +14,9 @@ from pathlib import Path
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from hunyuan.checkpoint import names, tiny
+from hunyuan.checkpoint import tiny
 from hunyuan.checkpoint.folder import SINGLE_FILE, read_config
+from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.errors import CheckpointError
 
 PACKED_FILE = SINGLE_FILE + ".xz"
@@ -50,7 +51,7 @@ def unpack(packed: Path, out: Path) -> None:
         raise CheckpointError(f"packed checkpoint: {Path(str(error.filename)).name} is missing") from error
     except Exception as error:  # safetensors has no public class of error
         raise CheckpointError(f"packed checkpoint: {PACKED_FILE} is damaged ({type(error).__name__})") from error
-    specs = names.expected_tensors(read_config(out))
+    specs = expected_tensors(read_config(out))
     whole = {key: _with_zero_slices(value, specs[key].shape) for key, value in weights.items() if key in specs}
     tiny.write_weights(out, whole)
 

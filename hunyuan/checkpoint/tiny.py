@@ -96,7 +96,7 @@ def write_small_files(out: Path, files: SmallFiles) -> None:
 
 def as_stored(weights: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     """The official keys' tensors in `dtype`, the router's in float32."""
-    specs = names.expected_tensors(config)
+    specs = tensor_table.expected_tensors(config)
     return {key: weights[key].to(torch.float32 if spec.float32 else dtype) for key, spec in specs.items()}
 
 

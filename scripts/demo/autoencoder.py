@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hunyuan.model.config import VaeConfig
 from hunyuan.model.vae import AttnBlock, ResnetBlock, Vae
 
-KL_WEIGHT = 2e-4
+KL_WEIGHT = 5e-4
 
 
 class PlaneConv(nn.Conv2d):
@@ -27,10 +27,29 @@ class PlaneConv(nn.Conv2d):
         return super().forward(x.squeeze(2)).unsqueeze(2)
 
 
+class ChannelsLastNorm(nn.GroupNorm):
+    """The same norm from sums per channel, which a compiler can take where channels are fastest in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        mean, square = (v.mean((2, 3, 4)).unflatten(1, (self.num_groups, -1)) for v in (wide, wide.square()))
+        size = mean.shape[2]
+        mean, square = mean.mean(2), square.mean(2)  # [n, groups]
+        inverse = (square - mean.square()).clamp(min=0).add(self.eps).rsqrt()
+        mean, inverse = (v.repeat_interleave(size, dim=1) for v in (mean, inverse))  # [n, channels]
+        scale = self.weight.float() * inverse
+        shift = self.bias.float() - mean * scale
+        return (wide * scale[:, :, None, None, None] + shift[:, :, None, None, None]).to(x.dtype)
+
+
 def planar(vae: nn.Module) -> nn.Module:
     """Replaces every 3D convolution in place by its middle slice, weights included; returns `vae`."""
     for module in list(vae.modules()):
         for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                norm = ChannelsLastNorm(child.num_groups, child.num_channels, child.eps)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
             if isinstance(child, nn.Conv3d):
                 size = child.kernel_size[1]
                 conv = PlaneConv(child.in_channels, child.out_channels, size, padding=size // 2)
@@ -62,8 +81,8 @@ def build(config: VaeConfig, seed: int) -> Vae:
 
 
 def matrices_and_others(vae: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Kernels for Muon; norms, biases and the kernels that meet pixels for AdamW."""
-    outer = ("encoder.conv_in.weight", "decoder.conv_out.weight")
+    """Kernels for Muon; norms, biases and the kernels that meet pixels or make latents for AdamW."""
+    outer = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_out.weight")
     inner = {name: p for name, p in vae.named_parameters() if p.dim() == 4 and name not in outer}
     return list(inner.values()), [p for name, p in vae.named_parameters() if name not in inner]
 

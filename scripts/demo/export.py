@@ -14,7 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hunyuan.checkpoint import names, tiny
+from hunyuan.checkpoint import tiny
+from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from scripts.demo import sizes, state
@@ -29,7 +30,7 @@ def official_weights(model: HunyuanImage3, config: ModelConfig) -> dict[str, Ten
     own: dict[str, Tensor] = {name: p.detach() for name, p in model.named_parameters()}
     own |= {f"vae.{name}": value for name, value in product_weights(model.vae).items()}
     out = {}
-    for key, spec in names.expected_tensors(config).items():
+    for key, spec in expected_tensors(config).items():
         value = own[spec.param] if spec.slot is None else own[spec.param][spec.slot]
         if tuple(value.shape) != spec.shape:
             raise ValueError(f"{key}: trained as {tuple(value.shape)}, expected {spec.shape}")

@@ -3,7 +3,7 @@
 The product runs a sequence in stretches against a cache of keys and values. In training all of it runs at once, for
 many samples, with an attention rule that gives every token the same keys. Also the experts as two large products
 (every expert for every token, weighted by the router), with the product's parameters. Knows the layers' contract
-(the `Kernels` class); knows no tokens and no losses.
+(the `Operations` class); knows no tokens and no losses.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunyuan.model.attention import Segment, split_heads
-from hunyuan.model.kernels import HeadNorms, HeadShape, Kernels, KeyValueBuffers
-from hunyuan.model.kernels.eager import rms_normalise
+from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations, rms_normalise
 
 BLOCK = 128  # FlexAttention's tiles
 MOST_CONDS = 2
@@ -69,13 +68,13 @@ class Rule:
         together = torch.zeros_like(query + key, dtype=torch.bool)
         for cond in range(MOST_CONDS):
             first, last = self.conds[cond, 0], self.conds[cond, 1]
-            together |= (query >= first) & (query < last) & (key >= first) & (key < last)
+            together = together | (query >= first) & (query < last) & (key >= first) & (key < last)
         prefix = early_query & early_key & ((key <= query) | together)
         known = ~early_query & early_key & (key < self.length[sample])
         q, k = query - self.room, key - self.room
         own = ~early_query & ~early_key & (q // self.stretch == k // self.stretch)
         place_q, place_k = q % self.stretch, k % self.stretch
-        own &= (place_k == 0) | ((place_q > 0) & (place_k <= self.area[0]))
+        own = own & ((place_k == 0) | ((place_q > 0) & (place_k <= self.area[0])))
         return prefix | known | own
 
     def dense(self) -> Tensor:
@@ -118,7 +117,7 @@ class Rule:
         return first[0] <= last[1] and first[1] <= last[0]
 
 
-class TrainingKernels(Kernels):
+class TrainingOperations(Operations):
     """Whole sequences, differentiable: nothing is written into buffers.
 
     Attributes:
@@ -137,7 +136,7 @@ class TrainingKernels(Kernels):
         """Attention by `rule` from now on."""
         self.blocks, self.mask = (rule.blocks, None) if flex else (None, rule.dense())
 
-    def store_qkv(
+    def rope_norm_store(
         self,
         qkv: Tensor,
         shape: HeadShape,

@@ -21,14 +21,14 @@ from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import Grid, positions_2d, rope_table
 from hunyuan.prompt.layout import CondBlock
 from scripts.demo.autoencoder import planar
-from scripts.demo.operations import DenseExperts, Rule, TrainingKernels
+from scripts.demo.operations import DenseExperts, Rule, TrainingOperations
 from scripts.demo.sequences import Batch
 
 FLOW_SHIFT = 3.0
 TEXT_WEIGHT, BALANCE_WEIGHT = 0.1, 0.01
 
 
-def build(config: ModelConfig, seed: int) -> tuple[HunyuanImage3, TrainingKernels]:
+def build(config: ModelConfig, seed: int) -> tuple[HunyuanImage3, TrainingOperations]:
     """The network at its start, trainable, with the operations of training; the autoencoder is planar and frozen."""
     torch.manual_seed(seed)
     model = HunyuanImage3(config)
@@ -45,9 +45,9 @@ def build(config: ModelConfig, seed: int) -> tuple[HunyuanImage3, TrainingKernel
     model.vae.requires_grad_(False)
     if getattr(model.vision_model, "head", None) is not None:
         model.vision_model.head.requires_grad_(False)  # nothing uses it
-    kernels = TrainingKernels()
-    model.use_kernels(kernels)
-    return model, kernels
+    operations = TrainingOperations()
+    model.use_operations(operations)
+    return model, operations
 
 
 def _initialise(name: str, parameter: nn.Parameter, layers: int) -> None:
@@ -133,9 +133,9 @@ class Trainee:
     """
 
     def __init__(
-        self, model: HunyuanImage3, kernels: TrainingKernels, count: int, copies: int, compiled: bool = False
+        self, model: HunyuanImage3, operations: TrainingOperations, count: int, copies: int, compiled: bool = False
     ) -> None:
-        self.model, self.kernels, self.count, self.copies, self.compiled = model, kernels, count, copies, compiled
+        self.model, self.operations, self.count, self.copies, self.compiled = model, operations, count, copies, compiled
         self.device = model.device
         self.rules: dict[int, Rule] = {}
         self.vision_grid = 1, 1
@@ -174,7 +174,7 @@ class Trainee:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             x, image = self._embed(batch, sources, conds, noisy, rule)
             rope = self._rope(batch, rule)
-            self.kernels.use(rule, flex=self.compiled)
+            self.operations.use(rule, flex=self.compiled)
             balances = []
             for layer in self.model.model.layers:
                 x, balance = self.layer(layer, x, *rope)
@@ -189,7 +189,7 @@ class Trainee:
 
     def _layer(self, layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         out = layer(x, (cos, sin), None, [Segment(0, x.shape[1], causal=False)])
-        return out, self.kernels.balance
+        return out, self.operations.balance
 
     def _embed(
         self, batch: Batch, sources: list[Tensor], conds: list[Tensor], noisy: Noisy, rule: Rule

@@ -16,10 +16,11 @@ from hunyuan.checkpoint import tiny, tiny_tokenizer
 from hunyuan.checkpoint.load import load_model, read_config
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.scheduler import Schedule
-from hunyuan.generation.sequence import Conditions, CondTokens, prefill
-from hunyuan.generation.state import KVCache
+from hunyuan.generation.prefill import Conditions, CondTokens, prefill
+from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.vae import Vae
 from hunyuan.prompt.images import vision_grid
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import Size
@@ -56,13 +57,13 @@ def config(folder: Path) -> ModelConfig:
 
 def trainee(config: ModelConfig, count: int, copies: int) -> Trainee:
     """At its start, shaken so that nothing is zero."""
-    model, kernels = transformer.build(config, seed=0)
+    model, operations = transformer.build(config, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("vae."):
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return Trainee(model, kernels, count, copies)
+    return Trainee(model, operations, count, copies)
 
 
 def packed(folder: Path, config: ModelConfig, requests: list[Request], sources: int) -> Batch:
@@ -139,10 +140,24 @@ def _conditions(
     return Conditions(tuple(tokens), product.timestep_emb(zero))
 
 
+def test_the_trained_autoencoder_is_the_products() -> None:
+    config = sizes.vae_config(block_out_channels=[32] * 5, latent_channels=16)
+    planar = autoencoder.build(config, seed=0)
+    product = Vae(config)
+    product.load_state_dict(autoencoder.product_weights(planar))
+    pixels = noise(1, 3, 64, 96).clamp(-1, 1)
+    with torch.no_grad():
+        made, mean, logvar = autoencoder.reconstruct(planar, pixels, torch.zeros(1))
+        posterior = product.encode(pixels)
+        assert torch.allclose(mean, posterior.mean, atol=1e-4)
+        assert torch.allclose(logvar, posterior.logvar, atol=1e-4)
+        assert torch.allclose(made, product.decode(mean[:, :, 0]), atol=1e-4)
+
+
 def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: ModelConfig) -> None:
     batch = packed(folder, config, [Request()] * 2, 1)
-    model, kernels = transformer.build(config, seed=0)
-    trained = Trainee(model, kernels, 2, 1)
+    model, operations = transformer.build(config, seed=0)
+    trained = Trainee(model, operations, 2, 1)
     optimizer = Optimizer(*transformer.matrices_and_others(model), matrix_rate=2e-3, other_rate=1e-3)
     picture, cond = noise(2, 3, 208, 304).sigmoid(), noise(2, config.vae.latent_channels, 13, 19)
     noisy = Noisy.draw(cond, 1)
