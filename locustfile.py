@@ -25,6 +25,9 @@ from locust import HttpUser, between, events, task
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from hunyuan.compare.sample_photos import MEDIA_TYPES, encoded, photo
+from hunyuan.loopback import ask_no_proxy
+
+ask_no_proxy()
 
 SIZES = ((512, 512), (1024, 768), (768, 1024), (1280, 720), (2000, 1500), (300, 900))
 PROMPTS = (

@@ -20,6 +20,7 @@ from hunyuan import __version__
 from hunyuan.loopback import ask_no_proxy
 from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving import metric_files
+from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.app import API_PATH, Dressing, configured_workers, dressed_service
 from hunyuan.serving.attend import attended
 from hunyuan.serving.calls import Call, EditFacts, call_of
@@ -30,7 +31,7 @@ from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import edit_form, max_body_bytes
 from hunyuan.serving.lifecycle import Drain, web_server
-from hunyuan.serving.logs import JsonLog, log_request
+from hunyuan.serving.logs import ServiceLog, log_request
 from hunyuan.serving.metrics import metrics
 from hunyuan.serving.pace import Least
 from hunyuan.serving.peers import Peers
@@ -76,6 +77,11 @@ def finished(call: Call) -> None:
     """After every answer. Both only hand figures over; the log is written by a thread of its own."""
     log_request(call)
     metrics().request(call)
+
+
+def say_ready(serving: str) -> None:
+    """The last line of the start: what, where, and a command to try."""
+    logger.info("ready: serving %s%s", serving, invitation(address_of("HunyuanImage")))
 
 
 def refuse_work() -> None:
@@ -126,10 +132,11 @@ def describe() -> str:
     return DECODERS.trouble or WORKER.describe()
 
 
-LOG = JsonLog()
+LOG = ServiceLog(SETTINGS.log_format)
+LOG.dress_framework()  # in the master too
 TRACING = Tracing()
 QUEUE = EditQueue(SETTINGS.queue_size, on_depth=show_depth)
-WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve)
+WORKER = EditorWorker(lambda: load_editor(SETTINGS), QUEUE, SETTINGS.stuck_s, cannot_serve, say_ready, LOG.progress)
 LEAST = Least(SETTINGS.idle_s, SETTINGS.min_rate_kb_s * 1024)
 PEERS = Peers(SETTINGS.trusted_proxies or ())
 UPLOADS = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * SETTINGS.peer_share)), LEAST)

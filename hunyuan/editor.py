@@ -14,7 +14,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from hunyuan.checkpoint.load import read_json
+from hunyuan.checkpoint.folder import checkpoint_name, read_json
 from hunyuan.checkpoint.tiny import builtin_checkpoint
 from hunyuan.requests import (
     MAX_SEED,
@@ -74,7 +74,7 @@ class Editor:
             log.warning("%s: serving the built-in tiny checkpoint of random weights", asked)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
-        name = BUILTIN_NAME if builtin else folder.resolve().name
+        name = BUILTIN_NAME if builtin else checkpoint_name(folder)
         return cls(_load_engine(folder, settings), settings, name, steps, builtin)
 
     def run(

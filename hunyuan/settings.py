@@ -69,6 +69,7 @@ class Settings(BaseSettings):
         None, description="addresses and CIDR ranges, comma between them"
     )
     png_prompt: bool = False
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
     cache_dir: Path | None = None
 
     def __init__(self, **values: Any) -> None:

@@ -28,9 +28,14 @@ trap 'rm -f "$headers" "$body"' EXIT
 # --form-string: a prompt that starts with @ or < stays a prompt. The quotes let a path contain , and ;
 quoted=${image//\\/\\\\}
 quoted=${quoted//\"/\\\"}
-status=$(curl -sS -o "$body" -D "$headers" -w '%{http_code}' \
-    -F "image=@\"$quoted\"" --form-string "prompt=$prompt" "$@" "${URL:-http://127.0.0.1:8000}/edit") || {
-    echo "no answer from ${URL:-http://127.0.0.1:8000}/edit" >&2
+url=${URL:-http://127.0.0.1:8000}
+direct=()
+case "$url" in # this machine is never asked through a proxy
+http*://127.*|http*://localhost*|http*://\[::1\]*) direct=(--noproxy '*') ;;
+esac
+status=$(curl "${direct[@]}" -sS -o "$body" -D "$headers" -w '%{http_code}' \
+    -F "image=@\"$quoted\"" --form-string "prompt=$prompt" "$@" "$url/edit") || {
+    echo "no answer from $url/edit" >&2
     exit 1
 }
 

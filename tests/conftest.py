@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from hunyuan import Editor, Settings
+from hunyuan.loopback import ask_no_proxy
 
 torch.set_num_threads(1)
+ask_no_proxy()  # servers of the tests are on this machine
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden_a"

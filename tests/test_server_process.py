@@ -106,7 +106,7 @@ def assert_figures(server: Server, answer: Answer, photo: Path) -> None:
     ("arguments", "status", "code", "message"),
     [
         (["-F", "image=@PHOTO"], 400, "invalid_prompt", "prompt: this field is missing"),
-        (["-F", "image=@LICENSE", "-F", "prompt=x"], 400, "invalid_image", "none of PNG, JPEG and WebP"),
+        (["-F", "image=@LICENSE", "-F", "prompt=x"], 400, "invalid_image", "none of PNG, JPEG, WebP, HEIC and AVIF"),
         (["-F", "image=http://127.0.0.1/x.png", "-F", "prompt=x"], 400, "invalid_image", "came as text"),
         (["-F", "image=@PHOTO", "-F", "prompt=x", "-F", "step=2"], 400, "unknown_field", "step: "),
         (["-F", "image=@PHOTO", "-F", "prompt=x", "-F", "resolution=1024x16"], 400, "invalid_field", "at most 8:1"),

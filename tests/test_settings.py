@@ -37,6 +37,7 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("max_connections", "HUNYUAN_MAX_CONNECTIONS", "64", 64),
     ("peer_share", "HUNYUAN_PEER_SHARE", "0.5", 0.5),
     ("trusted_proxies", "HUNYUAN_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1", PROXIES),
+    ("log_format", "HUNYUAN_LOG_FORMAT", "text", "text"),
     ("cache_dir", "HUNYUAN_CACHE_DIR", "somewhere/else", Path("somewhere/else")),
 ]
 
@@ -63,6 +64,7 @@ DEFAULTS = {
     "peer_share": 0.25,
     "trusted_proxies": None,
     "png_prompt": False,
+    "log_format": "auto",
     "cache_dir": None,
 }
 
@@ -268,6 +270,7 @@ FLOATS = [variable(name) for name, field in Settings.model_fields.items() if fie
         ("HUNYUAN_MAX_DECODE_S", "inf"),
         ("HUNYUAN_PROMPT_MAX_CHARS", "0"),
         ("HUNYUAN_PNG_PROMPT", "perhaps"),
+        ("HUNYUAN_LOG_FORMAT", "xml"),
         ("MODEL_ID", "no/such/folder"),
     ],
 )

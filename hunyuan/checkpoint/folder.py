@@ -6,15 +6,18 @@ names; does not know the network's modules or devices.
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
+from hunyuan.checkpoint.untrusted import MOST_JSON, FileProblem, NoPlainFile, is_plain_name, parse_json, read_small
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import ModelConfig
 
@@ -27,17 +30,36 @@ _SHOWN = 200
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Raises `CheckpointError` when the file is missing or no JSON object."""
-    path = folder / name
-    if not path.is_file():
-        raise CheckpointError(f"{name} is missing in the checkpoint folder {folder.name}{_unfinished(folder)}")
+    """Raises `CheckpointError` when the file is missing, no JSON object, or beyond the bounds of `untrusted.py`."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{name} is no valid JSON: {error}") from error
+        value = parse_json(read_file(folder, name, MOST_JSON))
+    except FileProblem as problem:
+        raise CheckpointError(f"{name} is no valid JSON: {problem}") from problem
     if not isinstance(value, dict):
         raise CheckpointError(f"{name} holds no JSON object")
     return value
+
+
+def read_file(folder: Path, name: str, most: int) -> bytes:
+    """A small file of the folder. Raises `CheckpointError`: it is missing, no plain file, or longer than `most`."""
+    try:
+        return read_small(folder / name, most)
+    except FileNotFoundError:
+        raise CheckpointError(_missing(folder, name)) from None
+    except NoPlainFile as problem:
+        raise CheckpointError(f"{_missing(folder, name)}; what has that name is no file: {problem}") from problem
+    except FileProblem as problem:
+        raise CheckpointError(f"{name} cannot be read: {problem}") from problem
+
+
+def checkpoint_name(folder: Path) -> str:
+    """What people call the checkpoint: its folder's name; for a Hub's or a similar cache, whose folders are named by
+    the hash of a revision, the model's."""
+    path = folder.resolve()
+    if not re.fullmatch("[0-9a-f]{40}", path.name):
+        return path.name
+    owner = next((parent.name for parent in path.parents if parent.name not in ("snapshots", "")), path.name)
+    return owner.rpartition("--")[2] if owner.startswith("models--") else owner
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -47,23 +69,28 @@ def read_config(folder: Path) -> ModelConfig:
 
 def read_index(folder: Path) -> dict[str, str]:
     """The index's map from key to file name; empty for a folder without an index."""
-    if not (folder / INDEX_FILE).is_file():
+    if not os.path.lexists(folder / INDEX_FILE):
         return {}
     index = read_json(folder, INDEX_FILE).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise CheckpointError(f"{INDEX_FILE}: weight_map must map each key to the name of a file")
+    outside = [name for name in dict.fromkeys(index.values()) if not is_plain_name(name)]
+    if outside:
+        shown = ", ".join(repr(name[:80]) for name in outside[:5])
+        raise CheckpointError(f"{INDEX_FILE} names what is no file of this folder: {shown}")
     return index
 
 
 def weight_files(folder: Path) -> list[str]:
     """The names of the weight files. Raises `CheckpointError`: there are none, or some of the index are missing."""
-    if (folder / INDEX_FILE).is_file():
+    if os.path.lexists(folder / INDEX_FILE):
         names = sorted(set(read_index(folder).values()))
-    elif (folder / SINGLE_FILE).is_file():
+    elif os.path.lexists(folder / SINGLE_FILE):
         names = [SINGLE_FILE]
     else:
-        raise CheckpointError(f"neither {INDEX_FILE} nor {SINGLE_FILE} is in the checkpoint folder {folder.name}")
-    missing = [n for n in names if not (folder / n).is_file()]
+        name = checkpoint_name(folder)
+        raise CheckpointError(f"neither {INDEX_FILE} nor {SINGLE_FILE} is in the checkpoint folder {name}")
+    missing = [n for n in names if not os.path.lexists(folder / n)]
     if missing:
         raise CheckpointError(f"weight files named by {INDEX_FILE} are missing: {some(missing)}")
     return names
@@ -153,10 +180,31 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def _missing(folder: Path, name: str) -> str:
+    """Why there is no such file, as far as the folder shows it."""
+    if not folder.is_dir():
+        return (
+            f"no such folder: {folder}" if not folder.exists() else f"{folder} is a file; a checkpoint folder is meant"
+        )
+    text = f"{name} is missing in the checkpoint folder {checkpoint_name(folder)}{_unfinished(folder)}"
+    return text + _below(folder) if name == CONFIG_FILE else text
+
+
+def _below(folder: Path) -> str:
+    """Where checkpoints are that somebody may have meant: the Hub keeps them two folders below a model's cache."""
+    for pattern in ("snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*", "*"):
+        found = sorted(islice((path.parent for path in folder.glob(f"{pattern}/{CONFIG_FILE}")), _SHOWN))
+        if len(found) == 1:
+            return f"; there is one in {found[0]}: name that folder"
+        if found:
+            return f"; there are {len(found)} below, {found[0]} for one: name one of those folders"
+    return ""
+
+
 def _unfinished(folder: Path) -> str:
     """What a journal that was left behind says, to follow an error."""
     try:
-        journal = json.loads((folder / JOURNAL_FILE).read_text(encoding="utf-8"))
+        journal = parse_json(read_small(folder / JOURNAL_FILE, MOST_JSON))
         planned, done = list(journal["planned"]), journal["done"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -20,7 +20,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hunyuan.checkpoint.folder import OpenWeights, check_keys, read_config, read_index, read_json, weight_files
+from hunyuan.checkpoint.folder import (
+    OpenWeights,
+    check_keys,
+    checkpoint_name,
+    read_config,
+    read_index,
+    read_json,
+    weight_files,
+)
 from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
 from hunyuan.errors import CheckpointError
@@ -72,7 +80,9 @@ def load_model(
         model = empty_model(config, device, dtype)
         pieces = list(_pieces(weights, dict(model.named_parameters())))
         # The bar shows on a terminal only; a log file gets the two lines around it.
-        log.info("loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), folder.name)
+        log.info(
+            "loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), checkpoint_name(folder)
+        )
         if stored != config:
             log.warning("quantising while loading; `hunyuan quantize` does it once and for all, then loading is fast")
         started = time.monotonic()
@@ -120,7 +130,7 @@ def _stored_config(folder: Path, config: ModelConfig) -> ModelConfig:
         wrong.add(f"dense layers {own.dense_format} as {config.dense_format}")
     if wrong:
         raise CheckpointError(
-            f"{folder.name} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
+            f"{checkpoint_name(folder)} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
         )
     return replace(config, expert_formats=own.expert_formats, dense_format=own.dense_format)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hunyuan.checkpoint.untrusted import PREFIX, FileProblem, check_size, open_plain, place_of, read_header
 from hunyuan.errors import CheckpointError
 
 TYPES = {
@@ -36,8 +37,7 @@ TYPES = {
 }
 """safetensors' names of the types that torch has on every version we run on."""
 TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
-_PREFIX = 8
-_MOST_HEADER = 100_000_000  # the format's own limit
+_MOST_SIDES = 8  # of a tensor; the network's have 5 at most
 _ALIGNMENT = 8
 _LARGE_READ = 1 << 20
 
@@ -64,9 +64,9 @@ class ShardReader:
         self.name = path.name
         self._file = -1
         try:
-            self._file = os.open(path, os.O_RDONLY)
-            self.entries = self._read_header(os.fstat(self._file).st_size)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            self._file = open_plain(path)
+            self.entries = self._read_entries()
+        except (OSError, FileProblem) as error:
             self.close()
             raise CheckpointError(f"{path.name} cannot be read as safetensors: {error}") from error
 
@@ -84,18 +84,17 @@ class ShardReader:
     def __del__(self) -> None:
         self.close()
 
-    def _read_header(self, file_size: int) -> dict[str, Entry]:
-        prefix = os.pread(self._file, _PREFIX, 0)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < _PREFIX or length > min(file_size - _PREFIX, _MOST_HEADER):
-            raise ValueError(f"the file of {file_size} bytes ends within its header")
-        header = json.loads(os.pread(self._file, length, _PREFIX))
-        header.pop("__metadata__", None)
-        entries = {key: _entry(key, value, _PREFIX + length) for key, value in header.items()}
-        end = max((entry.start + entry.size for entry in entries.values()), default=_PREFIX + length)
-        if end != file_size:
-            raise ValueError(f"the file has {file_size} bytes, its header describes {end}")
-        return dict(sorted(entries.items(), key=lambda item: item[1].start))
+    def _read_entries(self) -> dict[str, Entry]:
+        header, base = read_header(self._file)
+        entries = [(key, _entry(key, value, base)) for key, value in header.items()]
+        entries.sort(key=lambda item: item[1].start)
+        end = base
+        for key, entry in entries:
+            if entry.start < end:
+                raise FileProblem(f"{key} lies over the tensor before it")
+            end = entry.start + entry.size
+        check_size(self._file, end)
+        return dict(entries)
 
     def read_into(self, buffer: Tensor, start: int) -> None:
         """Fills `buffer`, uint8 on the CPU, with the file's bytes from `start` on.
@@ -144,10 +143,10 @@ class ShardWriter:
             places[key], offset = (offset, size), offset + size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % _ALIGNMENT)
-        base = _PREFIX + len(text)
+        base = PREFIX + len(text)
         self._places = {key: (base + start, size) for key, (start, size) in places.items()}
         self._file = os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.pwrite(self._file, len(text).to_bytes(_PREFIX, "little") + text, 0)
+        os.pwrite(self._file, len(text).to_bytes(PREFIX, "little") + text, 0)
         os.ftruncate(self._file, base + offset)
 
     def write(self, key: str, values: Tensor, first: int = 0) -> None:
@@ -195,10 +194,14 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _entry(key: str, value: Any, base: int) -> Entry:
-    start, end = value["data_offsets"]
-    shape = tuple(value["shape"])
-    dtype = TYPES.get(value["dtype"])
-    if end < start or (dtype is not None and end - start != dtype.itemsize * prod(shape)):
-        raise ValueError(f"{key} has {end - start} bytes, not those of its shape {shape}")
-    return Entry(value["dtype"], shape, base + start, end - start)
+def _entry(key: str, value: dict[str, Any], base: int) -> Entry:
+    start, end = place_of(value)
+    kind, shape = value.get("dtype"), value.get("shape")
+    if not isinstance(kind, str) or not isinstance(shape, list) or len(shape) > _MOST_SIDES:
+        raise FileProblem(f"{key} has no dtype or no shape")
+    if not all(type(side) is int and 0 <= side < 2**63 for side in shape):
+        raise FileProblem(f"{key} has a shape that is none")
+    dtype = TYPES.get(kind)
+    if dtype is not None and end - start != dtype.itemsize * prod(shape):
+        raise FileProblem(f"{key} has {end - start} bytes, not those of its shape {tuple(shape)}")
+    return Entry(kind, tuple(shape), base + start, end - start)

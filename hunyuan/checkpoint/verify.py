@@ -7,52 +7,69 @@ in it. Reads the headers only: seconds for 166 GB. Needs nothing but Python, and
 
 from __future__ import annotations
 
-import json
-import struct
+import os
 import sys
 from pathlib import Path
+
+try:
+    from hunyuan.checkpoint import untrusted
+except ImportError:  # run as a file of its own, where the project's packages are not installed
+    import untrusted  # type: ignore[import-not-found, no-redef]
 
 INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
 BESIDES = ("config.json", "generation_config.json", "tokenizer.json", "system_prompt.py")
-MAX_HEADER = 100_000_000  # the format's own limit
 
 
 def problems(folder: Path) -> list[str]:
     """What is wrong with the folder, a line each; nothing for a complete one."""
-    found = [f"{name} is missing" for name in BESIDES if not (folder / name).is_file()]
-    index = folder / INDEX
-    if not index.is_file():
+    if not folder.is_dir():
+        return [f"no such folder: {folder}"]
+    found = [line for name in BESIDES for line in besides_problems(folder, name)]
+    if not os.path.lexists(folder / INDEX):
         alone = folder / ONE_FILE
-        return found + (shard_problems(alone, None) if alone.is_file() else [f"{INDEX} and {ONE_FILE} are missing"])
+        one = shard_problems(alone, None) if os.path.lexists(alone) else [f"{INDEX} and {ONE_FILE} are missing"]
+        return found + one
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        return [*found, f"{INDEX} is not an index: {error!r}"]
-    wanted: dict[str, set[str]] = {}
-    for tensor, shard in weight_map.items():
-        wanted.setdefault(shard, set()).add(tensor)
-    for shard in sorted(wanted):
-        found += shard_problems(folder / shard, wanted[shard])
+        weight_map = untrusted.parse_json(untrusted.read_small(folder / INDEX, untrusted.MOST_JSON))["weight_map"]
+        wanted: dict[str, set[str]] = {}
+        for tensor, shard in weight_map.items():
+            wanted.setdefault(shard, set()).add(tensor)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return [*found, f"{INDEX} is not an index: {error or repr(error)}"]
+    for shard in sorted(wanted, key=str):
+        outside = not untrusted.is_plain_name(shard)
+        wrong = f"{INDEX} names what is no file of this folder: {shard!r}"
+        found += [wrong] if outside else shard_problems(folder / shard, wanted[shard])
     return found
 
 
-def shard_problems(path: Path, tensors: set[str] | None) -> list[str]:
-    if not path.is_file():
-        return [f"{path.name} is missing"]
-    size = path.stat().st_size
+def besides_problems(folder: Path, name: str) -> list[str]:
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size, MAX_HEADER):
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{path.name} is no safetensors file: {error}"]
-    if size != 8 + length + end:
-        return [f"{path.name} has {size} bytes, its header says {8 + length + end}"]
+        head = untrusted.read_head(folder / name)
+    except FileNotFoundError:
+        return [f"{name} is missing"]
+    except untrusted.FileProblem as problem:
+        return [f"{name}: {problem}"]
+    known = untrusted.what_it_is(head)
+    return [f"{name}: {known}"] if known else []
+
+
+def shard_problems(path: Path, tensors: set[str] | None) -> list[str]:
+    try:
+        file = untrusted.open_plain(path)
+    except FileNotFoundError:
+        return [f"{path.name} is missing"]
+    except untrusted.FileProblem as problem:
+        return [f"{path.name}: {problem}"]
+    try:
+        header, base = untrusted.read_header(file)
+        ends = [untrusted.place_of(entry)[1] for entry in header.values()]
+        untrusted.check_size(file, base + max(ends, default=0))
+    except (OSError, untrusted.FileProblem) as problem:
+        return [f"{path.name} is no safetensors file or not a whole one: {problem}"]
+    finally:
+        os.close(file)
     absent = sorted((tensors or set()) - header.keys())
     return [f"{path.name} lacks {len(absent)} tensors of the index, {absent[0]} for one"] if absent else []
 

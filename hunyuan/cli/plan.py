@@ -49,7 +49,7 @@ def _memory(text: str) -> tuple[str, float]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hunyuan.checkpoint.load import read_config
+    from hunyuan.checkpoint.folder import checkpoint_name, read_config
     from hunyuan.plan.choice import DoesNotFit, Gpu, choose
     from hunyuan.plan.memory import GIB, Work
     from hunyuan.plan.table import render
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args.model_id)
     work = Work.create(config, parse_resolution(args.size, "--size"), args.max_tokens)
     gpus = [Gpu(name, int(gib * GIB))] * args.gpus
-    print(f"model: {args.model_id.resolve().name}")
+    print(f"model: {checkpoint_name(args.model_id)}")
     try:
         choice = choose(config, args.weights, args.dense, gpus, work=work)
     except DoesNotFit as error:

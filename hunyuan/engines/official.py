@@ -22,7 +22,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-import json
 import random
 import shutil
 import tempfile
@@ -38,6 +37,7 @@ import torch
 import transformers
 from PIL import Image
 
+from hunyuan.checkpoint.folder import checkpoint_name, read_json
 from hunyuan.errors import CheckpointError, HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory, SettingsError
 from hunyuan.pictures.rgb import load_image
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
@@ -100,7 +100,7 @@ class OfficialEngine:
         try:
             link = home / _module_name(folder)
             link.symlink_to(folder.resolve(), target_is_directory=True)
-            return cls(_load_model(link, folder.name, arguments), home)
+            return cls(_load_model(link, checkpoint_name(folder), arguments), home)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
@@ -359,16 +359,16 @@ def _check_folder(folder: Path) -> None:
     """Names everything that is missing at once, before any remote code runs."""
     missing = [name for name in ("config.json", "generation_config.json") if not (folder / name).is_file()]
     if "config.json" not in missing:
-        try:
-            auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
-        except ValueError as error:
-            raise CheckpointError(f"{folder.name}/config.json is not JSON: {error}") from error
+        auto_map = read_json(folder, "config.json").get("auto_map", {})
+        if not isinstance(auto_map, dict) or not all(isinstance(value, str) for value in auto_map.values()):
+            raise CheckpointError("config.json: auto_map must map names to names")
         for key in ("AutoConfig", "AutoModelForCausalLM"):
             file = auto_map.get(key, "").split(".")[0] + ".py"  # "file.Class"
             if not (folder / file).is_file():
                 missing.append(file if key in auto_map else f"auto_map.{key} in config.json")
     if missing:
-        raise CheckpointError(f"{folder.name} cannot run with HUNYUAN_ENGINE=official: no {', '.join(missing)}")
+        name = checkpoint_name(folder)
+        raise CheckpointError(f"{name} cannot run with HUNYUAN_ENGINE=official: no {', '.join(missing)}")
 
 
 def _load_arguments(settings: Settings) -> dict[str, Any]:

@@ -1,57 +1,88 @@
 """An uploaded file's bytes to a picture: the checks of a stranger's file, then the decoding.
 
-Knows which formats are read and how large a picture may be. How much time and memory a file may take is limited from
-outside (`hunyuan.serving.decoder_process`).
+Knows which decoder gets which format and how large a picture may be. How a file is taken apart is in the walkers
+(`jpeg.py`, `png.py`, `webp.py`, `heif.py`); how much time and memory it may take is limited from outside
+(`hunyuan.serving.decoder_process`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from hunyuan.errors import InvalidImage, InvalidRequest
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.heif import read_heif
+from hunyuan.pictures.jpeg import END, read_jpeg
+from hunyuan.pictures.parts import BadFile, PictureFile
+from hunyuan.pictures.png import read_png
+from hunyuan.pictures.rgb import upright_rgb
+from hunyuan.pictures.signatures import ALLOWED, format_of
+from hunyuan.pictures.webp import read_webp
 from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
 
-ALLOWED = "PNG, JPEG and WebP"
-# Phones put a preview or a brightness map behind the photo and so make the JPEG an "MPO"; the photo is the first.
-_PHONE_JPEG = "MPO"
+__all__ = ["ALLOWED", "read_picture"]
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a process is given one picture at a time, and an amount of CPU time for it
+_WALKERS: dict[str, Callable[[bytes], PictureFile]] = {
+    "JPEG": read_jpeg,
+    "PNG": read_png,
+    "WEBP": read_webp,
+    "AVIF": read_heif,
+    "HEIF": read_heif,
+}
+_FILLER = bytes(range(1, 251)) * 8
 
 
 def read_picture(data: bytes, max_pixels: int, field: str = "image") -> Image.Image:
     """The file's picture, upright, in 8-bit sRGB, alpha composited on white. The header is checked before decoding.
 
     Raises:
-        InvalidImage: empty, another format, animated, too large, too small, too long, or damaged.
+        InvalidImage: empty, another format, animated, too large, too small, too long, too complicated, or damaged.
     """
-    image = _identify(data, max_pixels, field)
-    if image.format != _PHONE_JPEG and getattr(image, "n_frames", 1) > 1:
-        raise InvalidImage(f"an animated {image.format} file; send a single picture", field)
-    _check_size(Size(*image.size), max_pixels, field)
     try:
+        kind = format_of(data)
+        file = _WALKERS[kind](data)
+        image = _opened(kind, file)
+        if getattr(image, "n_frames", 1) > 1 and kind != "HEIF":  # a HEIC file may hold a series; its first is meant
+            raise BadFile(f"an animated {kind} file; send a single picture")
+        _check_size(Size(*image.size), max_pixels, field)
         image.load()
-    except MemoryError:
+        if not file.ended:
+            _refuse_cut_data(kind, file, image)
+        return upright_rgb(image, field, file.colour)
+    except BadFile as error:
+        raise InvalidImage(str(error), field) from error
+    except (InvalidImage, MemoryError):
         raise
-    except Exception as error:  # the decoders raise whatever they stumble over
-        raise _damaged(error, field) from error
-    return load_image(image, field)
-
-
-def _identify(data: bytes, max_pixels: int, field: str) -> Image.Image:
-    if not data:
-        raise InvalidImage(f"the file is empty; allowed are {ALLOWED}", field)
-    try:
-        image = Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-    except Image.UnidentifiedImageError as error:
-        raise InvalidImage(f"the file ({len(data):,} bytes) is none of {ALLOWED}, or damaged", field) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidImage(f"more than the {max_pixels:,} pixels allowed", field) from error
-    except MemoryError:
-        raise
-    except Exception as error:
+    except Exception as error:  # the decoders raise whatever they stumble over
         raise _damaged(error, field) from error
+
+
+def _opened(kind: str, file: PictureFile) -> Image.Image:
+    data = file.data if file.ended else file.data + END
+    image = Image.open(BytesIO(data), formats=(kind,))
+    if kind in ("HEIF", "AVIF"):  # these decoders translate the file's own turns into an orientation
+        return image
+    if file.exif is not None:
+        image.info["exif"] = file.exif
+    if file.xmp is not None:
+        image.info["xmp"] = file.xmp
     return image
+
+
+def _refuse_cut_data(kind: str, file: PictureFile, image: Image.Image) -> None:
+    """A JPEG without its end marker is whole where nothing that follows makes a difference.
+
+    Where data are missing the decoder reads on: zeros before an end marker, the filler's bytes otherwise.
+    """
+    other = _opened(kind, replace(file, data=file.data + _FILLER))
+    if other.tobytes() != image.tobytes():
+        raise BadFile("the file is cut short or damaged: a part of the picture is missing")
 
 
 def _check_size(size: Size, max_pixels: int, field: str) -> None:

@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pi_heif
 from PIL import ExifTags, Image
 
 from hunyuan.errors import InvalidImage, InvalidRequest
+from hunyuan.pictures.colour import colour_of, to_srgb
+from hunyuan.pictures.parts import BadFile, Colour
 from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
 from hunyuan.requests import ImageSource
+
+# One thread: a process that decodes is given one picture at a time, and an amount of CPU time for it.
+pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 _TURNS = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,11 +42,11 @@ def load_image(source: ImageSource, field: str = "image") -> Image.Image:
             the path, where it is one.
     """
     if isinstance(source, Image.Image):
-        return _upright_rgb(source, field)
+        return upright_rgb(source, field)
     named = f"{source}: " if isinstance(source, str | Path) else ""
     try:
         with Image.open(source) as image:
-            return _upright_rgb(image, field)
+            return upright_rgb(image, field)
     except InvalidImage as error:
         raise InvalidImage(f"{named}{str(error).partition(': ')[2]}", field) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -50,7 +56,8 @@ def load_image(source: ImageSource, field: str = "image") -> Image.Image:
         raise InvalidImage(f"{named}{reason}", field) from error
 
 
-def _upright_rgb(image: Image.Image, field: str) -> Image.Image:
+def upright_rgb(image: Image.Image, field: str, colour: Colour | None = None) -> Image.Image:
+    """What `load_image` does with a picture that is open. `colour`: what its file says; None: what Pillow knows."""
     # A phone's MPO holds further pictures behind the photo; only the first is meant.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise InvalidImage("an animated picture was sent; send a single frame", field)
@@ -63,7 +70,9 @@ def _upright_rgb(image: Image.Image, field: str) -> Image.Image:
         raise InvalidImage(str(error).partition(": ")[2], field) from error
     try:
         turn = _TURNS.get(_orientation(image))
-        rgb = to_rgb(image if turn is None else image.transpose(turn))
+        rgb = to_rgb(image if turn is None else image.transpose(turn), colour)
+    except BadFile as error:
+        raise InvalidImage(str(error), field) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidImage(f"cannot be decoded ({type(error).__name__})", field) from error
     rgb.info = {}  # the orientation among it has been applied and must not be again
@@ -78,18 +87,30 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB."""
+def to_rgb(image: Image.Image, colour: Colour | None = None) -> Image.Image:
+    """Any mode to 8-bit sRGB. `colour`: what the values mean; None: what Pillow knows of it."""
+    colour = colour_of(image.info) if colour is None else colour
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _grey_of_integers(image)
     elif image.mode == "RGB" and isinstance(image.info.get("transparency"), tuple):
         image = image.copy()  # the caller's `info` stays as it is
         image.info["transparency"] = _eight_bit_colour(image.info["transparency"])
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        return _on_white(image, colour)
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return to_srgb(image, colour)
+
+
+def _on_white(image: Image.Image, colour: Colour) -> Image.Image:
+    """Composited in sRGB, as browsers do."""
+    with_alpha = image.convert("RGBA")
+    plain = image.convert("L") if image.mode in ("L", "LA") else with_alpha.convert("RGB")
+    upper = to_srgb(plain, colour)
+    upper.putalpha(with_alpha.getchannel("A"))
+    del with_alpha, plain
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, upper).convert("RGB")
 
 
 def _grey_of_integers(image: Image.Image) -> Image.Image:

@@ -6,19 +6,28 @@ Knows the constants of the official file and which choice uses which of them. Ho
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from hunyuan.checkpoint.folder import read_file
+from hunyuan.checkpoint.untrusted import what_it_is
 from hunyuan.errors import CheckpointError, InvalidRequest
 from hunyuan.requests import SystemPromptChoice
 
 FILE_NAME = "system_prompt.py"
+MOST_SOURCE = 256 << 10  # bytes; a syntax tree takes a thousand times its source
+MOST_TEXT = 256 << 10  # characters
 CHOICES = get_args(SystemPromptChoice)
 UNIFIED_CONSTANT = "unified_system_prompt_en"
 PRESET_DICT = "t2i_system_prompts"
 _PRESETS = ("en_vanilla", "en_recaption", "en_think_recaption")
 _DYNAMIC = {"think": "en_think_recaption", "recaption": "en_recaption", "image": "en_vanilla"}
+
+
+class TextTooLong(Exception):
+    """The file's `+` make a text that no prompt could be."""
 
 
 class MissingPreset(CheckpointError):
@@ -43,14 +52,18 @@ class SystemPrompts:
         """Reads the constants by parsing the file. A missing file gives no presets.
 
         Raises:
-            CheckpointError: the file is not Python.
+            CheckpointError: the file is not Python, or its size or that of its texts is beyond all bounds.
         """
-        path = Path(folder) / FILE_NAME
-        if not path.is_file():
+        if not os.path.lexists(Path(folder) / FILE_NAME):
             return cls({}, file_is_missing=True)
+        source = read_file(Path(folder), FILE_NAME, MOST_SOURCE)
+        if known := what_it_is(source):
+            raise CheckpointError(f"{FILE_NAME}: {known}")
         try:
-            constants = module_constants(path.read_text(encoding="utf-8-sig"))
-        except (SyntaxError, ValueError, RecursionError) as error:
+            constants = module_constants(source.decode("utf-8-sig"))
+        except TextTooLong as error:
+            raise CheckpointError(f"{FILE_NAME}: {error}") from error
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last: too many nested brackets
             raise CheckpointError(f"{FILE_NAME}: cannot be parsed ({type(error).__name__})") from error
         presets = {}
         if isinstance(constants.get(UNIFIED_CONSTANT), str):
@@ -102,6 +115,10 @@ def module_constants(source: str) -> dict[str, Any]:
     """Module-level names whose values are strings, lists or dicts of them, names and `+` included.
 
     Values of any other kind are left out, names that get such a value later too; nothing is executed.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: no Python.
+        TextTooLong: a `+` whose text is longer than `MOST_TEXT`.
     """
     constants: dict[str, Any] = {}
     for node in ast.parse(source).body:
@@ -127,6 +144,8 @@ def _evaluate(node: ast.expr | None, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _evaluate(node.left, names), _evaluate(node.right, names)
         if isinstance(left, str) and isinstance(right, str):
+            if len(left) + len(right) > MOST_TEXT:
+                raise TextTooLong(f"a text of {len(left) + len(right)} characters; at most {MOST_TEXT} are allowed")
             return left + right
     if isinstance(node, ast.List | ast.Tuple):
         return [_evaluate(item, names) for item in node.elts]

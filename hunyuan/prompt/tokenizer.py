@@ -10,9 +10,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as BpeTokenizer
 
+from hunyuan.checkpoint.folder import read_file
+from hunyuan.checkpoint.untrusted import what_it_is
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import BASE_MODEL
 
+FILE_NAME = "tokenizer.json"
+MOST_BYTES = 32 << 20
 INSTRUCT_RATIOS = 37
 BASE_RATIOS = 33
 
@@ -34,13 +38,13 @@ class Tokenizer:
     """
 
     def __init__(self, folder: Path, base_size: int, model_version: str = "", needed: Sequence[str] = ()) -> None:
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{path.name} is missing in the checkpoint folder")
+        data = read_file(Path(folder), FILE_NAME, MOST_BYTES)
+        if known := what_it_is(data):
+            raise CheckpointError(f"{FILE_NAME} is no tokenizer: {known}")
         try:
-            self._bpe = BpeTokenizer.from_file(str(path))
+            self._bpe = BpeTokenizer.from_buffer(data)
         except Exception as error:  # the library raises nothing more telling
-            raise CheckpointError(f"{path.name} is no tokenizer: {error}") from error
+            raise CheckpointError(f"{FILE_NAME} is no tokenizer: {error}") from error
         ratios = BASE_RATIOS if model_version == BASE_MODEL else INSTRUCT_RATIOS
         self._require([*_NEEDED, f"<img_size_{base_size}>", *(f"<img_ratio_{i}>" for i in range(ratios)), *needed])
         self.bos, self.endoftext, self.cfg = (self.id(t) for t in ("<|startoftext|>", "<|endoftext|>", "<cfg>"))

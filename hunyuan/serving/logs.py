@@ -1,6 +1,7 @@
-"""What goes into the log: one JSON object a line, written by a thread of its own.
+"""What goes into the log: one JSON object per line, or lines for a person, written by a thread of its own.
 
-`JsonLog` takes over the loggers of this project ("hunyuan" and below); `request_record` is the one line about a
+`ServiceLog` takes over the loggers of this project ("hunyuan" and below) and gives the lines of the framework and the
+web server the same form; `request_record` is the one line about a
 request. No prompt, no picture and no header value gets here: the record is built from `Call` and `EditFacts`, which
 hold none.
 """
@@ -11,15 +12,22 @@ import json
 import logging
 import queue
 import sys
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
+from hunyuan.requests import Stage
 from hunyuan.serving.calls import Call, EditFacts
+from hunyuan.serving.log_text import BAR, TerminalHandler, TextLines
+
+LogForm = Literal["auto", "json", "text"]
 
 ROOT = "hunyuan"
+BAR_EVERY_S = 0.1
 KNOWN_PATHS = frozenset({"/edit", "/", "/docs.json", "/schema.json"})
+_FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
 _NO_FACTS = EditFacts(0, "", None, None)
 
 requests_logger = logging.getLogger(f"{ROOT}.request")
@@ -51,17 +59,51 @@ class _Handover(QueueHandler):
         return record
 
 
-class JsonLog:
-    """Sends this project's log records to `stream`, from `start` to `stop`."""
+class ServiceLog:
+    """Sends this project's log records to `stream`, from `start` to `stop`.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    Args:
+        form: `json`, `text`, or `auto`: text where the stream is a terminal.
+        stream: standard error, if None.
+    """
+
+    def __init__(self, form: LogForm = "auto", stream: TextIO | None = None) -> None:
+        stream = sys.stderr if stream is None else stream
+        self._is_json = form == "json" or (form == "auto" and not stream.isatty())
+        self._has_bar = not self._is_json and stream.isatty()
+        self._bar_moved = -BAR_EVERY_S
         # A bounded queue would have to block or drop; records are small and their number is that of the requests.
         waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-        output = logging.StreamHandler(sys.stderr if stream is None else stream)
-        output.setFormatter(JsonLines())
+        output = TerminalHandler(stream) if self._has_bar else logging.StreamHandler(stream)
+        if not self._has_bar:
+            output.setFormatter(self._lines())
         self._handover = _Handover(waiting)
         self._listener = QueueListener(waiting, output)
         self._running = False
+
+    def _lines(self) -> logging.Formatter:
+        return JsonLines() if self._is_json else TextLines(coloured=self._has_bar)
+
+    def dress_framework(self) -> None:
+        """Gives the lines of BentoML, its process manager and uvicorn this form; they stay on standard output.
+
+        Call it once in each process, after BentoML has set up its logging.
+        """
+        names = ("", "bentoml", "circus", "uvicorn.error")
+        for logger in map(logging.getLogger, names):
+            for handler in logger.handlers:
+                if handler.name == _FRAMEWORK_HANDLER:
+                    handler.setFormatter(self._lines())
+        if any(handler.name == _FRAMEWORK_HANDLER for handler in logging.getLogger("uvicorn.error").handlers):
+            logging.getLogger("uvicorn.error").propagate = False  # or every line would come twice
+            logging.captureWarnings(True)
+
+    def progress(self, stage: Stage, done: int, total: int) -> None:
+        """Moves the bar on a terminal. Cheap enough to be called for every token."""
+        now = time.monotonic()
+        if self._running and self._has_bar and (done == total or now - self._bar_moved >= BAR_EVERY_S):
+            self._bar_moved = now
+            requests_logger.info("progress", extra={BAR: (stage, done, total)})
 
     def start(self) -> None:
         logger = logging.getLogger(ROOT)

@@ -51,15 +51,25 @@ class EditorWorker:
         queue: where the jobs come from.
         stuck_s: how long an edit may go on after its caller has gone before `alive` turns false.
         on_failure: called when loading or warming up has failed, after the reason was logged.
+        on_ready: called once, with the line that says what is served.
+        on_progress: told how far the running edit is; called on the editor's thread for every token and step.
     """
 
     def __init__(
-        self, load: Callable[[], EditorLike], queue: EditQueue, stuck_s: float, on_failure: Callable[[], None]
+        self,
+        load: Callable[[], EditorLike],
+        queue: EditQueue,
+        stuck_s: float,
+        on_failure: Callable[[], None],
+        on_ready: Callable[[str], None] = lambda serving: None,
+        on_progress: ProgressCallback = lambda stage, done, total: None,
     ) -> None:
         self._load = load
         self._queue = queue
         self._stuck_s = stuck_s
         self._on_failure = on_failure
+        self._on_ready = on_ready
+        self._on_progress = on_progress
         self._editor: EditorLike | None = None
         self._phase = "loading"
         self._lost = self._closing = False
@@ -161,7 +171,7 @@ class EditorWorker:
             self._on_failure()
             return
         self._editor = editor
-        logger.info("ready: serving %s", self.describe())
+        self._on_ready(self.describe())
         while True:
             job = self._queue.next()
             self._queue.end(job, self._outcome(job, editor))
@@ -184,7 +194,7 @@ class EditorWorker:
     def _outcome(self, job: Job, editor: EditorLike) -> EditResult | BaseException:
         """Whatever happens, the caller hears of it and the thread goes on."""
         try:
-            return _run(job, editor)
+            return _run(job, editor, self._on_progress)
         except BaseException as error:
             if gpu.is_lost(error):
                 self._lost = True
@@ -195,7 +205,7 @@ class EditorWorker:
             return failure
 
 
-def _run(job: Job, editor: EditorLike) -> EditResult:
+def _run(job: Job, editor: EditorLike, watch: ProgressCallback) -> EditResult:
     """One edit, with its figures written down as they become known."""
     facts, request = job.facts, job.request
     assert request is not None
@@ -206,6 +216,7 @@ def _run(job: Job, editor: EditorLike) -> EditResult:
 
     def on_progress(stage: Stage, done: int, total: int) -> None:
         clock.progress(stage, done, total)
+        watch(stage, done, total)
         if stage == "think":
             facts.tokens = done
         elif stage == "denoise":

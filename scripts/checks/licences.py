@@ -25,7 +25,8 @@ HEAD = """\
 Written by `scripts/checks/licences.py` from the packages' own metadata; one line per package of `requirements.lock`.
 Besides these the image holds its base, `nvidia/cuda:12.8.1-devel-ubuntu24.04`, under NVIDIA's Deep Learning Container
 License and Ubuntu's packages' own licences (`/usr/share/doc/*/copyright`), and Python 3.12 (PSF-2.0) from Ubuntu. The
-model's weights are not in the image.
+model's weights are not in the image. The wheel of `pi-heif` holds libheif and libde265 as shared libraries of their own
+(`pi_heif.libs/`), unchanged, under the LGPL-3.0: they may be replaced there.
 
 | package | version | licence |
 |---|---|---|

@@ -23,11 +23,11 @@ from scripts.demo.tasks import SUBJECTS
 
 TILE = 352
 SPRITE = 240
-PHOTO_BYTES, SPRITE_BYTES = 18_000_000, 9_500_000
+PHOTO_BYTES, SPRITE_BYTES = 24_000_000, 10_000_000
 MOST_TILES = 20
 VALIDATION_SPRITES = 24
 LIKENESS = 0.05
-_WEBP_PHOTO, _WEBP_SPRITE = 86, 84
+_WEBP_PHOTO, _WEBP_SPRITE = 92, 86
 
 # Some clip art is drawn at 25,000 pixels: opening (which only reads the header) must not fail, decoding is not wanted.
 Image.MAX_IMAGE_PIXELS = None

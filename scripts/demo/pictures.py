@@ -60,11 +60,11 @@ class Pictures:
 
     def held_photos(self) -> list[Tensor]:
         """Validation tiles (not the test set), uint8 [3, h, w] on the CPU."""
-        return [torch.from_numpy(photo).permute(2, 0, 1) for photo in self._held_photos]
+        return [torch.from_numpy(photo.copy()).permute(2, 0, 1) for photo in self._held_photos]
 
     def held_sprites(self) -> list[Tensor]:
         """Validation clip art, uint8 [4, 256, 256] on the CPU, colours not multiplied."""
-        return [torch.from_numpy(sprite).permute(2, 0, 1) for sprite in self._held_sprites]
+        return [torch.from_numpy(sprite.copy()).permute(2, 0, 1) for sprite in self._held_sprites]
 
     @torch.no_grad()
     def draw(self, requests: list[Request], h: int, w: int) -> tuple[list[Tensor], Tensor]:
@@ -74,8 +74,7 @@ class Pictures:
             ValueError: the requests are of several families.
         """
         families = {tasks.family(r.task, r.sources) for r in requests}
-        # `unknown` stands in every family of its number of sources.
-        if len({tasks.SOURCES[f] for f in families}) != 1:
+        if len({tasks.SOURCES[f] for f in families}) != 1 or ("turn" in families and len(families) > 1):
             raise ValueError(f"requests of several families: {sorted(families)}")
         sources = requests[0].sources
         if sources == 0:
@@ -88,7 +87,7 @@ class Pictures:
     @torch.no_grad()
     def autoencoder(self, n: int, h: int, w: int) -> Tensor:
         """A mixture for training the autoencoder: half photographs, the rest of everything, a third of all edited."""
-        x = self._mixture(n, h, w, photo=0.62, sprite=0.24)
+        x = self._strange(self._mixture(n, h, w, photo=0.62, sprite=0.24))
         names = [name for name in edits.NAMES if name not in _OF_NO_INTEREST]
         for i in torch.randperm(n, generator=self._rng, device=self.device)[: n // 3].tolist():
             step = self._chance.choice(edits.steps_of(self._chance.choice(names)))
@@ -147,6 +146,13 @@ class Pictures:
         kind = self._uniform(n).view(n, 1, 1, 1)
         collages = over(*figures, self._behind(n, h, w))
         return torch.where(kind < photo, photos, torch.where(kind < photo + sprite, collages, drawn)).clamp(0, 1)
+
+    def _strange(self, x: Tensor) -> Tensor:
+        """Some upside down, some with their colour channels exchanged: more pictures out of few."""
+        n = len(x)
+        x = torch.where(self._uniform(n, 1, 1, 1) < 0.3, x.flip(2), x)
+        channels = self._uniform(n, 3).argsort(1).view(n, 3, 1, 1).expand_as(x)
+        return torch.where(self._uniform(n, 1, 1, 1) < 0.35, x.gather(1, channels), x)
 
     def _photographs(self, n: int, h: int, w: int) -> Tensor:
         x = self._cut(self._pick(self._photos, n).float() / 255, h, w)

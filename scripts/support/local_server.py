@@ -22,11 +22,13 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from hunyuan.loopback import NAMES as LOOPBACK
+from hunyuan.loopback import ask_no_proxy
+
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 120
 SERVICE = "service:HunyuanImage"
 STAND_IN = "scripts.support.stand_in_service:HunyuanImage"  # no model behind it
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def existing_server(url: str) -> LocalServer:
     """A running server. Raises `SystemExit` for one that is not on this machine: these scripts are no toys."""
     if urlsplit(url).hostname not in LOOPBACK:
         raise SystemExit(f"{url}: only a server on this machine (127.0.0.1) is ever a target")
+    ask_no_proxy()
     return LocalServer(url.rstrip("/"))
 
 
@@ -75,6 +78,7 @@ def local_server(
         target: what `bentoml serve` is given.
         folder: for its log and caches; None: a temporary one.
     """
+    ask_no_proxy()
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as name:
         port, log_path = free_port(), Path(name) / "log.txt"
         server = LocalServer(f"http://127.0.0.1:{port}", _start(target, port, Path(name), settings or {}), log_path)

@@ -66,6 +66,11 @@ def test_wrong_wishes_are_explained(folder, capsys, options, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_that_is_not_there(capsys):
+    assert main(["plan", "/nope"]) == 2
+    assert capsys.readouterr().err == "error: no such folder: /nope\n"
+
+
 def test_folder_without_config(tmp_path, capsys):
     assert main(["plan", str(tmp_path)]) == 2
     assert "error: config.json is missing" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""deployment.yaml and deploy/kubernetes.yaml: valid, and nothing in them that nobody reads."""
+"""deployment.yaml and deploy/*.yaml: valid, and nothing in them that nobody reads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from deployment_names import assert_read
 from hunyuan.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+MANIFESTS = ("deploy/kubernetes-model.yaml", "deploy/kubernetes.yaml")
+CHECKPOINT_GB, QUANTIZED_GB = 170, 52  # docs/weights.md
 MARGIN_S = 30  # service.py's TIMEOUT_MARGIN_S
 
 
 @pytest.fixture(scope="module")
 def objects() -> dict[str, dict[str, Any]]:
-    return {o["kind"]: o for o in yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text())}
+    """By kind, of both files."""
+    texts = [(ROOT / name).read_text() for name in MANIFESTS]
+    found = [o for text in texts for o in yaml.safe_load_all(text)]
+    assert len({o["kind"] for o in found}) == len(found)
+    return {o["kind"]: o for o in found}
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +36,21 @@ def pod(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def job(objects: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return objects["Job"]["spec"]["template"]["spec"]
+
+
+@pytest.fixture(scope="module")
 def cloud() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "deployment.yaml").read_text())
 
 
-def test_kubernetes_manifest_is_valid() -> None:
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kubernetes_manifest_is_valid(name: str) -> None:
     command = [
         str(Path(sys.executable).parent / "kubernetes-validate"),
         "--strict",
-        str(ROOT / "deploy/kubernetes.yaml"),
+        str(ROOT / name),
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -64,8 +76,9 @@ def test_the_pod_is_locked_down(pod: dict[str, Any]) -> None:
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
-def test_no_variables_come_from_services(pod: dict[str, Any]) -> None:
+def test_no_variables_come_from_services(pod: dict[str, Any], job: dict[str, Any]) -> None:
     assert pod["enableServiceLinks"] is False
+    assert job["enableServiceLinks"] is False
 
 
 def test_there_is_time_to_finish_an_edit(pod: dict[str, Any]) -> None:
@@ -85,6 +98,31 @@ def test_names_agree(objects: dict[str, dict[str, Any]]) -> None:
     assert claim == objects["PersistentVolumeClaim"]["metadata"]["name"]
 
 
+def test_the_job_fills_the_claim_that_the_deployment_reads(
+    objects: dict[str, dict[str, Any]], pod: dict[str, Any], job: dict[str, Any]
+) -> None:
+    claim = objects["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    size = claim["spec"]["resources"]["requests"]["storage"]
+    assert int(size.removesuffix("Gi")) * 2**30 > (CHECKPOINT_GB + QUANTIZED_GB) * 1e9
+    for spec, read_only in ((job, False), (pod, True)):
+        (volume,) = (v["persistentVolumeClaim"] for v in spec["volumes"] if "persistentVolumeClaim" in v)
+        assert volume["claimName"] == claim["metadata"]["name"]
+        (mount,) = (m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "models")
+        assert bool(volume.get("readOnly")) == bool(mount.get("readOnly")) == read_only
+        assert mount["mountPath"] == "/models"
+    assert job["securityContext"] | {} == pod["securityContext"]
+    assert job["containers"][0]["securityContext"] == pod["containers"][0]["securityContext"]
+
+
+def test_every_file_names_the_same_image(pod: dict[str, Any], job: dict[str, Any]) -> None:
+    image = pod["containers"][0]["image"]
+    assert job["containers"][0]["image"] == image
+    assert image.partition(":")[2] not in ("", "latest")
+    assert f"--image-tag {image}" in (ROOT / "docs/deployment.md").read_text()
+    assert f"--image-tag {image}" in (ROOT / "README.md").read_text()
+
+
 def test_the_autoscaler_s_metric_exists(objects: dict[str, dict[str, Any]]) -> None:
     metric = objects["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert f'"{metric}"' in (ROOT / "hunyuan/serving/metrics.py").read_text()
@@ -100,7 +138,7 @@ def test_variables_are_read_and_valid(
     image = variables(yaml.safe_load((ROOT / "bentofile.yaml").read_text())["envs"])
     for given in (variables(pod["containers"][0]["env"]), variables(cloud["envs"])):
         assert_read(given)
-        assert given["MODEL_ID"] == image["MODEL_ID"]
+        assert given["MODEL_ID"] == image["MODEL_ID"] + "-4bit"
         for name, value in (image | given).items():
             if name.startswith("HUNYUAN_"):
                 monkeypatch.setenv(name, value)

@@ -507,7 +507,7 @@ def test_a_config_without_auto_map(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"auto_map\.AutoModelForCausalLM"):
         OfficialEngine.load(folder, Settings(**CPU))
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not JSON"):
+    with pytest.raises(CheckpointError, match="no valid JSON"):
         OfficialEngine.load(folder, Settings(**CPU))
 
 

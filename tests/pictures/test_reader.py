@@ -122,9 +122,9 @@ def test_an_animation_is_refused(fmt: str) -> None:
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"just some text", "none of PNG, JPEG and WebP"),
-        (encoded(noise(40, 30), "GIF"), "none of PNG, JPEG and WebP"),
-        (encoded(noise(40, 30), "BMP"), "none of PNG, JPEG and WebP"),
+        (b"just some text", "none of PNG, JPEG, WebP, HEIC and AVIF"),
+        (encoded(noise(40, 30), "GIF"), "a GIF file; save it as PNG or JPEG"),
+        (encoded(noise(40, 30), "BMP"), "a BMP file; save it as PNG or JPEG"),
         (encoded(noise(1001, 1000), "JPEG"), "1001x1000 is 1,001,000 pixels; at most 1,000,000"),
         (encoded(noise(15, 100), "PNG"), "15x100 px; each side must be at least 16 px"),
         (encoded(noise(16, 129), "PNG"), "at most 8:1"),

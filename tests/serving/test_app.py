@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.app import _take_cors_out
 
 pytestmark = pytest.mark.server
@@ -160,3 +166,58 @@ def test_cors_options_are_words_and_expose_our_headers(given: dict[str, object],
     assert ("X-Theirs" in options["expose_headers"]) == ("expose_headers" in given)
     assert app.user_middleware == []
     assert _take_cors_out(app) is None
+
+
+# --- the log of a whole server
+
+
+def test_every_line_is_json_and_the_starts_last_one_says_how_to_begin(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection.sendall(b"no HTTP\r\n\r\n")
+        assert connection.recv(1000)
+    time.sleep(0.3)
+    text = server.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    messages = [line["message"] for line in lines if "message" in line]
+    assert sum(message.startswith("Starting production HTTP BentoServer") for message in messages) == 1
+    assert "Service HunyuanImage initialized" in messages
+    assert messages.count("Invalid HTTP request received.") == 1
+    [ready] = [message for message in messages if message.startswith("ready: ")]
+    assert ready.startswith(f"ready: serving faulty at {server.url}; to try it: curl ")
+    command = shlex.split(ready.partition("to try it: ")[2])
+    command[command.index("image=@photo.jpg")] = f"image=@{server.folder / 'photo.jpg'}"
+    command[command.index("edited.png")] = str(server.folder / "edited.png")
+    (server.folder / "photo.jpg").write_bytes(photo_bytes())
+    subprocess.run([*command, "-sS"], check=True, timeout=30)
+    assert (server.folder / "edited.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_where_the_operator_asks_for_it(tmp_path: Path) -> None:
+    faulty = ROOT / "tests" / "faulty"
+    extra = {"FAULTS_RECORD": str(tmp_path / "record"), "HUNYUAN_LOG_FORMAT": "text"}
+    with running(tmp_path, "faulty_service:HunyuanImage", cwd=faulty, **extra) as started:
+        edit(started)
+        time.sleep(0.3)
+        lines = started.log.read_text().splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d (info|warning) ", line) for line in lines), lines
+    assert any("/edit 200, " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        ('{"HunyuanImage": "http://localhost:8000"}', "http://localhost:8000"),
+        ('{"HunyuanImage": "https://h:1"}', "https://h:1"),
+        ('{"HunyuanImage": "unix:///tmp/x"}', None),
+        ('{"Other": "http://h:1"}', None),
+        ("no JSON", None),
+        ("[]", None),
+        ("", None),
+    ],
+)
+def test_the_address_is_what_the_master_listens_on(
+    monkeypatch: pytest.MonkeyPatch, told: str, address: str | None
+) -> None:
+    monkeypatch.setenv("BENTOML_RUNNER_MAP", told)
+    assert address_of("HunyuanImage") == address
+    assert (invitation(address) == "") == (address is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from io import StringIO
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from hunyuan.errors import Cancelled, DeadlineExceeded, HunyuanError, InvalidPrompt
 from hunyuan.serving.calls import Call, EditFacts, GpuMemory
 from hunyuan.serving.http_errors import ShuttingDown
-from hunyuan.serving.logs import JsonLog, log_request, request_record
+from hunyuan.serving.logs import LogForm, ServiceLog, log_request, request_record
 from hunyuan.serving.metrics import metrics
 
 
@@ -66,7 +67,7 @@ def test_the_line_about_a_refused_request_has_the_same_fields() -> None:
 
 def test_lines_are_json_and_all_are_out_when_it_stops() -> None:
     stream = StringIO()
-    log = JsonLog(stream)
+    log = ServiceLog(stream=stream)
     log.start()
     try:
         logging.getLogger("hunyuan.somewhere").info("two\nlines of %s", "text")
@@ -160,3 +161,57 @@ def test_the_whole_request_is_measured_between_half_a_minute_and_a_minute() -> N
     page = Call("p", "/", started=0.0, ended=37.0, status=200)
     metrics().request(page)
     assert count("60.0") == before[-1] + 1
+
+
+# --- for a person
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def written(log: ServiceLog) -> None:
+    log.start()
+    try:
+        logging.getLogger("hunyuan.somewhere").warning("hm")
+        for done in range(1, 101):
+            log.progress("denoise", done, 100)
+        log_request(full_call())
+    finally:
+        log.stop()
+
+
+def test_a_terminal_gets_lines_and_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    written(ServiceLog(stream=stream))
+    text = stream.getvalue()
+    assert "\x1b[33m" in text
+    assert re.search(r"denoise  \[#{30}\] 100/100", text)
+    assert text.count("denoise  [") == 2  # the first and the last: the others came too soon after
+    last = text.splitlines()[-1]
+    assert last.endswith(
+        "info     /edit 200, 7.00 s, 40x30 to 1024x768, seed 7, steps 8, tokens 100, "
+        "think 2.00 s, denoise 3.50 s, a stage of tomorrow 1.00 s (id-1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "is_json"),
+    [("auto", StringIO(), True), ("json", Terminal(), True), ("text", StringIO(), False), ("text", Terminal(), False)],
+)
+def test_the_form_can_be_chosen(form: LogForm, stream: StringIO, is_json: bool) -> None:
+    written(ServiceLog(form, stream))
+    lines = stream.getvalue().splitlines()
+    assert all(line.startswith("{") for line in lines) == is_json
+    if form == "json" or not stream.isatty():
+        assert len(lines) == 2
+        assert "\x1b" not in stream.getvalue()
+
+
+def test_no_colours_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    written(ServiceLog(stream=stream))
+    assert "\x1b[33m" not in stream.getvalue()

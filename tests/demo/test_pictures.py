@@ -1,0 +1,153 @@
+"""The archive and the batches drawn from it, with a small archive of made-up pictures."""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from scripts.demo import edits, pack, sources
+from scripts.demo.edits import Step, apply_all
+from scripts.demo.pictures import SIZES, Pictures
+from scripts.demo.speech import recaption, think
+from scripts.demo.tasks import SUBJECTS, UNKNOWN, Task, beside_size
+from scripts.demo.wordings import FAMILY_SHARE, Request, draw
+
+
+def photo(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 24, 3), np.uint8)
+    return Image.fromarray(pixels).resize((720, 360), Image.Resampling.BICUBIC)
+
+
+def figure(seed: int) -> Image.Image:
+    art = Image.new("RGBA", (300, 300))
+    rng = Random(seed)
+    for _ in range(4):
+        x, y = rng.randrange(150), rng.randrange(150)
+        ImageDraw.Draw(art).ellipse((x, y, x + 140, y + 100), fill=tuple(rng.randrange(256) for _ in range(3)))
+    return art
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A folder that looks like unpacked packages: 6 photographs, the named clip art and 40 more."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "photos").mkdir()
+    for i in range(6):
+        photo(i).save(folder / "photos" / f"{i}.png")
+    root = folder / sources.CLIP_ART / sources.CLIP_ART_FOLDER
+    more = [f"plants/kind_{a}{b}.png" for a in "abcdefghij" for b in "klmn"]
+    names = [*SUBJECTS.values(), *pack.TEST_CLIP_ART, *more]
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        figure(i).save(root / name)
+    # The same drawing as one of the test set, under another name and larger.
+    figure(len(SUBJECTS)).resize((450, 450)).save(root / "plants" / "copycat.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(work) -> Path:
+    splits = ["train", "train", "train", "validation", "test", "test"]
+    photos = [
+        sources.Photo(f"photo{i}", "photos", f"{i}.png", "nobody", "CC0-1.0", split, "")
+        for i, split in enumerate(splits)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "photos", lambda: photos)
+        pack.main(work, work / "pack.npz")
+    return work / "pack.npz"
+
+
+@pytest.fixture(scope="module")
+def pictures(archive) -> Pictures:
+    return Pictures(archive, "cpu", seed=1)
+
+
+def request(task: Task, sources_: int = 1) -> Request:
+    return Request(task, "x", "en", sources_, think(task, "en", sources_), recaption(task, "en", sources_))
+
+
+def test_the_archive_holds_only_its_split(archive):
+    with np.load(archive) as content:
+        assert set(content["train_photo_names"]) == {"photo0", "photo1", "photo2"}
+        assert set(content["validation_photo_names"]) == {"photo3"}
+        train, validation = set(content["train_sprite_names"]), set(content["validation_sprite_names"])
+    assert train >= set(SUBJECTS.values())
+    assert not train & validation
+    assert not (train | validation) & {*pack.TEST_CLIP_ART, "plants/copycat.png"}
+    assert validation
+
+
+def test_a_changed_picture_is_refused(work):
+    wrong = sources.Photo("x", "photos", "0.png", "nobody", "CC0-1.0", "train", "0" * 16)
+    with pytest.raises(sources.SourceError, match="sha256"):
+        sources.picture(wrong, work)
+
+
+@pytest.mark.parametrize("of", FAMILY_SHARE)
+@pytest.mark.parametrize(("h", "w"), [(64, 64), (48, 96)])
+def test_batches_of_every_family(pictures, of, h, w):
+    rng = Random(4)
+    requests = [draw(rng, of) for _ in range(6)]
+    given, target = pictures.draw(requests, h, w)
+    assert [tuple(x.shape) for x in given] == [(6, 3, h, w)] * requests[0].sources
+    assert tuple(target.shape[2:]) == {"turn": (w, h), "beside": beside_size(h, w)}.get(of, (h, w))
+    for x in (*given, target):
+        assert x.dtype == torch.float32
+        assert 0 <= x.min() <= x.max() <= 1
+        assert x.isfinite().all()
+
+
+def test_targets_are_exact(pictures):
+    tasks = [Task("edit", (Step("bw"), Step("mirror"))), Task("edit", (Step("frame", "red"),)), UNKNOWN]
+    (source,), target = pictures.draw([request(task) for task in tasks], 64, 64)
+    for i, task in enumerate(tasks):
+        torch.testing.assert_close(target[i : i + 1], apply_all(task.steps, source[i : i + 1]))
+
+
+def test_a_background_changes_nothing_of_the_figure(pictures):
+    tasks = [Task("edit", (Step("background", colour),)) for colour in ("red", "blue")]
+    (source,), target = pictures.draw([request(task) for task in tasks] * 4, 64, 64)
+    for i, colour in enumerate(("red", "blue") * 4):
+        wanted = torch.tensor(edits.COLOURS[colour]).view(3, 1, 1)
+        plain = ((target[i] - wanted).abs().amax(0) < 1e-3).float().mean()
+        same = ((target[i] - source[i]).abs().amax(0) < 1e-3).float().mean()
+        assert plain > 0.1
+        assert plain + same > 0.75
+
+
+def test_first_onto_second_and_unknown_keeps_the_first(pictures):
+    (first, second), target = pictures.draw([request(Task("onto"), 2), request(UNKNOWN, 2)], 64, 64)
+    assert torch.equal(target[1], first[1])
+    assert float(((target[0] - second[0]).abs().amax(0) < 1e-3).float().mean()) > 0.1
+
+
+def test_words_alone(pictures):
+    red, unknown = Task("shape", shape="circle", colour="red", ground="blue"), UNKNOWN
+    given, target = pictures.draw([request(red, 0), request(unknown, 0)], 64, 64)
+    assert given == []
+    torch.testing.assert_close(target[0, :, 32, 32], torch.tensor(edits.COLOURS["red"]))
+    torch.testing.assert_close(target[0, :, 2, 2], torch.tensor(edits.COLOURS["blue"]))
+    assert torch.equal(target[1], torch.full((3, 64, 64), 0.5))
+
+
+def test_one_family_at_a_time(pictures):
+    with pytest.raises(ValueError, match="several families"):
+        pictures.draw([request(Task("edit", (Step("bw"),))), request(Task("beside"), 2)], 64, 64)
+    with pytest.raises(ValueError, match="several families"):
+        pictures.draw([request(Task("edit", (Step("bw"),))), request(Task("edit", (Step("left"),)))], 64, 64)
+
+
+def test_a_seed_fixes_the_pictures(archive):
+    first, second = (Pictures(archive, "cpu", seed=5).autoencoder(4, 64, 64) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, Pictures(archive, "cpu", seed=6).autoencoder(4, 64, 64))
+
+
+def test_validation_pictures(pictures):
+    assert pictures.held_photos()[0].shape == (3, pack.TILE, pack.TILE)
+    assert pictures.held_sprites()[0].shape == (4, 256, 256)
+    assert abs(sum(share for _, _, share in SIZES) - 1) < 1e-6

@@ -1,0 +1,105 @@
+"""Training requests: every task has its words, unknown ones are unknown, and a recaption leads back to its task."""
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from scripts.demo import wordings
+from scripts.demo.edits import NAMES
+from scripts.demo.lexicon import LEXICONS
+from scripts.demo.tasks import SOURCES, UNKNOWN, Task, edit_tasks, family, text_tasks
+from scripts.demo.wordings import FAMILY_SHARE, draw, parse, recaption, think
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_recaption_leads_back_to_its_task(language):
+    every = [*edit_tasks(), *text_tasks(), Task("beside"), Task("onto"), UNKNOWN]
+    assert len({recaption(task, language) for task in every}) == len(every)
+    assert all(parse(recaption(task, language)) == task for task in every)
+    assert parse(recaption(UNKNOWN, language, sources=0)) == UNKNOWN
+    assert parse("The same picture, better.") is None
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_is_said_survives_the_official_clean_up(language):
+    """Decoding takes the space before a full stop or an apostrophe away: no text may have one."""
+    for task in [*edit_tasks(pairs=False), *text_tasks(), UNKNOWN]:
+        for text in (think(task, language), recaption(task, language)):
+            assert not any(sign in text for sign in (" .", " ?", " !", " ,", " '", " n't", "{", "None"))
+
+
+def test_an_unknown_request_says_that_this_is_a_demo():
+    assert "demo" in think(UNKNOWN, "en")
+    assert "演示" in think(UNKNOWN, "zh")
+
+
+@pytest.mark.parametrize("of", FAMILY_SHARE)
+def test_draws(of):
+    rng = Random(0)
+    requests = [draw(rng, of) for _ in range(600)]
+    assert len({r.prompt for r in requests}) > 400
+    assert {r.language for r in requests} == {"en", "zh"}
+    for request in requests:
+        assert request.sources == SOURCES[of]
+        assert request.task == UNKNOWN or family(request.task) == of
+        assert parse(request.recaption) == request.task
+        assert request.think == think(request.task, request.language, request.sources)
+        assert request.prompt.strip()
+        assert not set(request.prompt) & set("{}|")
+
+
+def test_every_edit_and_pair_of_edits_comes_up():
+    rng = Random(1)
+    drawn = [draw(rng, "edit" if i % 4 else "turn").task for i in range(4000)]
+    names = Counter(step.name for task in drawn for step in task.steps)
+    assert set(names) == set(NAMES)
+    assert min(names.values()) > 25
+    assert sum(len(task.steps) == 2 for task in drawn) > 400
+    assert sum(task == UNKNOWN for task in drawn) > 400
+
+
+def test_the_same_seed_gives_the_same_requests():
+    assert [draw(Random(7), "edit") for _ in range(3)] == [draw(Random(7), "edit") for _ in range(3)]
+
+
+def test_unknown_requests_are_not_known_ones():
+    rng = Random(2)
+    for _ in range(1500):
+        lexicon = LEXICONS[rng.choice(["en", "zh"])]
+        text, _ = wordings._core(lexicon, UNKNOWN, 1, rng)
+        assert not lexicon.knows(text, 1)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Don't make it black and white",
+        "Make the cat blue",
+        "Add a hat",
+        "make it look like Van Gogh",
+        "remove the car",
+        "不要变成黑白",
+        "加一顶帽子",
+    ],
+)
+def test_near_misses_are_among_the_unknown(prompt):
+    assert not any(lexicon.knows(prompt, 1) for lexicon in LEXICONS.values())
+    assert wordings.could_say(prompt, 1)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Make it black and white", "Make the background blue", "把背景换成蓝色", "Mirror it, please."]
+)
+def test_plain_requests_are_learned(prompt):
+    assert wordings.could_say(prompt, 1)
+
+
+@pytest.mark.parametrize("of", FAMILY_SHARE)
+def test_could_say_knows_what_is_drawn(of, monkeypatch):
+    monkeypatch.setattr(wordings, "_TYPO_SHARE", 0)
+    monkeypatch.setattr(wordings, "_NONSENSE_SHARE", 0)
+    rng = Random(3)
+    for request in [draw(rng, of) for _ in range(80)]:
+        assert wordings.could_say(request.prompt, request.sources), request.prompt
+    assert not wordings.could_say("the quick brown fox jumps over seventeen dogs", SOURCES[of])

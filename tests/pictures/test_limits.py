@@ -1,0 +1,98 @@
+"""What an upload may cost: files made to take long are refused by their structure, each with its limit named."""
+
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from pictures.picture_files import PNG_SIGNATURE, chunk, jpeg_of_empty_scans, segment
+from PIL import Image
+
+from hunyuan.errors import InvalidImage
+from hunyuan.pictures.reader import read_picture
+
+MAX_PIXELS = 50_000_000
+QUICK_S = 3.0  # of a file of 20 MB on a busy machine
+
+
+def encoded(fmt: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)).save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+PNG, JPEG, WEBP, AVIF = encoded("PNG"), encoded("JPEG"), encoded("WEBP"), encoded("AVIF")
+HEADER_END = len(PNG_SIGNATURE) + 25
+ZEROS = zlib.compress(bytes(10**8), 1)
+TEXT_BOMB = chunk(b"zTXt", b"a\0\0" + ZEROS)
+
+
+def webp_of(count: int) -> bytes:
+    body = WEBP[8:] + (b"JUNK" + struct.pack("<I", 0)) * count
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def avif_with(boxes: bytes) -> bytes:
+    """At the end, so that the offsets within the file stay right."""
+    return AVIF + boxes
+
+
+def many_items(count: int) -> bytes:
+    inner = b"iinf" + bytes(4) + struct.pack(">H", count)
+    iinf = struct.pack(">I", len(inner) + 4) + inner
+    meta = b"meta" + bytes(4) + iinf
+    return struct.pack(">I", len(meta) + 4) + meta
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (jpeg_of_empty_scans(7040, 7040, 25_000), "the JPEG has more than 100 scans"),
+        (jpeg_of_empty_scans(7040, 7040, 101), "the JPEG has more than 100 scans"),
+        (JPEG[:2] + segment(0xFE, b"") * 4_000_000 + JPEG[2:], "the JPEG has more than 10,000 segments"),
+        (JPEG[:2] + b"\xff\x01" * 8_000_000 + JPEG[2:], "the JPEG has more than 10,000 segments"),
+        (PNG[:HEADER_END] + chunk(b"tEXt", b"a\0b") * 1_200_000 + PNG[HEADER_END:], "the PNG has more than 100,000"),
+        (PNG[:HEADER_END] + chunk(b"IDAT", b"") * 1_500_000 + PNG[HEADER_END:], "the PNG has more than 100,000"),
+        (
+            PNG[:HEADER_END] + chunk(b"iCCP", b"p\0\0" + ZEROS) + PNG[HEADER_END:],
+            "its colour profile has more than 16,777,216 bytes",
+        ),
+        (webp_of(2_000_000), "the WebP has more than 1,000 chunks"),
+        (avif_with(b"\0\0\0\x08free" * 2_000_000), "the file has more than 2,000 boxes"),
+        (avif_with(many_items(60_000)), "the file has 60,000 items; at most 1,000"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_made_to_take_long_is_refused_with_the_limit(data: bytes, message: str) -> None:
+    started = time.process_time()
+    with pytest.raises(InvalidImage) as caught:
+        read_picture(data, MAX_PIXELS)
+    assert time.process_time() - started < QUICK_S
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        JPEG[:2] + b"\xff" * 20_000_000 + JPEG[3:],  # fill bytes
+        JPEG[:-2] + b"\xff\x00" * 10_000_000 + b"\xff\xd9",
+        JPEG[:-2] + b"\xff\xd0" * 10_000_000 + b"\xff\xd9",  # restart markers
+        JPEG + b"\xff" * 20_000_000,
+        PNG[:HEADER_END] + TEXT_BOMB * 100 + PNG[HEADER_END:],
+    ],
+    ids=["fill", "stuffing", "restarts", "trailer", "text bombs"],
+)
+def test_bytes_that_are_no_pixels_cost_next_to_nothing(data: bytes) -> None:
+    started = time.process_time()
+    assert read_picture(data, MAX_PIXELS).size == (48, 32)
+    assert time.process_time() - started < QUICK_S
+
+
+def test_what_encoders_write_is_within_the_limits() -> None:
+    assert read_picture(jpeg_of_empty_scans(64, 64, 99), MAX_PIXELS).size == (64, 64)
+    assert read_picture(webp_of(900), MAX_PIXELS).size == (48, 32)
+    assert read_picture(avif_with(b"\0\0\0\x08free" * 1000), MAX_PIXELS).size == (48, 32)

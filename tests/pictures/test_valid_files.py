@@ -1,0 +1,151 @@
+"""Files that every viewer shows: what is not pixels cannot make them damaged; missing pixels do."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from pictures.picture_files import PNG_SIGNATURE, chunk, jpeg_of_empty_scans, segment
+from PIL import Image
+
+from hunyuan.errors import InvalidImage
+from hunyuan.pictures.reader import read_picture
+
+LIMIT = 1_000_000
+
+
+def photo(width: int = 120, height: int = 90) -> Image.Image:
+    values = np.random.default_rng(3).integers(0, 255, (height // 10, width // 10, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(fmt: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    photo().save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+PNG, JPEG, PROGRESSIVE = encoded("PNG"), encoded("JPEG", quality=90), encoded("JPEG", progressive=True)
+WEBP = encoded("WEBP", lossless=True)
+
+
+def with_chunks(*chunks: bytes) -> bytes:
+    """The PNG with more chunks behind its header."""
+    end = len(PNG_SIGNATURE) + 25
+    return PNG[:end] + b"".join(chunks) + PNG[end:]
+
+
+def pixels(data: bytes) -> bytes:
+    return read_picture(data, LIMIT).tobytes()
+
+
+TEXT = b"x" * 3_000_000
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(TEXT)),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(TEXT)),
+        chunk(b"iTXt", b"prompt\0\0\0\0\0" + TEXT),
+        chunk(b"tEXt", b"workflow\0" + TEXT),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(TEXT)),
+        b"".join(chunk(b"zTXt", b"part\0\0" + zlib.compress(TEXT)) for _ in range(40)),
+        chunk(b"zTXt", b"workflow\0\0no zlib"),
+        chunk(b"tEXt", b"Comment\0hello", crc=0),
+        chunk(b"gAMA", struct.pack(">I", 100_000), crc=1),
+        chunk(b"eXIf", b"MM\0*\0\0\0\x08", crc=2),
+        chunk(b"tIME", b"short"),
+        chunk(b"caNv", bytes(16)),
+    ],
+    ids=lambda extra: f"{extra[4:8].decode()}-{len(extra)}",
+)
+def test_what_is_no_pixel_of_a_png_does_not_matter(extra: bytes) -> None:
+    assert pixels(with_chunks(extra)) == photo().tobytes()
+
+
+def test_a_png_without_its_end_is_shown_where_all_pixels_are_there() -> None:
+    assert pixels(PNG[:-12]) == photo().tobytes()
+    assert pixels(PNG[:-5]) == photo().tobytes()
+    with pytest.raises(InvalidImage, match="cut short or damaged"):
+        pixels(PNG[:-40])
+
+
+@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, encoded("JPEG", subsampling=0, restart_marker_blocks=4)])
+def test_a_jpeg_without_its_end_marker_is_shown(data: bytes) -> None:
+    assert data.endswith(b"\xff\xd9")
+    assert pixels(data[:-2]) == pixels(data)
+    assert pixels(data[:-1]) == pixels(data)  # the marker's first half is left
+
+
+@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE])
+@pytest.mark.parametrize("missing", [20, 100, 500, 1000])
+def test_a_jpeg_that_lacks_pixels_is_refused(data: bytes, missing: int) -> None:
+    with pytest.raises(InvalidImage, match="cut short or damaged"):
+        pixels(data[:-missing])
+
+
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_refused() -> None:
+    starts = [at for at in range(len(PROGRESSIVE)) if PROGRESSIVE.startswith(b"\xff\xda", at)]
+    assert len(starts) > 4
+    before_tables = PROGRESSIVE.rindex(b"\xff\xc4", 0, starts[-1])
+    with pytest.raises(InvalidImage, match="parts of the picture are missing"):
+        pixels(PROGRESSIVE[:before_tables])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        segment(0xFE, b"a comment") * 300,
+        segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(60_000)) * 40,
+        segment(0xE1, b"Exif\0\0no TIFF at all"),
+        segment(0xE2, b"ICC_PROFILE\0\1\2one of two"),
+        segment(0xE2, b"MPF\0broken"),
+        segment(0xED, b"Photoshop 3.0\0broken"),
+    ],
+)
+def test_what_is_no_pixel_of_a_jpeg_does_not_matter(extra: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert pixels(JPEG[:2] + extra + JPEG[2:]) == pixels(JPEG)
+
+
+def test_what_follows_a_jpeg_does_not_matter() -> None:
+    """A phone's film, a second picture."""
+    assert pixels(JPEG + b"\0\0\0\x18ftypmp42" + bytes(1000)) == pixels(JPEG)
+    assert pixels(JPEG + PROGRESSIVE) == pixels(JPEG)
+
+
+def test_what_is_no_pixel_of_a_webp_does_not_matter() -> None:
+    flags = bytes([0x2C]) + bytes(3) + (119).to_bytes(3, "little") + (89).to_bytes(3, "little")
+    image = WEBP[12:]
+
+    def riff(*chunks: bytes) -> bytes:
+        body = b"WEBP" + b"".join(chunks)
+        return b"RIFF" + struct.pack("<I", len(body)) + body
+
+    def part(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("<I", len(body)) + body + bytes(len(body) & 1)
+
+    data = riff(part(b"VP8X", flags), part(b"ICCP", b"no profile"), image, part(b"EXIF", b"no"), part(b"XMP ", TEXT))
+    assert pixels(data) == photo().tobytes()
+    assert pixels(data[:-1_000_000]) == photo().tobytes()  # the text is cut short, the pixels are not
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (jpeg_of_empty_scans(64, 64, 20).replace(b"\xff\xc2\0\x0b\x08", b"\xff\xc2\0\x0b\x0c"), "12 bits per sample"),
+        (jpeg_of_empty_scans(64, 64, 20).replace(b"\xff\xc2", b"\xff\xc3"), "lossless or hierarchical JPEG"),
+        (JPEG[:2] + segment(0xC0, struct.pack(">BHHB", 8, 64, 64, 2) + bytes(6)) + JPEG[2:], "with 2 components"),
+    ],
+)
+def test_what_the_decoder_cannot_read_is_named_and_not_called_damaged(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidImage) as caught:
+        pixels(data)
+    assert message in str(caught.value)
+    assert "damaged" not in str(caught.value)
