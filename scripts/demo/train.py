@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from scripts.demo.pictures import SIZES, Pictures
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -25,10 +24,11 @@ from torch.utils.data import DataLoader
 from hunyuan.model.vae import Vae
 from scripts.demo import autoencoder, sizes, state, transformer, wordings
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
-from scripts.demo.sequences import Sequences, Stream
+from scripts.demo.pictures import SIZES, Pictures
+from scripts.demo.sequences import Batch, Sequences, Stream
 from scripts.demo.tasks import SOURCES, beside_size
 
-LOG_SECONDS = 15.0
+LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
 
 
 @dataclass
@@ -37,12 +37,12 @@ class Plan:
 
     Attributes:
         steps: of the whole training; the learning rate falls towards it.
-        seconds: of this slice; it ends earlier when all steps are done.
+        until: when this slice ends, by `time.monotonic`; earlier when all steps are done.
         count: samples per step.
     """
 
     steps: int
-    seconds: float
+    until: float
     count: int
     seed: int = 0
     warm: int = 200
@@ -82,14 +82,14 @@ class Training:
         state.save(self.folder, self.name, {"step": self.step, **values})
 
     def run(self, plan: Plan, one: Callable[[], dict[str, Tensor]]) -> None:
-        """Steps until the plan's steps or seconds are over, then saves.
+        """Steps until the plan's steps or time are over, then saves.
 
         Args:
             one: forward and backward of one step; returns scalars for the progress line.
         """
-        began, begun_at, logged = time.monotonic(), self.step, time.monotonic()
-        last_step = self.step
-        while self.step < plan.steps and time.monotonic() - began < plan.seconds:
+        begun_at = last_step = self.step
+        began = logged = saved = time.monotonic()
+        while self.step < plan.steps and time.monotonic() < plan.until:
             found = one()
             fresh = (self.step - begun_at + 1) / plan.warm
             self.optimizer.step(min(fresh, trapezoid(self.step, plan.steps, plan.warm)))
@@ -105,18 +105,20 @@ class Training:
                     ", ".join(f"{k} {float(v) / (self.step - last_step):.4f}" for k, v in self.sums.items()), flush=True
                 )
                 self.sums, logged, last_step = {}, now, self.step
+            if now - saved > SAVE_SECONDS:
+                self.save()
+                saved = now
         self.save()
 
 
 def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
     """One slice of the autoencoder; after its last step writes `autoencoder_done`."""
     device = torch.device(args.device)
-    vae = autoencoder.build(sizes.vae_config(), plan.seed).to(device, memory_format=torch.channels_last)
+    vae = autoencoder.build(sizes.vae_config(), plan.seed).to(device)
     training = Training("autoencoder", vae, _optimizer(autoencoder.matrices_and_others(vae), args), args.state)
     training.resume()
     torch.manual_seed(plan.seed + training.step)
     pictures = Pictures(args.pack, device, plan.seed + training.step)
-    loss = torch.compile(autoencoder.loss) if device.type == "cuda" else autoencoder.loss
 
     drawn: list[Tensor] = []
 
@@ -127,7 +129,8 @@ def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
         pixels = drawn.pop()
         noise = torch.randn(autoencoder.latent_shape(vae.config, pixels), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            total, error = loss(vae, pixels.contiguous(memory_format=torch.channels_last), noise)
+            # Not compiled: that took 110 to 150 s on an H100, as long as half of the training.
+            total, error = autoencoder.loss(vae, pixels.contiguous(), noise)
         total.backward()
         return {"loss": total, "PSNR": -10 * error.log10()}
 
@@ -189,7 +192,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     model.vae.load_state_dict({key: value.float() for key, value in done["weights"].items()})
     model.to(device)
     if device.type == "cuda":
-        model.vae.to(torch.bfloat16, memory_format=torch.channels_last)
+        model.vae.to(torch.bfloat16)
     training = Training("transformer", model, _optimizer(transformer.matrices_and_others(model), args), args.state)
     training.resume()
     seed = plan.seed + training.step
@@ -205,13 +208,17 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     )
     batches = iter(loader)
 
+    drawn: list[tuple[Batch, list[Tensor], list[Tensor], Tensor]] = []
+
     def one() -> dict[str, Tensor]:
-        batch = next(batches).to(device)
-        with torch.no_grad():
-            sources, target = pictures.draw(batch.requests, *batch.size)
-            conds = [trainee.latents(source, draw=True) for source in sources]
-            noisy = transformer.Noisy.draw(trainee.latents(target, draw=False), trainee.copies)
-        losses = trainee.losses(batch, sources, conds, noisy)
+        if not drawn:  # drawing and encoding take as long as a step: each batch is used twice, at other times
+            batch = next(batches).to(device)
+            with torch.no_grad():
+                sources, target = pictures.draw(batch.requests, *batch.size)
+                conds = [trainee.latents(source, draw=True) for source in sources]
+                drawn.extend([(batch, sources, conds, trainee.latents(target, draw=False))] * 2)
+        batch, sources, conds, clean = drawn.pop()
+        losses = trainee.losses(batch, sources, conds, transformer.Noisy.draw(clean, trainee.copies))
         losses.total.backward()
         return {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
 
@@ -233,7 +240,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, default=Path("demo_work/tokenizer.json"))
     parser.add_argument("--state", type=Path, default=Path("demo_work/state"), help="what is kept between two slices")
     parser.add_argument("--steps", type=int, required=True, help="of the whole training")
-    parser.add_argument("--seconds", type=float, default=1e9, help="of this slice; the same command goes on from there")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1e9,
+        help="of this slice, its start included; the same command goes on from there",
+    )
     parser.add_argument("--count", type=int, default=64, help="samples per step")
     parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
     parser.add_argument("--workers", type=int, default=8, help="processes that make token sequences")
@@ -245,10 +257,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    began = time.monotonic()
     args = build_parser().parse_args(argv)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    plan = Plan(args.steps, args.seconds, args.count, args.seed)
+    plan = Plan(args.steps, began + args.seconds, args.count, args.seed)
     {"autoencoder": train_autoencoder, "transformer": train_transformer}[args.part](args, plan)
     return 0
 

@@ -129,7 +129,7 @@ class Trainee:
 
     Args:
         copies: noisy answers per sample.
-        compiled: compile layers and encoder, and attend in tiles; for GPUs.
+        compiled: compile the layers, which then attend in tiles; for GPUs.
     """
 
     def __init__(
@@ -140,7 +140,6 @@ class Trainee:
         self.rules: dict[int, Rule] = {}
         self.vision_grid = 1, 1
         self.layer = torch.compile(self._layer, dynamic=False) if compiled else self._layer
-        self.encoder = torch.compile(model.vae.encoder, dynamic=False) if compiled else model.vae.encoder
         self._same_vision_grid()
 
     def rule(self, batch: Batch) -> Rule:
@@ -157,8 +156,8 @@ class Trainee:
     def latents(self, pictures: Tensor, draw: bool) -> Tensor:
         """Pictures `[n, 3, h, w]` in 0..1 to scaled latents; `draw` from the posterior as for a source, or its mean."""
         vae = self.model.vae
-        pixels = (pictures * 2 - 1)[:, :, None].to(vae.dtype, memory_format=torch.channels_last_3d)
-        mean, logvar = self.encoder(pixels).float().chunk(2, dim=1)
+        pixels = (pictures * 2 - 1)[:, :, None].to(vae.dtype)
+        mean, logvar = vae.encoder(pixels).float().chunk(2, dim=1)
         if draw:
             mean = mean + (0.5 * logvar.clamp(-30, 20)).exp() * torch.randn_like(mean)
         return vae.scale(mean)[:, :, 0]

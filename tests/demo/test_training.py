@@ -15,9 +15,9 @@ from torch import Tensor
 from hunyuan.checkpoint import tiny, tiny_tokenizer
 from hunyuan.checkpoint.load import load_model, read_config
 from hunyuan.generation.denoise import Denoiser
-from hunyuan.generation.scheduler import Schedule
-from hunyuan.generation.prefill import Conditions, CondTokens, prefill
 from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.prefill import Conditions, CondTokens, prefill
+from hunyuan.generation.scheduler import Schedule
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.vae import Vae
