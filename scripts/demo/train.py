@@ -244,7 +244,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         default=1e9,
-        help="of this slice, its start included; the same command goes on from there",
+        help="of this slice, start included",
     )
     parser.add_argument("--count", type=int, default=64, help="samples per step")
     parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
