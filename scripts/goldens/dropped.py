@@ -17,6 +17,7 @@ from hunyuan.generation.job import EditJob
 from hunyuan.generation.scheduler import Schedule, guide
 from hunyuan.generation.text import TextPlan, read_text
 from hunyuan.prompt.images import stretch, to_pil
+from hunyuan.prompt.layout import TextTask
 from hunyuan.prompt.resolution import Bucket, Size
 from hunyuan.requests import EditResult
 from scripts.goldens import edits
@@ -60,7 +61,7 @@ def _check_text(check: Check, golden: Golden, meta: dict[str, Any], job: EditJob
     trace, request = edits.Trace(), job.request
     composer, instruct = golden.checkpoint.composer, golden.checkpoint.generation.sequence_template == "instruct"
     if calls:
-        task = "recaption" if request.bot_task == "recaption" else "think"
+        task: TextTask = "recaption" if request.bot_task == "recaption" else "think"
         if request.bot_task == "image":
             task = "img_ratio"
         else:
@@ -89,7 +90,7 @@ def _check_sequence(
     if meta.get("step_inputs") is not None:
         schedule = Schedule.create(job.steps, job.options.flow_shift)
         guided = job.options.guidance_scale > 1 and not golden.config.cfg_distilled
-        denoiser = SimpleNamespace(
+        denoiser: Any = SimpleNamespace(
             kv=SimpleNamespace(rows=2 if guided else 1),
             layout=layout,
             block=layout.painted,
@@ -108,7 +109,7 @@ def _check_steps(check: Check, job: EditJob, meta: dict[str, Any], recorded: dic
     for i in range(job.steps):
         predicted, guided, latents = (recorded.get(f"{name}_{i}") for name in ("pred", "guided", "latents"))
         if predicted is not None:
-            ours = guide(*predicted.chunk(2), job.options.guidance_scale) if len(predicted) == 2 else predicted
+            ours = guide(predicted[:1], predicted[1:], job.options.guidance_scale) if len(predicted) == 2 else predicted
             check.close(f"guided_{i}", ours, guided, tolerance)
         if guided is not None and latents is not None:
             check.close(
