@@ -25,7 +25,7 @@ from hunyuan.placement import Placement
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS
 from hunyuan.plan.table import render
-from hunyuan.prompt.layout import Composer
+from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
@@ -74,7 +74,7 @@ class NativeEngine:
 
         Args:
             impl: the experts' backend, from `choose_impl`.
-            capacity: tokens of a row to keep buffers for; None: the checkpoint's longest sequence.
+            capacity: tokens per row to keep buffers for; None: the checkpoint's longest sequence.
 
         Raises:
             SettingsError: the backend cannot compute these weights after all.
@@ -88,8 +88,8 @@ class NativeEngine:
             workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
-        composer = Composer(tokenizer, model.config, generation.sequence_template)
-        checkpoint = Checkpoint(model, tokenizer, composer, prompts, generation)
+        layouts = LayoutBuilder(tokenizer, model.config, generation.sequence_template)
+        checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation)
         return cls(checkpoint, settings.noise_device == "cpu", workspace)
 
     def run(
