@@ -20,6 +20,7 @@ from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.placement import Placement
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
@@ -139,7 +140,7 @@ def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dty
     return "eager"
 
 
-def read_small_files(folder: Path, config: CheckpointConfig) -> SmallFiles:
+def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
     needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
     tokenizer = Tokenizer(folder, config.image_base_size, config.model_version, needed)

@@ -41,6 +41,7 @@ from hunyuan.checkpoint.full_size import full_size_config  # noqa: E402
 from hunyuan.checkpoint.load import empty_model, read_config  # noqa: E402
 from hunyuan.checkpoint.tiny import TinyShape, write_tiny_checkpoint  # noqa: E402
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files  # noqa: E402
+from hunyuan.formats.config import CheckpointConfig  # noqa: E402
 from hunyuan.generation.job import EditJob  # noqa: E402
 from hunyuan.model.attention import Segment, split_segments  # noqa: E402
 from hunyuan.pictures.rgb import load_image  # noqa: E402
@@ -179,6 +180,7 @@ def stage_work(engine: NativeEngine, request: EditRequest, result: EditResult) -
     text = layouts.text_layout(job.system, request.prompt, shapes, "think", None, False)
     output = job.group.nearest(job.requested_size) if job.requested_size else job.group.square
     layout = layouts.image_layout(job.system, request.prompt, shapes, output, result.cot_text, False)
+    assert isinstance(job.config, CheckpointConfig)  # the loader built it from a folder's
     block, counter = layout.generated, WorkCounter(job.config)
     rows = 2 if job.options.guidance_scale > 1 and not job.config.cfg_distilled else 1
     fixed = split_segments(0, len(text), text.full_blocks)

@@ -261,8 +261,10 @@ def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.d
     """What `NativeEngine.load` does after the weights are read, and one edit of one source picture."""
     started = time.monotonic()
     settings = Settings(model_id=args.folder, device=device.type)
-    impl = choose_impl(model.config, device, model.dtype, settings.moe_impl)
-    engine = NativeEngine.assemble(model, read_small_files(args.folder, model.config), impl, settings)
+    config = model.config
+    assert isinstance(config, CheckpointConfig)  # the loader built it from a folder's
+    impl = choose_impl(config, device, model.dtype, settings.moe_impl)
+    engine = NativeEngine.assemble(model, read_small_files(args.folder, config), impl, settings)
     _synchronize(device)
     seconds = time.monotonic() - started
     lines = [f"ready {seconds:.1f} s after that: experts {impl}, kernels, tactics, decode graph"]

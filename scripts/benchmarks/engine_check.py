@@ -18,9 +18,9 @@ from torch import Tensor
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import empty_model, read_config
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
-from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import run_tokens
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import PLAIN
 from hunyuan.model.rope import positions_2d, rope_table
@@ -102,7 +102,7 @@ class Pair:
         return cls(plain, engine, torch.Generator(device).manual_seed(seed))
 
     @property
-    def config(self) -> CheckpointConfig:
+    def config(self) -> ModelConfig:
         return self.plain.config
 
     @torch.inference_mode()

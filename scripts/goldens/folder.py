@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hunyuan.engines.native import NativeEngine
-from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.job import Checkpoint
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.rgb import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image
@@ -50,7 +50,7 @@ class Golden:
         return self.checkpoint.model
 
     @property
-    def config(self) -> CheckpointConfig:
+    def config(self) -> ModelConfig:
         return self.model.config
 
     @property
