@@ -26,12 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hunyuan.accel.vae.fast_vae import FastVae
 from hunyuan.accel.vae.frame_conv import FrameConv, Frames
 from hunyuan.checkpoint.full_size import full_size_config
-from hunyuan.model.config import ModelConfig, VaeConfig
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.config import VaeConfig
 from hunyuan.model.vae import Vae
 
 GIB = 2**30
-REAL = ModelConfig.from_dict(full_size_config(layers=1)).vae
-TINY = VaeConfig((32, 32, 32, 32, 32), 3, 3, 8, 1, 16, 4, 0.5627, None)
+REAL = CheckpointConfig.from_dict(full_size_config(layers=1)).vae
+TINY = VaeConfig((32, 32, 32, 32, 32), 8, 1, 16, 4, scaling_factor=0.5627)
 
 
 def random_vae(config: VaeConfig, device: torch.device, seed: int) -> Vae:

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from text_reference import decode_text
 from torch import Tensor
 
 from hunyuan.errors import Cancelled
 from hunyuan.generation.decoding import DecodeStep, TextDecoder, TextRun
 from hunyuan.generation.sampling import MAX_TOP_K, Sampling, uniforms
-from hunyuan.generation.text import TextPlan, decode_text
+from hunyuan.generation.text import TextPlan
 
 VOCAB, CAPACITY = 3000, 200
 END_THINK, RECAPTION, END_RECAPTION, ANSWER, BOI, SIZE = range(10, 16)

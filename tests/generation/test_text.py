@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from text_reference import TextState, decode_text, filtered
 
 from hunyuan import Editor
 from hunyuan.generation.sampling import Sampling
-from hunyuan.generation.text import TextPlan, TextState, TextStream, decode_text, read_text
+from hunyuan.generation.text import TextPlan, TextStream, read_text
 from hunyuan.prompt.tokenizer import Tokenizer
 
 VOCAB = 2624
@@ -54,7 +55,7 @@ def test_a_ratio_step_is_restricted_and_greedy_even_when_sampling(tk: Tokenizer)
     logits[tk.ratios[34]] = 2.0
     logits[tk.ratios[3]] = 1.99
     constrained = TextState(plan).constrain(logits, tk.size)
-    probabilities = Sampling(True, 0.6, 1024, 0.95).filter(constrained).softmax(-1)
+    probabilities = filtered(Sampling(True, 0.6, 1024, 0.95), constrained).softmax(-1)
     assert probabilities[tk.ratios[34]] == 1.0
 
 
