@@ -32,11 +32,12 @@ from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import edit_form, max_body_bytes
 from hunyuan.serving.lifecycle import Drain, web_server
 from hunyuan.serving.logs import ServiceLog, log_request
+from hunyuan.serving.memory import return_large_blocks
 from hunyuan.serving.metrics import metrics
 from hunyuan.serving.pace import Least
 from hunyuan.serving.peers import Peers
 from hunyuan.serving.png import encode_png
-from hunyuan.serving.processes import end_both, join_master, prepare_master
+from hunyuan.serving.processes import end_both, has_master, join_master, prepare_master
 from hunyuan.serving.queue import EditQueue
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.uploads import Upload, Uploads
@@ -155,6 +156,21 @@ DECODERS = Decoders(
 ENCODING = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
 
 
+def start_all() -> None:
+    """Everything that runs beside the web server, on whose event loop it is called."""
+    TRACING.start()
+    metrics()  # so that all names are there from the first scrape on
+    for line in SETTINGS.lines():
+        logger.info("setting %s", line)
+    if names := ignored_variables():
+        logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
+    return_large_blocks()
+    watch_connections()
+    DRAIN.install()
+    DECODERS.start()
+    WORKER.start()
+
+
 # What is there when the image compiles its kernels, before the rest of the Bento is copied into it.
 IMAGE = bentoml.images.Image(python_version="3.12").build_include(
     *("hunyuan/__init__.py", "hunyuan/__main__.py", "hunyuan/cli", "hunyuan/errors.py"),
@@ -188,16 +204,13 @@ class HunyuanImage:
         LOG.start()
         join_master()
         ask_no_proxy()
-        TRACING.start()
-        metrics()  # so that all names are there from the first scrape on
-        for line in SETTINGS.lines():
-            logger.info("setting %s", line)
-        if names := ignored_variables():
-            logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
-        watch_connections()
-        DRAIN.install()
-        DECODERS.start()
-        WORKER.start()
+        try:
+            start_all()
+        except Exception as error:
+            if not has_master():
+                raise
+            logger.critical("cannot serve: %s: %s", type(error).__name__, error)
+            cannot_serve()
 
     @bentoml.on_shutdown
     def end(self) -> None:

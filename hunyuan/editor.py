@@ -25,6 +25,7 @@ from hunyuan.requests import (
     ImageSource,
     ProgressCallback,
     SystemPromptChoice,
+    TextCallback,
 )
 from hunyuan.settings import Settings
 from hunyuan.validation import validate
@@ -46,6 +47,7 @@ class Engine(Protocol):
         steps: int,
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
+        on_text: TextCallback | None = None,
     ) -> EditResult: ...
 
 
@@ -82,8 +84,15 @@ class Editor:
         request: EditRequest,
         on_progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
     ) -> EditResult:
         """Makes one picture.
+
+        Args:
+            on_progress: called with a stage's name, how much of it is done, and of how much.
+            cancel: looked at before each token and each step.
+            on_text: called with the next piece of the text while it is thought; together they are what the model says,
+                tags included. The official engine hands it on in one piece at the end.
 
         Raises:
             InvalidRequest: a field is out of bounds; its subclasses say which kind.
@@ -93,7 +102,7 @@ class Editor:
         validate(request, self.settings)
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         steps = self.default_steps if request.steps is None else request.steps
-        return self.engine.run(request, seed=seed, steps=steps, on_progress=on_progress, cancel=cancel)
+        return self.engine.run(request, seed=seed, steps=steps, on_progress=on_progress, cancel=cancel, on_text=on_text)
 
     def generate_image(
         self,

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from PIL import Image
 
@@ -24,10 +24,13 @@ BotTask = Literal["image", "think", "recaption", "think_recaption"]
 SystemPromptChoice = Literal[
     "None", "en_unified", "en_vanilla", "en_recaption", "en_think_recaption", "dynamic", "custom"
 ]
+Stage = Literal["prepare", "prefill", "think", "first_step", "denoise", "vae"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""Of an edit, in order; progress counts the first step in `denoise`."""
 StepCacheName = Literal["taylor", "spectrum"]
-Stage = Literal["prefill", "think", "denoise", "decode"]
 ImageSource = Image.Image | str | Path
 ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
+TextCallback = Callable[[str], None]  # the next piece of what the model thinks
 
 # Control and format characters, marks without a letter under them, and separators: none of them shows anything.
 _BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"})

@@ -14,8 +14,17 @@ from PIL import Image
 
 from hunyuan.errors import InvalidImage, InvalidPrompt, InvalidRequest
 from hunyuan.prompt.resolution import parse_resolution
-from hunyuan.prompt.system_prompt import CHOICES
-from hunyuan.requests import MAX_IMAGES, MAX_SEED, MAX_STEPS, BotTask, EditRequest, ImageSource, StepCacheName, is_blank
+from hunyuan.requests import (
+    MAX_IMAGES,
+    MAX_SEED,
+    MAX_STEPS,
+    BotTask,
+    EditRequest,
+    ImageSource,
+    StepCacheName,
+    SystemPromptChoice,
+    is_blank,
+)
 from hunyuan.settings import Settings
 
 
@@ -32,7 +41,7 @@ def validate(request: EditRequest, settings: Settings) -> None:
     _number("temperature", request.temperature, 0.01, 100)
     _number("top_p", request.top_p, 0.0, 1.0)
     _choice("bot_task", request.bot_task, get_args(BotTask))
-    _choice("use_system_prompt", request.use_system_prompt, CHOICES)
+    _choice("use_system_prompt", request.use_system_prompt, get_args(SystemPromptChoice))
     _type("infer_align_image_size", request.infer_align_image_size, bool)
     for field in ("do_sample", "drop_think"):
         _type(field, getattr(request, field), bool, NoneType)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from scripts.goldens import edits, network, static
+from scripts.goldens import dropped, edits, network, static
 from scripts.goldens.folder import Golden
 from scripts.goldens.report import Check
 
@@ -42,7 +42,7 @@ def checker(section: str) -> Callable[[Golden, str], Check] | None:
     if section in SECTIONS:
         return SECTIONS[section]
     if section.startswith("e2e_"):
-        return edits.easy_edit if section.endswith("_easymoe") else edits.dropped_edit
+        return edits.easy_edit if section.endswith("_easymoe") else dropped.dropped_edit
     return None
 
 
@@ -67,15 +67,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args(argv)
     golden = Golden(args.folder, args.device)
-    failed = 0
+    failed = compared = recorded = 0
     for section in args.section or list(golden.sections):
         check = check_section(golden, section)
         failed += bool(check.failures)
+        recorded += len(check.present)
+        compared += sum(name in check.compared for name in check.present)
         print(check.line(), flush=True)
         for failure in check.failures:
             print(f"         {failure}")
         for name, reason in check.left_out.items():
             print(f"         left out: {name} ({reason})")
+    print(f"{compared:,} of {recorded:,} recorded values compared, the others are named above")
     print(f"{failed} sections failed" if failed else "every section agrees")
     return 1 if failed else 0
 

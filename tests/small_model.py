@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 _GOLDEN_CONFIG = json.loads((Path(__file__).parent / "data" / "golden_a" / "checkpoint" / "config.json").read_text())
 
@@ -22,8 +22,8 @@ def raw_config(**changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(_GOLDEN_CONFIG), **changes}
 
 
-def model_config(**changes: Any) -> ModelConfig:
-    return ModelConfig.from_dict(raw_config(**changes))
+def model_config(**changes: Any) -> CheckpointConfig:
+    return CheckpointConfig.from_dict(raw_config(**changes))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -31,7 +31,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def randomised(module: Module, seed: int = 0) -> Module:
+def randomized(module: Module, seed: int = 0) -> Module:
     """Fills all weights; those of norms scatter around 1, biases around 0. Ready for inference."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():

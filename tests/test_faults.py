@@ -182,6 +182,7 @@ def test_metrics_count_what_happened_under_fixed_names(server: Server) -> None:
     assert "hunyuan_steps_per_second_count" in text
 
 
+@pytest.mark.alone
 def test_nobody_waits_behind_a_step_that_does_not_return(server: Server) -> None:
     """`HUNYUAN_STUCK_S` after its client has left; those behind it have minutes until their own deadline."""
     go = threading.Event()
@@ -213,6 +214,7 @@ def test_before_it_is_ready_it_says_why(doomed: tuple[Server, set[str]]) -> None
     assert "not ready: warming up\n" in doomed[1]
 
 
+@pytest.mark.alone
 def test_a_stuck_step_gets_its_504_and_then_fails_the_liveness_probe(doomed: tuple[Server, set[str]]) -> None:
     server, _ = doomed
     with ThreadPoolExecutor() as pool:
@@ -234,6 +236,7 @@ def test_a_stuck_step_gets_its_504_and_then_fails_the_liveness_probe(doomed: tup
         assert 'hunyuan_cancellations_total{reason="deadline"} 2.0' in httpx.get(f"{server.url}/metrics").text
 
 
+@pytest.mark.alone
 def test_an_upload_that_dawdles_gets_its_504(doomed: tuple[Server, set[str]]) -> None:
     server, _ = doomed
     began = time.monotonic()

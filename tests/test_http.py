@@ -148,7 +148,7 @@ IMAGES = {
     "flipped PNG": with_image(saved("PNG")[:500] + b"\xff" * 200 + saved("PNG")[700:], "damaged"),
     "PNG without data": with_image(png_claiming(100, 100), "damaged"),
     "animated PNG": with_image(saved("PNG", frames=2), "animated PNG"),
-    "animated WebP": with_image(saved("WEBP", frames=2), "animated WEBP"),
+    "animated WebP": with_image(saved("WEBP", frames=2), "animated WebP"),
     "picture too small": with_image(photo_bytes(15, 40), "at least 16 px"),
     "picture too long": with_image(photo_bytes(200, 16), "at most 8:1"),
     "121 megapixels": with_image(png_claiming(11_000, 11_000), "50,000,000"),
@@ -249,7 +249,7 @@ def test_the_script_does_the_same(server: Server, photo: Path, tmp_path: Path) -
     assert not out.exists()
 
 
-LITERAL = ["42", "true", "null", '"quoted"', '{"a": 1}', 'say "hi"']
+LITERAL = ["42", "true", "null", '"quoted"', '{"a": 1}', 'say "hi"', "[" * 3900, '"' + "[" * 3900]
 
 
 def prompts_seen(server: Server) -> list[str]:

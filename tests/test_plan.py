@@ -11,31 +11,31 @@ from small_model import model_config
 
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.modules import use_weight_formats
 from hunyuan.generation.kv_cache import KVCache
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
 from hunyuan.plan.memory import GIB, MARGIN, Work, kv_layer_bytes, moe_workspace_bytes, plan_memory, stage_bytes
 from hunyuan.plan.table import render
-from hunyuan.plan.weights import stored_weights, weight_bytes, with_formats
+from hunyuan.plan.weights import stored_weights, weight_bytes
 from hunyuan.prompt.resolution import Size
 
 H100, H200 = Gpu("H100", int(79.6 * GIB)), Gpu("H200", 140 * GIB)
 
 
-def quantised(experts: str | list[str], dense: str = "bf16") -> dict[str, Any]:
+def quantized(experts: str | list[str], dense: str = "bf16") -> dict[str, Any]:
     section = {"quant_method": "hunyuan-bento", "version": 1, "experts": experts, "dense": dense}
     return {"quantization_config": section}
 
 
 @pytest.fixture(scope="module")
-def real() -> ModelConfig:
-    return ModelConfig.from_dict(full_size_config(experts="bf16"))
+def real() -> CheckpointConfig:
+    return CheckpointConfig.from_dict(full_size_config(experts="bf16"))
 
 
-def kept_in_fp8(config: ModelConfig, layers: int) -> ModelConfig:
-    return replace(config, expert_formats=("fp8",) * layers + ("mxfp4",) * (config.num_hidden_layers - layers))
+def kept_in_fp8(config: CheckpointConfig, layers: int) -> CheckpointConfig:
+    return config.with_formats(["fp8"] * layers + ["mxfp4"] * (config.num_hidden_layers - layers), config.dense_format)
 
 
 # --- weights
@@ -45,13 +45,13 @@ def kept_in_fp8(config: ModelConfig, layers: int) -> ModelConfig:
     "changes",
     [
         {},
-        quantised("fp8"),
-        quantised("mxfp4"),
-        quantised("mxfp4", "fp8"),
-        quantised(["mxfp4", "fp8"]),
-        quantised(["bf16", "mxfp4"], "fp8"),
-        {"tie_word_embeddings": True, **quantised("fp8", "fp8")},
-        {"moe_layer_num_skipped": 1, **quantised("mxfp4", "fp8")},
+        quantized("fp8"),
+        quantized("mxfp4"),
+        quantized("mxfp4", "fp8"),
+        quantized(["mxfp4", "fp8"]),
+        quantized(["bf16", "mxfp4"], "fp8"),
+        {"tie_word_embeddings": True, **quantized("fp8", "fp8")},
+        {"moe_layer_num_skipped": 1, **quantized("mxfp4", "fp8")},
         {"cfg_distilled": True, "use_meanflow": True},
     ],
     ids=str,
@@ -60,7 +60,7 @@ def test_weights_are_those_of_the_network(changes):
     config = model_config(**changes)
     with torch.device("meta"):
         model = HunyuanImage3(config)
-        use_weight_formats(model)
+        use_weight_formats(model, config)
     parts = weight_bytes(config, itemsize=4)
 
     def held(*prefixes: str) -> int:
@@ -88,7 +88,7 @@ def test_16_bits_halve_all_but_the_router():
 
 @pytest.mark.parametrize(("kind", "gib"), [("bf16", 144.0), ("fp8", 72.0), ("mxfp4", 38.3)])
 def test_experts_of_the_real_model(real, kind, gib):
-    assert sum(weight_bytes(with_formats(real, kind, "bf16")).experts) / GIB == pytest.approx(gib, abs=0.06)
+    assert sum(weight_bytes(real.with_formats(kind, "bf16")).experts) / GIB == pytest.approx(gib, abs=0.06)
 
 
 def test_other_weights_of_the_real_model(real):
@@ -140,7 +140,7 @@ def test_work_is_bounded_by_the_checkpoint(real, capacity, tokens):
 
 
 def test_whole_edit_in_4_bits_stays_under_72_gib(real):
-    plan = plan_memory(with_formats(real, "mxfp4", "bf16"), [H100.memory], Work.create(real))
+    plan = plan_memory(real.with_formats("mxfp4", "bf16"), [H100.memory], Work.create(real))
     assert plan.fits
     assert plan.needed < 72 * GIB
 
@@ -148,7 +148,7 @@ def test_whole_edit_in_4_bits_stays_under_72_gib(real):
 @pytest.mark.parametrize(("dense", "allocated", "reserved"), [("bf16", 58.8, 60.0), ("fp8", 56.0, 57.1)])
 def test_plan_is_a_little_above_the_measured_peak(real, dense, allocated, reserved):
     """Peaks of one edit at 1024x1024 in 4 bits, keys and values 2 x 22,800, GiB (NVIDIA H200, 2026-11-25)."""
-    plan = plan_memory(with_formats(real, "mxfp4", dense), [H100.memory], Work.create(real))
+    plan = plan_memory(real.with_formats("mxfp4", dense), [H100.memory], Work.create(real))
     assert allocated < (plan.needed - MARGIN) / GIB < allocated + 1.5  # the margin is what PyTorch does not allocate
     assert reserved < plan.needed / GIB < reserved + 2.5
 
@@ -159,7 +159,7 @@ def test_fp32_is_planned_with_the_plain_autoencoder(real):
 
 
 def test_pictures_are_the_first_gpu_s_business(real):
-    config = with_formats(real, "fp8", "bf16")
+    config = real.with_formats("fp8", "bf16")
     small, large = (
         plan_memory(config, [H100.memory] * 2, Work.create(real, size)) for size in (Size(1280, 720), Size(1024, 1024))
     )
@@ -179,7 +179,7 @@ def test_shares_of_several_gpus_add_up(real):
 
 
 def test_gpus_of_different_sizes_are_filled_as_they_are(real):
-    plan = plan_memory(with_formats(real, "fp8", "bf16"), [40 * GIB, H200.memory], Work.create(real))
+    plan = plan_memory(real.with_formats("fp8", "bf16"), [40 * GIB, H200.memory], Work.create(real))
     assert plan.fits
     assert plan.layer_counts[0] < 10 < plan.layer_counts[1]
 
@@ -203,11 +203,11 @@ def test_gpus_of_different_sizes_are_filled_as_they_are(real):
 )
 def test_official_folder(real, gpus, asked, weights, used):
     choice = choose(real, asked, "bf16", gpus)
-    assert (choice.weights, len(choice.gpus), choice.quantise) == (weights, used, weights != "bf16")
+    assert (choice.weights, len(choice.gpus), choice.quantize) == (weights, used, weights != "bf16")
     assert choice.plan is not None
     assert choice.plan.fits
     assert stored_weights(choice.config) == weights
-    assert ("hunyuan quantize" in choice.reason) == choice.quantise
+    assert ("hunyuan quantize" in choice.reason) == choice.quantize
 
 
 def test_reason_says_what_was_too_big(real):
@@ -216,10 +216,10 @@ def test_reason_says_what_was_too_big(real):
 
 
 @pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
-def test_quantised_folder_is_taken_as_it_is(real, kind):
-    config = with_formats(real, kind, "bf16")
+def test_quantized_folder_is_taken_as_it_is(real, kind):
+    config = real.with_formats(kind, "bf16")
     choice = choose(config, "auto", "bf16", [H200])
-    assert (choice.config, choice.quantise) == (config, False)
+    assert (choice.config, choice.quantize) == (config, False)
     assert "stored as" in choice.reason
 
 
@@ -235,9 +235,9 @@ def test_mixed_folder_is_taken_as_it_is(real):
     ("stored", "asked", "target"), [("bf16", "bf16", "bf16"), ("bf16", "fp8", "fp8"), ("fp8", "bf16", "fp8")]
 )
 def test_dense_layers(real, stored, asked, target):
-    choice = choose(with_formats(real, "mxfp4", stored), "auto", asked, [H100])
+    choice = choose(real.with_formats("mxfp4", stored), "auto", asked, [H100])
     assert choice.config.dense_format == target
-    assert choice.quantise == (stored != target)
+    assert choice.quantize == (stored != target)
 
 
 def test_fp8_dense_layers_take_half(real):
@@ -260,9 +260,9 @@ def test_mixed_needs_a_conversion(real):
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp8", "mixed"])
-def test_a_quantised_folder_is_no_other_one(real, asked):
+def test_a_quantized_folder_is_no_other_one(real, asked):
     with pytest.raises(SettingsError, match=f"HUNYUAN_WEIGHTS={asked}, but this folder's experts are stored as 4bit"):
-        choose(with_formats(real, "mxfp4", "bf16"), asked, "bf16", [H100])
+        choose(real.with_formats("mxfp4", "bf16"), asked, "bf16", [H100])
 
 
 # --- refusals
@@ -297,8 +297,8 @@ def test_refusal_of_auto_names_all_that_was_tried(real):
     assert "4bit on 2 x GPU" in message
 
 
-def test_refusal_of_a_quantised_folder_points_to_the_official_one(real):
-    message, _ = refusal(with_formats(real, "fp8", "bf16"), "auto", "bf16", [H100])
+def test_refusal_of_a_quantized_folder_points_to_the_official_one(real):
+    message, _ = refusal(real.with_formats("fp8", "bf16"), "auto", "bf16", [H100])
     assert "fits: fp8 on 2 x H100; the official folder in another format: hunyuan quantize" in message
 
 

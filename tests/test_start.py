@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
-from server_process import Server, running, start
+from server_process import ROOT, Server, running, start
 
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.serving import metric_files
@@ -51,6 +53,14 @@ def test_a_bad_checkpoint_ends_the_whole_process_with_its_reason(tmp_path: Path,
     status, last = ended(start(tmp_path, MODEL_ID=str(folder), **image))
     assert status == 1
     assert critical(last).startswith("cannot serve: system_prompt.py is missing in the checkpoint folder")
+
+
+@pytest.mark.server
+def test_a_part_that_cannot_be_started_ends_the_whole_process(tmp_path: Path) -> None:
+    target, folder = "failing_start_service:HunyuanImage", Path(__file__).parent / "faulty"
+    status, last = ended(start(tmp_path, target, folder, MODEL_ID="demo"))
+    assert status == 1
+    assert critical(last) == "cannot serve: RuntimeError: this part cannot be started"
 
 
 @pytest.mark.server
@@ -136,3 +146,10 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
 def test_without_shared_figures_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(metric_files.VARIABLE, raising=False)
     metric_files.reserve()
+
+
+def test_the_master_does_not_import_the_model() -> None:
+    """Each process would hold 500 MB for it, and the worker imports it on the editor's own thread."""
+    code = "import service, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert (done.stdout.decode().strip(), done.returncode) == ("[]", 0), done.stderr.decode()

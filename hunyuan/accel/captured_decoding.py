@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from hunyuan.generation.decoding import LOOK_EVERY, DecodeStep, TextDecoder
+from hunyuan.generation.decoding import DecodeStep, TextDecoder
 
+LOOK_EVERY = 8
+"""Tokens between two looks of the host: each look waits for the device."""
 _WARM_UP_STEPS = 3
 
 

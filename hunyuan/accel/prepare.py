@@ -27,8 +27,8 @@ from hunyuan.accel.flashinfer_modules import missing_modules
 from hunyuan.accel.split_layers import connect
 from hunyuan.accel.vae.fast_vae import use_fast_vae
 from hunyuan.errors import SettingsError
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.workspace import Workspace
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
 from hunyuan.placement import Placement
@@ -47,7 +47,7 @@ def prepare(
 
     Args:
         impl: the experts' backend, from `choose_impl`.
-        capacity: tokens of a row that the engine keeps buffers for.
+        capacity: tokens per row that the engine keeps buffers for.
         expert_tokens: the most tokens of one call of the experts' backend; longer inputs go in pieces.
         cache_dir: where tactics measured at start are remembered; None: nowhere.
 
@@ -82,7 +82,7 @@ def prepare(
     return workspace
 
 
-def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
+def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
     """Settles `HUNYUAN_MOE_IMPL` and logs the reason. Raises `SettingsError`."""
     refuse_missing_kernels(device, dtype, moe_impl)
     layers = [i for i in range(config.num_hidden_layers) if config.is_moe(i)]

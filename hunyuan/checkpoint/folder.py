@@ -19,7 +19,7 @@ from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tensor_table import STORED_TYPES, TensorSpec
 from hunyuan.checkpoint.untrusted import MOST_JSON, FileProblem, NoPlainFile, is_plain_name, parse_json, read_small
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -62,9 +62,9 @@ def checkpoint_name(folder: Path) -> str:
     return owner.rpartition("--")[2] if owner.startswith("models--") else owner
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantisation."""
-    return ModelConfig.from_dict(read_json(folder, CONFIG_FILE))
+def read_config(folder: Path) -> CheckpointConfig:
+    """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantization."""
+    return CheckpointConfig.from_dict(read_json(folder, CONFIG_FILE))
 
 
 def read_index(folder: Path) -> dict[str, str]:
@@ -211,6 +211,6 @@ def _unfinished(folder: Path) -> str:
     waiting = [name for name in planned if name not in done]
     lacking = f"incomplete: {some(waiting)}" if waiting else "index and config are not written"
     return (
-        f": it was being quantised and is not complete, {len(planned) - len(waiting)} of {len(planned)} weight files "
+        f": it was being quantized and is not complete, {len(planned) - len(waiting)} of {len(planned)} weight files "
         f"are done; {lacking}; the same hunyuan quantize command goes on from there"
     )

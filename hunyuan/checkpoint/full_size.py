@@ -11,7 +11,7 @@ from typing import Any
 
 from hunyuan.checkpoint import tiny_config, tiny_tokenizer
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION
+from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION
 
 FULL_SHAPE = TinyShape(
     hidden=4096,

@@ -1,4 +1,4 @@
-"""Reads a checkpoint folder into the network: official, fp8 or MXFP4, and quantises on the way where asked to.
+"""Reads a checkpoint folder into the network: official, fp8 or MXFP4, and quantizes on the way where asked to.
 
 Knows where each tensor goes. Several pieces of files are under way at a time, each through a small staging buffer
 (pinned where the target is a GPU), so host memory stays bounded by those buffers; experts land in their stacked place
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +30,10 @@ from hunyuan.checkpoint.folder import (
     weight_files,
 )
 from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
-from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
+from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors, meta_model
 from hunyuan.errors import CheckpointError
-from hunyuan.formats.modules import use_weight_formats
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.numbers import quantize_fp8, quantize_fp8_rows, quantize_mxfp4
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.placement import Placement
 
@@ -61,18 +60,18 @@ class Piece:
 
 @torch.inference_mode(False)  # of the caller's mode the reading threads know nothing
 def load_model(
-    folder: Path, config: ModelConfig, device: torch.device | Placement, dtype: torch.dtype
+    folder: Path, config: CheckpointConfig, device: torch.device | Placement, dtype: torch.dtype
 ) -> HunyuanImage3:
     """Builds the network on `device`, or over several, and fills it; the router stays fp32.
 
     Args:
-        config: the folder's own, or one with other `expert_formats` and `dense_format`: matrices that the folder
-            holds in 16 bits are then quantised as they arrive.
-        dtype: of everything that is not quantised; the autoencoder's is `autoencoder_dtype`.
+        config: the folder's own, or one with other formats: matrices that the folder
+            holds in 16 bits are then quantized as they arrive.
+        dtype: of everything that is not quantized; the autoencoder's is `autoencoder_dtype`.
 
     Raises:
         CheckpointError: naming every key that is missing, unexpected, or of the wrong shape or type; a format that
-            the folder's cannot be turned into; a value that cannot be quantised; a file that ends while it is read.
+            the folder's cannot be turned into; a value that cannot be quantized; a file that ends while it is read.
     """
     stored = _stored_config(folder, config)
     expected_tensors(config)  # for its errors about the target, before anything is read
@@ -83,8 +82,8 @@ def load_model(
         log.info(
             "loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), checkpoint_name(folder)
         )
-        if stored != config:
-            log.warning("quantising while loading; `hunyuan quantize` does it once and for all, then loading is fast")
+        if stored.formats != config.formats:
+            log.warning("quantizing while loading; `hunyuan quantize` does it once and for all, then loading is fast")
         started = time.monotonic()
         with tqdm(
             total=weights.size, desc="loading weights", unit="B", unit_scale=True, mininterval=1.0, disable=None
@@ -95,12 +94,10 @@ def load_model(
     return model
 
 
-def empty_model(config: ModelConfig, device: torch.device | Placement, dtype: torch.dtype) -> HunyuanImage3:
-    """The network with uninitialised weights, ready for inference."""
+def empty_model(config: CheckpointConfig, device: torch.device | Placement, dtype: torch.dtype) -> HunyuanImage3:
+    """The network with uninitialized weights, ready for inference."""
     placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
-    with torch.device("meta"):
-        model = HunyuanImage3(config)
-        use_weight_formats(model)
+    model = meta_model(config)
     for name, parameter in model.named_parameters():
         own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
         where = placement.device_of(name)
@@ -121,7 +118,7 @@ def autoencoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.float16 if device.type == "cuda" and dtype.itemsize == 2 else torch.float32
 
 
-def _stored_config(folder: Path, config: ModelConfig) -> ModelConfig:
+def _stored_config(folder: Path, config: CheckpointConfig) -> CheckpointConfig:
     """`config` with the formats that the folder is in. Raises `CheckpointError` where one cannot become the other."""
     own = read_config(folder)
     formats = list(zip(own.expert_formats, config.expert_formats, strict=True))
@@ -130,9 +127,9 @@ def _stored_config(folder: Path, config: ModelConfig) -> ModelConfig:
         wrong.add(f"dense layers {own.dense_format} as {config.dense_format}")
     if wrong:
         raise CheckpointError(
-            f"{checkpoint_name(folder)} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
+            f"{checkpoint_name(folder)} is quantized otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
         )
-    return replace(config, expert_formats=own.expert_formats, dense_format=own.dense_format)
+    return config.with_formats(*own.formats)
 
 
 # --- what goes where
@@ -151,16 +148,16 @@ def _tensor_pieces(
     target = parameters[spec.param].data
     if spec.slot is not None:
         target = target[spec.slot]
-    quantised = spec.kind == "plain" and (not target.is_floating_point() or target.dtype.itemsize == 1)
-    if not quantised:
+    quantized = spec.kind == "plain" and (not target.is_floating_point() or target.dtype.itemsize == 1)
+    if not quantized:
         unit, put = 1, partial(_copy, target.view(-1))
     elif spec.slot is None:
         scale = parameters[spec.param + "_scale"].data
-        unit, put = entry.shape[-1], partial(_quantise_rows, target, scale)
+        unit, put = entry.shape[-1], partial(_quantize_rows, target, scale)
     else:
         # A matrix of an expert has one scale, or limits between its scales: it comes as a whole.
         scale = parameters[spec.param.removesuffix("_proj") + "_scale"].data[spec.slot]
-        unit, put = spec.numel, partial(_quantise_matrix, target, scale)
+        unit, put = spec.numel, partial(_quantize_matrix, target, scale)
     width = unit * entry.dtype.itemsize
     step = max(width, PIECE_BYTES // width * width)
     for offset in range(0, entry.size, step):
@@ -177,13 +174,13 @@ def _copy(target: Tensor, offset: int, values: Tensor) -> None:
     part.copy_(values, non_blocking=True)
 
 
-def _quantise_rows(target: Tensor, scale: Tensor, offset: int, values: Tensor) -> None:
+def _quantize_rows(target: Tensor, scale: Tensor, offset: int, values: Tensor) -> None:
     columns = target.shape[-1]
     rows = slice(offset // columns, (offset + len(values)) // columns)
     target[rows], scale[rows] = quantize_fp8_rows(values.to(target.device, non_blocking=True).view(-1, columns))
 
 
-def _quantise_matrix(target: Tensor, scale: Tensor, _offset: int, values: Tensor) -> None:
+def _quantize_matrix(target: Tensor, scale: Tensor, _offset: int, values: Tensor) -> None:
     quantize = quantize_mxfp4 if target.dtype == torch.uint8 else quantize_fp8
     matrix, scales = quantize(values.to(target.device, non_blocking=True).view(len(target), -1))
     target.copy_(matrix)
@@ -210,7 +207,7 @@ def _run(pieces: list[Piece], progress: tqdm) -> None:
             piece.shard.read_into(buffer, piece.start)
             try:
                 piece.put(buffer.view(piece.dtype))
-            except ValueError as problem:  # what cannot be quantised
+            except ValueError as problem:  # what cannot be quantized
                 raise CheckpointError(f"{piece.key}: {problem}") from problem
             if piece.device.type == "cuda":
                 # The buffer may be filled again once its copy is done; other threads read meanwhile.
@@ -227,16 +224,14 @@ def _run(pieces: list[Piece], progress: tqdm) -> None:
             stop.set()
 
 
-def staging_bytes(config: ModelConfig, device: torch.device) -> int:
-    """The most that all staging buffers together take while this config is loaded, quantised on the way or not."""
-    largest = max((s.numel for s in expected_tensors(plain_config(config)).values() if s.slot is not None), default=0)
+def staging_bytes(config: CheckpointConfig, device: torch.device) -> int:
+    """The most that all staging buffers together take while this config is loaded, quantized on the way or not."""
+    largest = max(
+        (s.numel for s in expected_tensors(config.with_formats("bf16", "bf16")).values() if s.slot is not None),
+        default=0,
+    )
     readers = _GPU_READERS if device.type == "cuda" else _CPU_READERS
     return readers * max(PIECE_BYTES, 2 * largest)
-
-
-def plain_config(config: ModelConfig) -> ModelConfig:
-    """The same model as the official folder stores it."""
-    return replace(config, expert_formats=("bf16",) * config.num_hidden_layers, dense_format="bf16")
 
 
 def _replace(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

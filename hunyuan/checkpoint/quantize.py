@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hunyuan.checkpoint.quantize_tasks import Measured, Task, shard_tasks, store
 from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter, write_durably
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
+from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
 
 GIB = 2**30
 RESERVE_GIB = 12.0
@@ -50,7 +51,7 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         if self.weights not in _FORMATS or self.dense not in ("bf16", "fp8"):
-            raise CheckpointError(f"cannot quantise to weights {self.weights!r}, dense {self.dense!r}")
+            raise CheckpointError(f"cannot quantize to weights {self.weights!r}, dense {self.dense!r}")
 
     @property
     def thread_count(self) -> int:
@@ -61,16 +62,14 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
     """Writes the folder `out`, or goes on with it, and returns the report that it stores there too.
 
     Raises:
-        CheckpointError: the source is incomplete or already quantised, `out` holds something else or another process
+        CheckpointError: the source is incomplete or already quantized, `out` holds something else or another process
             is writing it, a matrix does not divide into blocks, or the budget is too small. Nothing has been written
             then.
     """
     config = read_config(source)
-    if set(config.expert_formats) != {"bf16"} or config.dense_format != "bf16":
-        raise CheckpointError(f"{source.name} is quantised already; start from the official folder")
-    first = replace(
-        config, expert_formats=(_FORMATS[options.weights],) * config.num_hidden_layers, dense_format=options.dense
-    )
+    if config.quantization_config is not None:
+        raise CheckpointError(f"{source.name} is quantized already; start from the official folder")
+    first = config.with_formats(_FORMATS[options.weights], options.dense)
     if options.weights == "mixed":
         choose_layers(first, {}, options)  # raises for a budget that is too small
     with OpenWeights(source, expected_tensors(config)) as weights:
@@ -83,7 +82,7 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
             return _Job(source, out, options, weights, job).run(first)
 
 
-def choose_layers(config: ModelConfig, errors: Mapping[int, float], options: QuantizeOptions) -> list[int]:
+def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options: QuantizeOptions) -> list[int]:
     """The layers to keep in fp8: those of largest error in 4 bits, as many as the budget takes.
 
     Args:
@@ -100,18 +99,17 @@ def choose_layers(config: ModelConfig, errors: Mapping[int, float], options: Qua
             f"and an edit {options.reserve_gib} GiB beside them"
         )
     chosen = []
+    narrow, wide = _expert_bytes(config), _expert_bytes(config.with_formats("fp8", config.dense_format))
     for layer in sorted(errors, key=lambda layer: (-errors[layer], layer)):
-        formats = [*config.expert_formats]
-        formats[layer] = "fp8"
-        more = _nbytes(replace(config, expert_formats=tuple(formats))) - _nbytes(config)
+        more = wide[layer] - narrow[layer]
         if more <= free:
             chosen.append(layer)
             free -= more
     return sorted(chosen)
 
 
-def plan_shards(config: ModelConfig) -> dict[str, list[TensorSpec]]:
-    """The tensors of each weight file: one file a layer, then the rest in files of at most 2 GiB or one tensor.
+def plan_shards(config: CheckpointConfig) -> dict[str, list[TensorSpec]]:
+    """The tensors of each weight file: one file per layer, then the rest in files of at most 2 GiB or one tensor.
 
     The file names do not depend on the experts' formats.
     """
@@ -138,7 +136,7 @@ class _Job:
         self.source, self.out, self.options, self.weights, self.job = source, out, options, weights, job
         self.held: dict[str, ShardReader] = weights.where()
 
-    def run(self, first: ModelConfig) -> Report:
+    def run(self, first: CheckpointConfig) -> Report:
         finished = self._finished_before()
         if finished is not None:
             return finished
@@ -152,7 +150,7 @@ class _Job:
             self._write_shards(target)
         return self._complete(target)
 
-    def _check_room(self, config: ModelConfig) -> None:
+    def _check_room(self, config: CheckpointConfig) -> None:
         written = sum(entry["size"] for entry in self.journal.done.values())
         needed, free = _nbytes(config) - written, shutil.disk_usage(self.out).free
         if needed > free:
@@ -170,7 +168,7 @@ class _Job:
         (self.out / JOURNAL_FILE).unlink(missing_ok=True)
         return report
 
-    def _choose(self, config: ModelConfig) -> ModelConfig:
+    def _choose(self, config: CheckpointConfig) -> CheckpointConfig:
         if self.journal.mixed is None:
             errors = {n: layer_error(self._entry(config, n)["errors"]) for n in moe_layers(config)}
             self.journal.choose(
@@ -178,12 +176,12 @@ class _Job:
             )
         chosen = (self.journal.mixed or {})["layers"]
         formats = ["fp8" if n in chosen else word for n, word in enumerate(config.expert_formats)]
-        return replace(config, expert_formats=tuple(formats))
+        return config.with_formats(formats, config.dense_format)
 
-    def _entry(self, config: ModelConfig, layer: int) -> dict[str, Any]:
+    def _entry(self, config: CheckpointConfig, layer: int) -> dict[str, Any]:
         return self.journal.done[list(plan_shards(config))[layer]]
 
-    def _write_shards(self, config: ModelConfig) -> None:
+    def _write_shards(self, config: CheckpointConfig) -> None:
         plan, waiting = plan_shards(config), {}
         for number, (name, specs) in enumerate(plan.items()):
             kind = config.expert_formats[number] if number in moe_layers(config) else "plain"
@@ -193,7 +191,7 @@ class _Job:
                 waiting[name] = (kind, specs)
         tasks = {name: shard_tasks(specs, self.weights.specs, self.held) for name, (_, specs) in waiting.items()}
         total = sum(task.size for part in tasks.values() for task in part)
-        with tqdm(total=total, desc="quantising", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
+        with tqdm(total=total, desc="quantizing", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
             for name, (kind, specs) in waiting.items():
                 errors = self._write_shard(name, specs, tasks[name], progress.update)
                 size = (self.out / name).stat().st_size
@@ -208,7 +206,7 @@ class _Job:
         writer = ShardWriter(self.out / name, stored_content(specs, self.held))
         measured: dict[str, list[Measured]] = {}
         try:
-            with ThreadPoolExecutor(self.options.thread_count, "quantise") as pool:
+            with ThreadPoolExecutor(self.options.thread_count, "quantize") as pool:
                 futures = {pool.submit(task.run, writer, self.options.device): task for task in tasks}
                 try:
                     for future in as_completed(futures):
@@ -225,7 +223,7 @@ class _Job:
         # In the stack's order, whichever was done first: the report must not depend on it.
         return {key: [list(m) for m in sorted(results)] for key, results in sorted(measured.items())}
 
-    def _complete(self, config: ModelConfig) -> Report:
+    def _complete(self, config: CheckpointConfig) -> Report:
         """Everything beside the weights; config.json makes the folder a checkpoint, so it is last."""
         for stale in self.out.glob("*.partial"):
             stale.unlink()
@@ -248,18 +246,27 @@ class _Job:
         if path.stat().st_size <= _LARGEST_SMALL_FILE:
             shutil.copyfile(path, self.out / path.name)
 
-    def _raw_config(self, config: ModelConfig) -> dict[str, Any]:
+    def _raw_config(self, config: CheckpointConfig) -> dict[str, Any]:
         words = list(config.expert_formats)
         experts = words[0] if len(set(words)) == 1 else words
         section = {"quant_method": QUANT_METHOD, "version": QUANT_VERSION, "experts": experts}
         return {**read_json(self.source, CONFIG_FILE), "quantization_config": {**section, "dense": config.dense_format}}
 
 
-def moe_layers(config: ModelConfig) -> list[int]:
+def moe_layers(config: CheckpointConfig) -> list[int]:
     return [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
 
 
-def _nbytes(config: ModelConfig) -> int:
+def _expert_bytes(config: CheckpointConfig) -> Counter[int]:
+    """By layer."""
+    found: Counter[int] = Counter()
+    for spec in expected_tensors(config).values():
+        if ".experts." in spec.key:
+            found[int(spec.key.split(".")[2])] += spec.nbytes
+    return found
+
+
+def _nbytes(config: CheckpointConfig) -> int:
     return sum(spec.nbytes for spec in expected_tensors(config).values())
 
 

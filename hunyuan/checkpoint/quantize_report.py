@@ -1,4 +1,4 @@
-"""What a quantisation cost in accuracy: the report stored beside the weights, and its table.
+"""What a quantization cost in accuracy: the report stored beside the weights, and its table.
 
 Knows the journal's measurements; relative error is always the norm of the difference over the norm of the original.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 REPORT_FILE = "quantization_report.json"
 Report = dict[str, Any]
@@ -27,7 +27,7 @@ def layer_error(errors: Mapping[str, Sequence[Sequence[float]]]) -> float:
 
 
 def build_report(
-    config: ModelConfig, job: Mapping[str, Any], done: Mapping[str, Any], mixed: Mapping[str, Any] | None
+    config: CheckpointConfig, job: Mapping[str, Any], done: Mapping[str, Any], mixed: Mapping[str, Any] | None
 ) -> Report:
     """Per layer and per tensor; of experts also each one's own error, in their order.
 

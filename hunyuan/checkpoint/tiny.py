@@ -25,7 +25,7 @@ from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint import tensor_table, tiny_config, tiny_tokenizer, tiny_weights
 from hunyuan.checkpoint.tiny_config import DEFAULT_SHAPE, DTYPES, TinyShape
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 _MANIFEST = "tiny_manifest.json"
 _INDEX = "model.safetensors.index.json"
@@ -55,7 +55,7 @@ def write_tiny_checkpoint(
         raise CheckpointError(f"tiny checkpoint: dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     tokenizer = tiny_tokenizer.build_tokenizer()
     raw = tiny_config.model_config(shape, tokenizer)
-    config = ModelConfig.from_dict(raw)
+    config = CheckpointConfig.from_dict(raw)
     specs = tensor_table.expected_tensors(config)
     if not 1 <= shards <= len(specs):
         raise CheckpointError(f"tiny checkpoint: shards must be 1 to {len(specs)}; got {shards}")
@@ -122,8 +122,9 @@ def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
 def _version() -> str:
     """Changes with everything that decides what is written, so that a cache never holds an old kind."""
     sources = [Path(str(module.__file__)) for module in (tensor_table, tiny_config, tiny_tokenizer, tiny_weights)]
+    network = sorted(Path(str(tensor_table.__file__)).parents[1].joinpath("model").glob("*.py"))
     digest = hashlib.sha256()
-    for source in [*sources, Path(__file__)]:
+    for source in [*sources, *network, Path(__file__)]:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hunyuan.checkpoint.tensor_table import ROUTER_SUFFIX, TensorSpec, expected_tensors
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 SCRIPT_RMS = 16.0
 """Size of a script token's embedding entries; what all layers together add to it is about 1."""
@@ -45,7 +45,7 @@ _GAINS = {
 _LOG_VARIANCE = -5.0
 
 
-def random_weights(config: ModelConfig, script: Sequence[tuple[int, int]], seed: int) -> dict[str, Tensor]:
+def random_weights(config: CheckpointConfig, script: Sequence[tuple[int, int]], seed: int) -> dict[str, Tensor]:
     """Every tensor of the checkpoint by its key, float32, on the CPU; the same for the same seed.
 
     Args:
@@ -58,7 +58,7 @@ def random_weights(config: ModelConfig, script: Sequence[tuple[int, int]], seed:
     return weights
 
 
-def _initial(spec: TensorSpec, config: ModelConfig, generator: torch.Generator) -> Tensor:
+def _initial(spec: TensorSpec, config: CheckpointConfig, generator: torch.Generator) -> Tensor:
     noise = torch.randn(spec.shape, generator=generator)
     if spec.key.endswith("bias"):
         return 0.05 * noise
@@ -67,13 +67,13 @@ def _initial(spec: TensorSpec, config: ModelConfig, generator: torch.Generator) 
     return noise * _spread(spec, config)
 
 
-def _spread(spec: TensorSpec, config: ModelConfig) -> float:
+def _spread(spec: TensorSpec, config: CheckpointConfig) -> float:
     """The standard deviation of a matrix or kernel."""
     if spec.key in _TABLES:
         return _TABLES[spec.key]
     gain = next((gain for suffix, gain in _GAINS.items() if spec.key.endswith(suffix)), 1.0)
     if spec.key.startswith("model.layers") and spec.key.endswith(("o_proj.weight", "down_proj.weight")):
-        # These add to the residual stream once a layer: together as much at any depth.
+        # These add to the residual stream once per layer: together as much at any depth.
         gain /= sqrt(config.num_hidden_layers)
     return gain / sqrt(prod(spec.shape[1:]))
 

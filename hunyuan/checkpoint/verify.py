@@ -14,7 +14,7 @@ from pathlib import Path
 try:
     from hunyuan.checkpoint import untrusted
 except ImportError:  # run as a file of its own, where the project's packages are not installed
-    import untrusted  # type: ignore[import-not-found, no-redef]
+    import untrusted  # type: ignore[no-redef]
 
 INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from hunyuan.errors import InvalidRequest
 if TYPE_CHECKING:
     from hunyuan.compare.weights import Case
     from hunyuan.editor import Editor
+    from hunyuan.requests import ProgressCallback
 
 DESCRIPTION = """\
 Runs the same edits through two sets of weights and reports how far apart they are. A and B are checkpoint folders, or
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, default=len(BUILT_IN), help="how many of the built-in ones")
     parser.add_argument("--resolution", help="WIDTHxHEIGHT or W:H; default: the first picture's ratio")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--steps", type=int, help="default: A's own, which is 28, and 8 for a Distil checkpoint")
     parser.add_argument(
         "--bot-task", default="think_recaption", choices=("image", "think", "recaption", "think_recaption")
     )
@@ -76,13 +79,23 @@ def run(args: argparse.Namespace) -> int:
         loader(args, args.a, args.weights_a, args.dense_a),
         loader(args, args.b, args.weights_b, args.dense_b),
     )
-    comparisons, sheet = compare(*sides, build_cases(args))
+    comparisons, sheet = compare(*sides, build_cases(args), watch)
     print(table(comparisons))
     if args.json is not None:
         args.json.write_text(json.dumps([asdict(c) for c in comparisons], indent=2) + "\n", encoding="utf-8")
     if args.sheet is not None:
         sheet.save(args.sheet)
     return 0
+
+
+@contextmanager
+def watch(what: str) -> Iterator[ProgressCallback]:
+    """A line for what begins, and bars for its stages, on standard error: the numbers come minutes later."""
+    from hunyuan.cli.progress import Progress
+
+    print(what, file=sys.stderr, flush=True)
+    with Progress() as shown:
+        yield shown.on_progress
 
 
 def loader(args: argparse.Namespace, folder: Path, weights: str, dense: str) -> Callable[[], Editor]:

@@ -219,10 +219,10 @@ def weights(cards: list[Card], folder: Path | None) -> Row:
     try:
         from hunyuan.checkpoint.folder import read_config
         from hunyuan.checkpoint.full_size import full_size_config
-        from hunyuan.model.config import ModelConfig
+        from hunyuan.formats.config import CheckpointConfig
         from hunyuan.plan.choice import Gpu, choose
 
-        config = read_config(folder) if folder else ModelConfig.from_dict(full_size_config(experts="bf16"))
+        config = read_config(folder) if folder else CheckpointConfig.from_dict(full_size_config(experts="bf16"))
         choice = choose(config, "auto", "bf16", [Gpu(card.name, card.memory) for card in cards])
     except HunyuanError as error:
         return Row("BAD" if folder else "--", "allows: weights", str(error))

@@ -55,7 +55,7 @@ def make(args: argparse.Namespace, photos: list[Path]) -> int:
     validate(request, settings)
     editor = Editor.load(settings)
     with Progress(args.quiet) as progress:
-        result = editor.run(request, on_progress=progress.on_progress)
+        result = editor.run(request, on_progress=progress.on_progress, on_text=progress.on_text)
     write(result, args.out, editor.model_name)
     width, height = result.size
     print(f"{args.out}: {width}x{height}, seed {result.seed}, {result.steps} steps, {result.timings['total']:.1f} s")

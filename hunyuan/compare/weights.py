@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +32,12 @@ from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_toke
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.pictures.rgb import load_image
 from hunyuan.prompt.images import prepare_cond_image
-from hunyuan.prompt.layout import CondShape
+from hunyuan.prompt.layout import CondShape, TextTask
+from hunyuan.requests import ProgressCallback
 
 _ROWS_AT_ONCE = 256  # of logits: a thousand of them take half a gigabyte
 
+Watch = Callable[[str], AbstractContextManager[ProgressCallback | None]]
 Predict = Callable[[Denoiser, Tensor, int], Tensor]
 
 
@@ -47,7 +49,7 @@ class Case:
     images: tuple[Image.Image, ...]
     resolution: str
     seed: int
-    steps: int
+    steps: int | None
     bot_task: Any
     max_new_tokens: int
 
@@ -97,14 +99,14 @@ class Comparison:
 def predicting(replacement: Callable[[Predict], Predict]) -> Iterator[None]:
     """Every denoiser's `predict` is wrapped inside the block."""
     original = Denoiser.predict
-    Denoiser.predict = replacement(original)  # type: ignore[method-assign]
+    Denoiser.predict = replacement(original)  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
         Denoiser.predict = original  # type: ignore[method-assign]
 
 
-def run_reference(editor: Editor, case: Case) -> Reference:
+def run_reference(editor: Editor, case: Case, on_progress: ProgressCallback | None = None) -> Reference:
     latents: dict[int, Tensor] = {}
     velocities: dict[int, Tensor] = {}
 
@@ -117,21 +119,24 @@ def run_reference(editor: Editor, case: Case) -> Reference:
         return predict
 
     # Painted from the finished text, as B will: keys left behind by decoding differ from a prompt's in their rounding.
-    cot = own_text(editor, case)
+    cot = own_text(editor, case, on_progress)
     with predicting(recorded):
-        result = editor.run(case.request(cot_text=cot))
+        result = editor.run(case.request(cot_text=cot), on_progress)
     reference = Reference(result, latents, velocities)
     if cot:
         reference.text, reference.likeliest = likeliest_tokens(editor, case, cot)
     return reference
 
 
-def own_text(editor: Editor, case: Case) -> str | None:
+def own_text(editor: Editor, case: Case, on_progress: ProgressCallback | None = None) -> str | None:
     """What the model thinks by itself; None where the task has no thinking."""
-    return None if case.bot_task == "image" else editor.run(case.request(steps=1)).cot_text
+    return None if case.bot_task == "image" else editor.run(case.request(steps=1), on_progress).cot_text
 
 
-def run_compared(editor: Editor, case: Case, reference: Reference) -> tuple[Comparison, EditResult]:
+def run_compared(
+    editor: Editor, case: Case, reference: Reference, on_progress: ProgressCallback | None = None
+) -> tuple[Comparison, EditResult]:
+    """As many steps as A took, whatever B's own default is."""
     errors: dict[int, float] = {}
 
     def forced(original: Predict) -> Predict:
@@ -145,10 +150,10 @@ def run_compared(editor: Editor, case: Case, reference: Reference) -> tuple[Comp
 
     cot = reference.result.cot_text
     with predicting(forced):
-        painted = editor.run(case.request(cot_text=cot))
+        painted = editor.run(case.request(reference.result.steps, cot), on_progress)
     tokens = parting = share = None
     if reference.text and cot:
-        own = encode(editor, own_text(editor, case) or "")
+        own = encode(editor, own_text(editor, case, on_progress) or "")
         tokens, parting = len(reference.text), equal_before_parting(reference.text, own)
         _, likeliest = likeliest_tokens(editor, case, cot)
         share = sum(a == b for a, b in zip(likeliest, reference.likeliest, strict=True)) / tokens
@@ -194,8 +199,8 @@ def likeliest_tokens(editor: Editor, case: Case, cot: str) -> tuple[list[int], l
     random = RequestRandom(case.seed, model.device, engine.noise_on_cpu)
     conditions = encode_conditions(model, pictures, random)
     shapes = [CondShape(picture.bucket, picture.vision.grid) for picture in pictures]
-    task = "recaption" if case.bot_task == "recaption" else "think"
-    layout = parts.composer.text_layout(system, case.prompt, shapes, task)
+    task: TextTask = "recaption" if case.bot_task == "recaption" else "think"
+    layout = parts.layouts.text_layout(system, case.prompt, shapes, task)
     text, first = encode(editor, cot), len(layout) - 1
     ids = [*layout.ids, *text]
     kv = KVCache.allocate(model.config, 1, len(ids), model.dtype, layer_devices(model))
@@ -210,16 +215,33 @@ def engine_of(editor: Editor) -> NativeEngine:
     return editor.engine
 
 
+@contextmanager
+def _unwatched(_: str) -> Iterator[ProgressCallback | None]:
+    yield None
+
+
 def compare(
-    load_a: Callable[[], Editor], load_b: Callable[[], Editor], cases: Sequence[Case]
+    load_a: Callable[[], Editor], load_b: Callable[[], Editor], cases: Sequence[Case], watch: Watch = _unwatched
 ) -> tuple[list[Comparison], Image.Image]:
-    """Both sides one after the other; the numbers and the contact sheet."""
-    editor = load_a()
-    references = [run_reference(editor, case) for case in cases]
+    """Both sides one after the other; the numbers and the contact sheet.
+
+    Args:
+        watch: entered with a word on what is done next; gives what is told how far it is.
+    """
+    with watch("loading A"):
+        editor = load_a()
+    references = []
+    for i, case in enumerate(cases, 1):
+        with watch(f"A, request {i} of {len(cases)}") as on_progress:
+            references.append(run_reference(editor, case, on_progress))
     del editor
     release()
-    editor = load_b()
-    results = [run_compared(editor, case, reference) for case, reference in zip(cases, references, strict=True)]
+    with watch("loading B"):
+        editor = load_b()
+    results = []
+    for i, (case, reference) in enumerate(zip(cases, references, strict=True), 1):
+        with watch(f"B, request {i} of {len(cases)}") as on_progress:
+            results.append(run_compared(editor, case, reference, on_progress))
     rows = []
     for case, reference, (comparison, painted) in zip(cases, references, results, strict=True):
         a, b = reference.result.image, painted.image

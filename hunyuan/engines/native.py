@@ -16,6 +16,7 @@ import torch
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint.load import load_model, read_config, read_json
 from hunyuan.errors import OutOfMemory, SettingsError
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
@@ -25,10 +26,10 @@ from hunyuan.placement import Placement
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS
 from hunyuan.plan.table import render
-from hunyuan.prompt.layout import Composer
+from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 
 DEFAULT_PRESET = "en_unified"
@@ -74,7 +75,7 @@ class NativeEngine:
 
         Args:
             impl: the experts' backend, from `choose_impl`.
-            capacity: tokens of a row to keep buffers for; None: the checkpoint's longest sequence.
+            capacity: tokens per row to keep buffers for; None: the checkpoint's longest sequence.
 
         Raises:
             SettingsError: the backend cannot compute these weights after all.
@@ -88,8 +89,8 @@ class NativeEngine:
             workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
-        composer = Composer(tokenizer, model.config, generation.sequence_template)
-        checkpoint = Checkpoint(model, tokenizer, composer, prompts, generation)
+        layouts = LayoutBuilder(tokenizer, model.config, generation.sequence_template)
+        checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation)
         return cls(checkpoint, settings.noise_device == "cpu", workspace)
 
     def run(
@@ -100,8 +101,11 @@ class NativeEngine:
         steps: int,
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
+        on_text: TextCallback | None = None,
     ) -> EditResult:
-        job = EditJob(self.checkpoint, request, seed, steps, self.noise_on_cpu, on_progress, cancel, self.workspace)
+        """See `Editor.run`. `on_text` is called in this thread, between two tokens."""
+        checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
+        job = EditJob(checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text)
         try:
             return job.run()
         except torch.cuda.OutOfMemoryError as error:
@@ -124,7 +128,7 @@ def acceleration() -> ModuleType | None:
     return prepare
 
 
-def choose_impl(config: ModelConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
+def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
     """The experts' backend. Raises `SettingsError` for one that cannot compute these weights here."""
     accel = acceleration()
     if accel is not None:
@@ -146,7 +150,7 @@ def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     return tokenizer, generation, prompts
 
 
-def choose_weights(config: ModelConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
+def choose_weights(config: CheckpointConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
     """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
     try:
         choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)

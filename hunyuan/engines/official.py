@@ -20,12 +20,9 @@ process-wide generators (`random`, torch's default): they would see and disturb 
 from __future__ import annotations
 
 import copy
-import hashlib
-import importlib.util
 import random
 import shutil
 import tempfile
-import time
 import traceback
 import weakref
 from collections.abc import Iterator
@@ -34,16 +31,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from PIL import Image
 
-from hunyuan.checkpoint.folder import checkpoint_name, read_json
-from hunyuan.errors import CheckpointError, HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory, SettingsError
+from hunyuan.checkpoint.folder import checkpoint_name
+from hunyuan.engines.official_loading import check_folder, check_packages, load_arguments, load_model, module_name
+from hunyuan.engines.official_watch import Watch
+from hunyuan.errors import HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory
 from hunyuan.pictures.rgb import load_image
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
-
-TRANSFORMERS = "4.57"  # 5.x changed the StaticCache that the official code subclasses
 
 # `EditRequest` fields -> names in generation_config. `steps` is handled apart: it is never None.
 _CONFIG_FIELDS = {
@@ -91,16 +87,16 @@ class OfficialEngine:
             SettingsError: another transformers, a missing package, or a setting this engine cannot honour.
             CheckpointError: the folder holds no official code, or that code cannot load it.
         """
-        _check_packages()
-        _check_folder(folder)
-        arguments = _load_arguments(settings)
+        check_packages()
+        check_folder(folder)
+        arguments = load_arguments(settings)
         if settings.cache_dir is not None:
             settings.cache_dir.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(prefix="hunyuan_official_", dir=settings.cache_dir))
         try:
-            link = home / _module_name(folder)
+            link = home / module_name(folder)
             link.symlink_to(folder.resolve(), target_is_directory=True)
-            return cls(_load_model(link, checkpoint_name(folder), arguments), home)
+            return cls(load_model(link, checkpoint_name(folder), arguments), home)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
@@ -113,6 +109,7 @@ class OfficialEngine:
         steps: int,
         on_progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
     ) -> EditResult:
         """One picture. Equal requests with equal seeds give equal pictures, whatever ran before.
 
@@ -123,7 +120,7 @@ class OfficialEngine:
         the text calls, each of which yields one token, the ratio token included.
         """
         self._refuse(request)
-        watch = _Watch(steps, request.max_new_tokens, on_progress, cancel)
+        watch = Watch(steps, request.max_new_tokens, on_progress, cancel)
         try:
             with _undone_after(self.model), _seeded(seed), watch.attached(self.model):
                 images = [load_image(source) for source in request.images]
@@ -142,6 +139,8 @@ class OfficialEngine:
             raise InferenceFailed(f"the official code raised {type(error).__name__}") from error
         if isinstance(cot_text, list):
             cot_text = cot_text[0]
+        if on_text is not None and cot_text:
+            on_text(cot_text)
         return EditResult(image, cot_text, seed, image.size, steps, len(watch.text), timings)
 
     def _refuse(self, request: EditRequest) -> None:
@@ -267,156 +266,3 @@ def _seeded(seed: int) -> Iterator[None]:
             yield
         finally:
             random.setstate(python_state)
-
-
-# --- watching the model's calls ---
-
-
-class _Watch:
-    """Sees each call of the model: checks for cancelling before it, reports progress and time after it."""
-
-    def __init__(
-        self, steps: int, max_new_tokens: int, on_progress: ProgressCallback | None, cancel: CancelToken | None
-    ) -> None:
-        self.steps = steps
-        self.max_new_tokens = max_new_tokens
-        self.on_progress: ProgressCallback = on_progress or (lambda stage, done, total: None)
-        self.cancel = cancel or CancelToken()
-        self.text: list[tuple[float, float]] = []  # (start, end) of each call
-        self.image: list[tuple[float, float]] = []
-        self.start = 0.0
-        self.call_start = 0.0
-
-    @contextmanager
-    def attached(self, model: Any) -> Iterator[None]:
-        before = model.register_forward_pre_hook(self._before, with_kwargs=True)
-        after = model.register_forward_hook(self._after, with_kwargs=True)
-        try:
-            self.cancel.check()
-            self.start = _now()
-            yield
-        finally:
-            before.remove()
-            after.remove()
-
-    def finish(self) -> dict[str, float]:
-        """Call it once the picture is there. Gives the timings."""
-        end = _now()
-        self.on_progress("decode", 1, 1)
-        parts = dict.fromkeys(("prefill", "think", "first_step", "denoise", "vae"), 0.0)
-        if self.text:
-            parts["prefill"] = self.text[0][1] - self.text[0][0]
-            parts["think"] = self.text[-1][1] - self.text[0][1]
-        if self.image:
-            parts["first_step"] = self.image[0][1] - self.image[0][0]
-            parts["denoise"] = self.image[-1][1] - self.image[0][1]
-            parts["vae"] = end - self.image[-1][1]
-        total = end - self.start
-        return {"prepare": total - sum(parts.values()), **parts, "total": total}
-
-    def _before(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.cancel.check()
-        if kwargs.get("mode") == "gen_text" and not self.text:
-            self.on_progress("prefill", 0, 1)
-        self.call_start = _now()
-
-    def _after(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        call = (self.call_start, _now())
-        if kwargs.get("mode") == "gen_text":
-            self.text.append(call)
-            if len(self.text) == 1:
-                self.on_progress("prefill", 1, 1)
-            else:
-                self.on_progress("think", len(self.text), self.max_new_tokens)
-        elif kwargs.get("mode") == "gen_image":
-            self.image.append(call)
-            self.on_progress("denoise", len(self.image), self.steps)
-            if len(self.image) == self.steps:
-                self.on_progress("decode", 0, 1)
-
-
-def _now() -> float:
-    """The clock, read when the GPUs have done what they were given."""
-    if torch.cuda.is_available():
-        for device in range(torch.cuda.device_count()):
-            torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-# --- loading ---
-
-
-def _check_packages() -> None:
-    if not transformers.__version__.startswith(f"{TRANSFORMERS}."):
-        raise SettingsError(
-            f"HUNYUAN_ENGINE=official needs transformers {TRANSFORMERS}.x; installed is {transformers.__version__}"
-        )
-    if importlib.util.find_spec("accelerate") is None:
-        raise SettingsError("HUNYUAN_ENGINE=official needs the package accelerate (for device_map)")
-
-
-def _check_folder(folder: Path) -> None:
-    """Names everything that is missing at once, before any remote code runs."""
-    missing = [name for name in ("config.json", "generation_config.json") if not (folder / name).is_file()]
-    if "config.json" not in missing:
-        auto_map = read_json(folder, "config.json").get("auto_map", {})
-        if not isinstance(auto_map, dict) or not all(isinstance(value, str) for value in auto_map.values()):
-            raise CheckpointError("config.json: auto_map must map names to names")
-        for key in ("AutoConfig", "AutoModelForCausalLM"):
-            file = auto_map.get(key, "").split(".")[0] + ".py"  # "file.Class"
-            if not (folder / file).is_file():
-                missing.append(file if key in auto_map else f"auto_map.{key} in config.json")
-    if missing:
-        name = checkpoint_name(folder)
-        raise CheckpointError(f"{name} cannot run with HUNYUAN_ENGINE=official: no {', '.join(missing)}")
-
-
-def _load_arguments(settings: Settings) -> dict[str, Any]:
-    """The authors' arguments of `from_pretrained`, as far as the settings leave a choice."""
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise SettingsError("HUNYUAN_DEVICE=cuda, but torch finds no CUDA device")
-    refused = {
-        "HUNYUAN_WEIGHTS": settings.weights not in ("auto", "bf16"),
-        "HUNYUAN_DENSE": settings.dense != "bf16",
-        "HUNYUAN_NOISE_DEVICE": cuda and settings.noise_device == "cpu",
-        "HUNYUAN_MOE_IMPL": settings.moe_impl == "torch" or (not cuda and settings.moe_impl == "flashinfer"),
-    }
-    if any(refused.values()):
-        names = ", ".join(name for name, wrong in refused.items() if wrong)
-        raise SettingsError(f"the official engine cannot honour {names} on this device; leave it at its default")
-    return {
-        "attn_implementation": "sdpa",
-        "moe_impl": "flashinfer" if cuda and settings.moe_impl != "eager" else "eager",
-        "moe_drop_tokens": True,
-        "device_map": "auto" if cuda else "cpu",
-        "torch_dtype": "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype),
-        "trust_remote_code": True,
-    }
-
-
-def _module_name(folder: Path) -> str:
-    """A folder name that is safe as the name of a Python module and belongs to this code alone.
-
-    transformers imports remote code as `transformers_modules.<folder name>`: a dot in it breaks the
-    import, and folders of one name share the modules of whichever was first. Named by its code's bytes, a
-    folder shares modules only with its equals, and is another one once its code was replaced.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return f"checkpoint_{digest.hexdigest()[:24]}"
-
-
-def _load_model(link: Path, name: str, arguments: dict[str, Any]) -> Any:
-    model: Any
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(str(link), **arguments)
-        model.load_tokenizer(str(link))
-    except ImportError as error:
-        raise SettingsError(f"the official code of {name} needs a package that is not installed: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{name} does not fit the GPU memory with HUNYUAN_ENGINE=official") from error
-    except Exception as error:
-        raise CheckpointError(f"the official code could not load {name}: {type(error).__name__}: {error}") from error
-    return model

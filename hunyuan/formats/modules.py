@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.numbers import FP8, MXFP4_BLOCK, dequantize_fp8, dequantize_mxfp4
 from hunyuan.model.moe import Experts, GatedMlp, MoE
 from hunyuan.model.network import HunyuanImage3
@@ -52,6 +53,8 @@ class Mxfp4Experts(Experts):
     format = "mxfp4"
 
     def _make(self, name: str, rows: int, columns: int) -> None:
+        if columns % MXFP4_BLOCK:
+            raise ValueError(f"{name}_proj: {columns} columns; MXFP4 needs a multiple of {MXFP4_BLOCK}")
         self._add(f"{name}_proj", (self.count, rows, columns // 2), torch.uint8)
         self._add(f"{name}_scale", (self.count, rows, columns // MXFP4_BLOCK), torch.uint8)
 
@@ -63,19 +66,24 @@ class Mxfp4Experts(Experts):
 EXPERT_FORMATS: dict[str, type[Experts]] = {kind.format: kind for kind in (Experts, Fp8Experts, Mxfp4Experts)}
 
 
-def use_weight_formats(model: HunyuanImage3) -> None:
-    """Gives a freshly built network the modules that hold its weights as its config says; their contents are undefined.
+def use_weight_formats(model: HunyuanImage3, config: CheckpointConfig) -> None:
+    """Gives a freshly built network the modules that hold its weights as `config` says; their contents are undefined.
 
     Dense layers are attention's, the shared MLP's and the head, unless that is tied to the embedding table.
+
+    Raises:
+        ValueError: a matrix does not divide into a format's blocks.
     """
-    config = model.config
     for layer, block in enumerate(model.model.layers):
         feed_forward = block.get_submodule("mlp")
         if isinstance(feed_forward, MoE):
             plain = feed_forward.experts
             assert isinstance(plain, Experts)
             kind = EXPERT_FORMATS[config.expert_formats[layer]]
-            feed_forward.experts = kind(plain.count, plain.hidden, plain.width)
+            try:
+                feed_forward.experts = kind(plain.count, plain.hidden, plain.width)
+            except ValueError as error:
+                raise ValueError(f"model.layers.{layer}.mlp.experts.{error}") from error
     if config.dense_format == "fp8":
         for part in model.model.modules():
             if isinstance(part, SelfAttention):

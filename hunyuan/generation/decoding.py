@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hunyuan.generation.sampling import MAX_TOP_K, TIES, Knobs, Sampling, draw
+from hunyuan.generation.sampling import MAX_TOP_K, TIES, Sampling, SamplingTensors, draw
 from hunyuan.generation.text import TextPlan
 
 Forward = Callable[[Tensor, Tensor], Tensor]  # token int64 [1], its position int32 [1] -> logits fp32 [vocab]
 
-LOOK_EVERY = 8
 _FORCED = 32
 _RATIOS = 64
 
@@ -47,15 +46,18 @@ class DecodeStep:
     Args:
         forward: runs a token at a position and returns the logits after it; must not wait for the device.
         vocab: how many logits there are.
-        capacity: most tokens a request may decode, and most positions `forward` knows.
+        capacity: most tokens a request may decode.
+        candidates: how many of the best tokens a draw looks at; None: as many as the usual sampling needs.
     """
 
-    def __init__(self, forward: Forward, vocab: int, capacity: int, device: torch.device) -> None:
+    def __init__(
+        self, forward: Forward, vocab: int, capacity: int, device: torch.device, candidates: int | None = None
+    ) -> None:
         def zeros(size: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
 
         self.forward, self.capacity, self.device = forward, capacity, device
-        self.candidates = min(MAX_TOP_K + TIES, vocab)
+        self.candidates = min(MAX_TOP_K + TIES, vocab) if candidates is None else candidates
         self.token, self.count, self.position = zeros(1), zeros(1), zeros(1, torch.int32)
         self.tokens, self.uniform = zeros(capacity), zeros(capacity, torch.float64)
         # All forced tokens one after the other, -1 behind each run of them and in the first place.
@@ -63,11 +65,11 @@ class DecodeStep:
         self.run_after = zeros(vocab)  # by token: where the run that it triggers begins, 0 for none
         self.ratio_trigger = zeros(1).fill_(-1)
         self.ratios, self.ratio_bias = zeros(_RATIOS), zeros(_RATIOS, torch.float32)
-        self.sample, self.knobs = zeros(1, torch.bool), Knobs.empty(device)
+        self.sample, self.parameters = zeros(1, torch.bool), SamplingTensors.empty(device)
 
     def supports(self, sampling: Sampling) -> bool:
-        """Whether the captured number of candidates is enough."""
-        return not sampling.do_sample or sampling.candidates(len(self.run_after)) <= self.candidates
+        """Whether it looks at enough candidates."""
+        return sampling.candidates(len(self.run_after)) <= self.candidates
 
     def fill(self, run: TextRun) -> None:
         """Begins a request that decodes at most `capacity` tokens.
@@ -88,7 +90,7 @@ class DecodeStep:
             self.ratio_bias[:count] = 0
         self.ratio_trigger.fill_(-1 if plan.ratio_trigger is None else plan.ratio_trigger)
         self.sample.fill_(sampling.do_sample)
-        self.knobs.fill(sampling, self.candidates)
+        self.parameters.fill(sampling, self.candidates)
         self.uniform[: len(run.uniform)] = run.uniform
         self.token.fill_(run.last)
         self.position.fill_(run.position)
@@ -113,7 +115,7 @@ class DecodeStep:
 
     def choose(self, logits: Tensor) -> None:
         """Chooses the token that follows, from fp32 `[vocab]`, and writes it down."""
-        drawn = draw(logits, self.candidates, self.knobs, self.uniform.index_select(0, self.count))
+        drawn = draw(logits, self.candidates, self.parameters, self.uniform.index_select(0, self.count))
         token = torch.where(self.sample, drawn, logits.argmax(dim=0, keepdim=True))  # [1]
         place = (logits.index_select(0, self.ratios) + self.ratio_bias).argmax(dim=0, keepdim=True)
         token = torch.where(self.token == self.ratio_trigger, self.ratios.index_select(0, place), token)
@@ -144,7 +146,7 @@ class TextDecoder:
         look_every: the host reads the new tokens after so many.
     """
 
-    def __init__(self, step: DecodeStep, look_every: int = LOOK_EVERY) -> None:
+    def __init__(self, step: DecodeStep, look_every: int = 1) -> None:
         self.step, self.look_every = step, look_every
 
     def supports(self, sampling: Sampling) -> bool:
@@ -152,9 +154,9 @@ class TextDecoder:
 
     @torch.inference_mode()
     def decode(
-        self, logits: Tensor, run: TextRun, check: Callable[[], None], on_token: Callable[[int], None]
+        self, logits: Tensor, run: TextRun, check: Callable[[], None], on_token: Callable[[list[int]], None]
     ) -> list[int]:
-        """Decodes until a stop token, at most `len(run.uniform)` tokens: what `text.decode_text` decodes.
+        """Decodes until a stop token, at most `len(run.uniform)` tokens.
 
         Up to `look_every - 1` tokens behind a stop token are computed in vain; their keys and values stand behind
         the text's end, where nobody looks.
@@ -162,7 +164,7 @@ class TextDecoder:
         Args:
             logits: fp32 `[vocab]` after the prompt.
             check: called before each token is launched; may raise to stop.
-            on_token: called with the number of tokens so far at each look; may raise to stop.
+            on_token: called with the tokens so far at each look and at the end; may raise to stop.
 
         Returns:
             The new tokens, the stop token included.
@@ -173,7 +175,7 @@ class TextDecoder:
         most, tokens = len(run.uniform), list[int]()
         if not most:
             raise ValueError("no token may be decoded")
-        on_token(0)
+        on_token(tokens)
         self.step.fill(run)
         self.step.choose(logits)
         launched = 1
@@ -181,9 +183,9 @@ class TextDecoder:
             for token in self.step.read(len(tokens), launched):
                 tokens.append(token)
                 if token in run.plan.stop or len(tokens) == most:
-                    on_token(len(tokens))
+                    on_token(tokens)
                     return tokens
-            on_token(len(tokens))
+            on_token(tokens)
             for _ in range(min(self.look_every, most - launched)):
                 check()
                 self.launch()

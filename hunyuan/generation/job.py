@@ -16,28 +16,36 @@ from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
-from hunyuan.generation.decoding import TextDecoder, TextRun
+from hunyuan.generation.decoding import DecodeStep, TextDecoder, TextRun
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.kv_cache import KVCache, layer_devices, shared_prefix
-from hunyuan.generation.prefill import Conditions, encode_conditions, prefill, run_tokens
+from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.spectrum import SpectrumCache
 from hunyuan.generation.step_cache import StepCache, TaylorCache
-from hunyuan.generation.text import TextPlan, decode_text, read_text
-from hunyuan.generation.workspace import Workspace
+from hunyuan.generation.text import TextPlan, TextStream, read_text
+from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.rgb import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
-from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_recaption
+from hunyuan.prompt.layout import CondShape, Layout, LayoutBuilder, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage, StepCacheName
+from hunyuan.requests import (
+    STAGES,
+    CancelToken,
+    EditRequest,
+    EditResult,
+    ProgressCallback,
+    Stage,
+    StepCacheName,
+    TextCallback,
+)
 
 STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": TaylorCache, "spectrum": SpectrumCache}
-STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
 
 
 @dataclass(frozen=True)
@@ -46,13 +54,13 @@ class Checkpoint:
 
     model: HunyuanImage3
     tokenizer: Tokenizer
-    composer: Composer
+    layouts: LayoutBuilder
     prompts: SystemPrompts
     generation: GenerationConfig
 
 
 @dataclass
-class Filled:
+class PrefilledPrompt:
     """A one-row cache and the tokens whose keys and values it holds."""
 
     kv: KVCache
@@ -76,6 +84,7 @@ class EditJob:
     on_progress: ProgressCallback | None = None
     cancel: CancelToken | None = None
     workspace: Workspace | None = None
+    on_text: TextCallback | None = None
     timings: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
 
@@ -89,7 +98,7 @@ class EditJob:
         self.conditions = Conditions((), torch.empty(0))
         self.system = ""
         self.cot = self.request.cot_text
-        self.filled: Filled | None = None
+        self.filled: PrefilledPrompt | None = None
         self.lent: KVCache | None = None
 
     @torch.inference_mode()
@@ -109,12 +118,12 @@ class EditJob:
             self.prepare()
         output = self._text_stage()
         latents = self._image_stage(output)
-        self._report("decode", 0, 1)
+        self._report("vae", 0, 1)
         with self._timed("vae"):
             picture = to_pil(self.model.decode_image(latents)[0])
             size = self._output_size(output)
             picture = picture if picture.size == (size.width, size.height) else stretch(picture, size)
-        self._report("decode", 1, 1)
+        self._report("vae", 1, 1)
         self.timings["total"] = time.perf_counter() - began
         cot = self.cot or None
         return EditResult(picture, cot, self.seed, picture.size, self.steps, self.tokens, self.timings)
@@ -124,7 +133,7 @@ class EditJob:
     def look_up(self) -> None:
         """Reads the wished size and the system prompt: what costs nothing and can be wrong comes first."""
         r = self.request
-        self.wished = parse_resolution(r.resolution)
+        self.requested_size = parse_resolution(r.resolution)
         self.system = self.checkpoint.prompts.resolve(r.use_system_prompt, r.bot_task, r.system_prompt)
 
     def prepare(self) -> None:
@@ -143,8 +152,8 @@ class EditJob:
 
     def _text_stage(self) -> Bucket:
         """Thinks and rewrites as asked; returns the bucket to paint."""
-        auto = self.wished is None
-        fixed = self.group.square if self.wished is None else self.group.nearest(self.wished)
+        auto = self.requested_size is None
+        fixed = self.group.square if self.requested_size is None else self.group.nearest(self.requested_size)
         if self.cot is None and self.request.bot_task != "image":
             return self._think(auto, fixed)
         return self._pick_ratio() if auto else fixed
@@ -177,35 +186,35 @@ class EditJob:
         most = min(budget, self.config.max_position_embeddings - begin + 1)
         uniform = uniforms(self.random.text, most).to(self.model.device)
 
-        def on_token(done: int) -> None:
-            self._report("think", done, budget)
+        show = self._text_stream(plan)
+
+        def on_token(tokens: list[int]) -> None:
+            self._report("think", len(tokens), budget)
+            show(tokens)
             self._check()
 
-        sampling, decoder = self.options.sampling, self._decoder(filled)
-        if decoder is not None:
-            run = TextRun(plan, sampling, uniform, last, begin)
-            new = decoder.decode(logits, run, self._check, on_token)
-            filled.ids += new[:-1]
-        else:
-            new = decode_text(logits, last, plan, sampling, uniform, most, self._feed, on_token)
+        run = TextRun(plan, self.options.sampling, uniform, last, begin)
+        new = self._decoder(filled, most).decode(logits, run, self._check, on_token)
+        filled.ids += new[:-1]
+        show(new, ended=True)
         if len(new) < budget and new[-1] not in plan.stop:
             self._check_length(begin + len(new), "text stage")
         return new
 
-    def _feed(self, token: int) -> Tensor:
-        """Runs one more token behind what is there; returns the logits after it, `[vocab]`."""
-        filled = self._filled()
-        x = self.model.embed_tokens(torch.tensor([[token]], device=self.model.device))
-        hidden = run_tokens(self.model, filled.layout, x, len(filled.ids), filled.kv)
-        filled.ids.append(token)
-        return self.model.logits(hidden[0, -1])
+    def _text_stream(self, plan: TextPlan) -> Callable[..., None]:
+        """`TextStream.show` where somebody listens, otherwise nothing that takes time."""
+        if self.on_text is None:
+            return lambda tokens, ended=False: None
+        return TextStream(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text).show
 
-    def _decoder(self, filled: Filled) -> TextDecoder | None:
+    def _decoder(self, filled: PrefilledPrompt, most: int) -> TextDecoder:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
-        decoder = None if self.workspace is None else self.workspace.decoder
-        if decoder is None or self.lent is None or not filled.kv.shares(self.lent):
-            return None
-        return decoder if decoder.supports(self.options.sampling) else None
+        lent = None if self.workspace is None else self.workspace.decoder
+        sampling, vocab = self.options.sampling, self.config.vocab_size
+        if lent is not None and self.lent is not None and filled.kv.shares(self.lent) and lent.supports(sampling):
+            return lent
+        forward = text_forward(self.model, filled.kv)
+        return TextDecoder(DecodeStep(forward, vocab, most, self.model.device, sampling.candidates(vocab)))
 
     def _pick_ratio(self) -> Bucket:
         """One greedy step over the ratio tokens."""
@@ -215,7 +224,7 @@ class EditJob:
 
     def _fill_prompt(self, task: TextTask, new_tokens: int, cot: str | None = None) -> Tensor:
         """Runs the text stage's prompt; returns the logits after it, `[vocab]`."""
-        layout = self.checkpoint.composer.text_layout(
+        layout = self.checkpoint.layouts.text_layout(
             self.system, self.request.prompt, self.shapes, task, cot, self.options.drop_think
         )
         length = len(layout)
@@ -226,7 +235,7 @@ class EditJob:
         with self._timed("prefill"):
             hidden = prefill(self.model, layout, layout.ids, self.conditions, (0, length), kv)
             logits = self.model.logits(hidden)
-        self.filled = Filled(kv, list(layout.ids), layout)
+        self.filled = PrefilledPrompt(kv, list(layout.ids), layout)
         self._report("prefill", length, length)
         return logits
 
@@ -234,11 +243,11 @@ class EditJob:
 
     def _image_stage(self, output: Bucket) -> Tensor:
         """Noise to latents, fp32 `[1, channels, h, w]`."""
-        composer, options = self.checkpoint.composer, self.options
-        layout = composer.image_layout(
+        layouts, options = self.checkpoint.layouts, self.options
+        layout = layouts.image_layout(
             self.system, self.request.prompt, self.shapes, output, self.cot, options.drop_think
         )
-        block = layout.painted
+        block = layout.generated
         self._check_length(len(layout), "image stage")
         self._check()
         marks = [time.perf_counter()]
@@ -251,7 +260,7 @@ class EditJob:
 
         def on_step(done: int) -> None:
             if done in (1, self.steps):
-                self._synchronise()
+                self._synchronize()
                 marks.append(time.perf_counter())
             self._report("denoise", done, self.steps)
             if done < self.steps:
@@ -295,7 +304,7 @@ class EditJob:
 
     # -- small things ------------------------------------------------------------------------------------------
 
-    def _filled(self) -> Filled:
+    def _filled(self) -> PrefilledPrompt:
         if self.filled is None:
             raise RuntimeError("the prompt has not been run yet")
         return self.filled
@@ -318,7 +327,7 @@ class EditJob:
         if self.on_progress is not None:
             self.on_progress(stage, done, total)
 
-    def _synchronise(self) -> None:
+    def _synchronize(self) -> None:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
 
@@ -326,5 +335,5 @@ class EditJob:
     def _timed(self, stage: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self._synchronise()
+        self._synchronize()
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began

@@ -1,8 +1,8 @@
 """From logits to the next token (spec section 15). Order of the filters: temperature, top-k, top-p.
 
 One draw is one uniform number and a search in the cumulated probabilities of the candidates, all of it tensor
-operations of fixed shapes. The eager loop and the captured decode step run the same `draw`, so that equal logits give
-equal tokens. Does not know which tokens are forced or end the text.
+operations of fixed shapes. Every decode step runs the same `draw`, captured or not, so that equal logits give equal
+tokens. Does not know which tokens are forced or end the text.
 """
 
 from __future__ import annotations
@@ -29,32 +29,12 @@ class Sampling:
 
     def candidates(self, vocab: int) -> int:
         """How many of the best tokens a draw has to look at."""
-        return min(MAX_TOP_K + TIES, vocab) if 0 < self.top_k <= MAX_TOP_K else vocab
-
-    def pick(self, logits: Tensor, uniform: Tensor) -> int:
-        """`logits` fp32 `[vocab]` and one number of `uniforms`, `[1]` -> a token id."""
-        if not self.do_sample:
-            return int(logits.argmax())
-        knobs = Knobs.empty(logits.device)
-        count = self.candidates(len(logits))
-        knobs.fill(self, count)
-        return int(draw(logits, count, knobs, uniform))
-
-    def filter(self, logits: Tensor) -> Tensor:
-        """Scaled logits, minus infinity where a token is ruled out: the definition that `draw` follows."""
-        logits = logits / self.temperature
-        if 0 < self.top_k < logits.shape[-1]:
-            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[-1], float("-inf"))
-        if self.top_p < 1:
-            ordered, index = logits.sort()  # ascending
-            tail = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
-            tail[-1] = False  # the best token always stays
-            logits = logits.masked_fill(tail.scatter(0, index, tail), float("-inf"))
-        return logits
+        few = not self.do_sample or 0 < self.top_k <= MAX_TOP_K
+        return min(MAX_TOP_K + TIES, vocab) if few else vocab
 
 
 @dataclass(frozen=True)
-class Knobs:
+class SamplingTensors:
     """A request's sampling parameters on the device, each `[1]`, so that a captured step reads the current ones.
 
     Attributes:
@@ -68,7 +48,7 @@ class Knobs:
     ruled_out: Tensor
 
     @classmethod
-    def empty(cls, device: torch.device) -> Knobs:
+    def empty(cls, device: torch.device) -> SamplingTensors:
         return cls(*(torch.zeros(1, dtype=kind, device=device) for kind in (torch.float32, torch.int64, torch.float64)))
 
     def fill(self, sampling: Sampling, candidates: int) -> None:
@@ -78,7 +58,7 @@ class Knobs:
         self.ruled_out.fill_(1 - sampling.top_p if sampling.top_p < 1 else 0.0)
 
 
-def draw(logits: Tensor, candidates: int, knobs: Knobs, uniform: Tensor) -> Tensor:
+def draw(logits: Tensor, candidates: int, parameters: SamplingTensors, uniform: Tensor) -> Tensor:
     """Draws one token; nothing here waits for the device.
 
     Args:
@@ -91,11 +71,11 @@ def draw(logits: Tensor, candidates: int, knobs: Knobs, uniform: Tensor) -> Tens
     """
     best, index = logits.topk(candidates)  # both [candidates], descending
     # Division before the comparison, as the definition has it: it may make two logits equal.
-    ordered = best.flip(0) / knobs.temperature  # ascending
-    ordered = ordered.masked_fill(ordered < ordered.index_select(0, knobs.first), float("-inf"))
+    ordered = best.flip(0) / parameters.temperature  # ascending
+    ordered = ordered.masked_fill(ordered < ordered.index_select(0, parameters.first), float("-inf"))
     # In fp64 the order in which a GPU adds the terms does not matter.
     cumulated = ordered.softmax(dim=0).cumsum(dim=0, dtype=torch.float64)
-    gone = cumulated <= knobs.ruled_out
+    gone = cumulated <= parameters.ruled_out
     gone = gone[:-1]  # the best token always stays
     lost = (cumulated[:-1] * gone).amax(dim=0, keepdim=True) if len(gone) else torch.zeros_like(uniform)  # [1]
     target = lost + uniform * (cumulated[-1:] - lost)

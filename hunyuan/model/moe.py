@@ -81,8 +81,8 @@ class MoE(nn.Module):
         super().__init__()
         self.topk = topk
         self.gate = Router(hidden, experts)
-        self.experts: nn.Module = Experts(experts, hidden, width)
         self.shared_mlp = GatedMlp(hidden, width * shared_experts) if shared_experts else None
+        self.experts: nn.Module = Experts(experts, hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:  # [rows, tokens, hidden] -> the same
         return total(self.parts(x))

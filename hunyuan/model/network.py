@@ -30,15 +30,15 @@ class HunyuanImage3(nn.Module):
         self.lm_head: nn.Module = nn.Linear(hidden, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.wte.weight
-        self.vae = Vae(config.vae)
-        self.vision_model = build_vision_model(config.vit)
-        self.vision_aligner = VisionAligner(config.vit_aligner)
         self.timestep_emb = TimestepEmbedder(hidden)
+        self.time_embed, self.time_embed_2 = TimestepEmbedder(hidden), TimestepEmbedder(hidden)
         self.guidance_emb = TimestepEmbedder(hidden) if config.cfg_distilled else None
         self.timestep_r_emb = TimestepEmbedder(hidden) if config.use_meanflow else None
-        self.time_embed, self.time_embed_2 = TimestepEmbedder(hidden), TimestepEmbedder(hidden)
         self.patch_embed = PatchEmbed(channels, width, hidden)
         self.final_layer = FinalLayer(hidden, width, channels)
+        self.vision_model = build_vision_model(config.vit)
+        self.vision_aligner = VisionAligner(config.vit_aligner)
+        self.vae = Vae(config.vae)
 
     @property
     def device(self) -> torch.device:

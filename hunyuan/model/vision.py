@@ -6,33 +6,18 @@ the backbone attends to the padding rows too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
 
 from torch import Tensor, nn
 from transformers import Siglip2VisionConfig
 from transformers.models.siglip2 import modeling_siglip2
 
-from hunyuan.model.config import AlignerConfig
-
-_VIT_KEYS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "num_patches",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-    "vision_use_head",
-)
+from hunyuan.model.config import AlignerConfig, VitConfig
 
 
-def build_vision_model(vit: Mapping[str, Any]) -> nn.Module:
+def build_vision_model(vit: VitConfig) -> nn.Module:
     """transformers' SigLIP 2 encoder with the checkpoint's own parameter names."""
-    config = Siglip2VisionConfig(**{key: vit[key] for key in _VIT_KEYS if key in vit})
+    config = Siglip2VisionConfig(**asdict(vit))
     config._attn_implementation = "sdpa"
     # transformers 4 keeps the network in an inner class, transformers 5 in the model itself.
     network = getattr(modeling_siglip2, "Siglip2VisionTransformer", None) or modeling_siglip2.Siglip2VisionModel

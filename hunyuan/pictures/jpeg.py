@@ -15,6 +15,7 @@ SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
 # Each scan makes the decoder walk through every block, data or not. Encoders write 10; the most thorough ones about 60.
 MAX_SCANS = 100
+MAX_SCANNED_PIXELS = 10**9  # over all scans: 20 of 50 megapixels, 83 of 12
 MAX_SEGMENTS = 10_000
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -25,9 +26,10 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 
 @dataclass
 class _Frame:
-    """`left` are the coefficients of each component whose last bit no scan has brought yet."""
+    """`pixels` as the header claims them; `left`: per component, the coefficients whose last bit has not come yet."""
 
     left: dict[int, set[int]]
+    pixels: int
 
 
 @dataclass
@@ -102,13 +104,16 @@ def _segment(marker: int, segment: bytes, walk: _Walk, file: PictureFile) -> Non
         walk.scans += 1
         if walk.scans > MAX_SCANS:
             raise BadFile(f"the JPEG has more than {MAX_SCANS} scans; save it as a baseline JPEG")
+        if walk.frame and walk.scans > 1 and walk.scans * walk.frame.pixels > MAX_SCANNED_PIXELS:
+            most = MAX_SCANNED_PIXELS // walk.frame.pixels
+            raise BadFile(f"the JPEG has more than the {most} scans allowed at its size; save it as a baseline JPEG")
         _note_scan(body, walk.frame)
     walk.parts.append(segment)
 
 
 def _frame(marker: int, body: bytes) -> _Frame:
     """Refuses by name what the decoder would call damaged."""
-    precision, _, _, components = struct.unpack(">BHHB", body[:6])
+    precision, height, width, components = struct.unpack(">BHHB", body[:6])
     if marker not in _READ_FRAMES:
         raise BadFile("a lossless or hierarchical JPEG; save it as an ordinary (baseline) one")
     if precision != 8:
@@ -117,7 +122,7 @@ def _frame(marker: int, body: bytes) -> _Frame:
         raise BadFile(f"a JPEG with {components} components; save it as grey, RGB or CMYK")
     progressive = marker in (0xC2, 0xCA)
     numbers = body[6 : 6 + 3 * components : 3]
-    return _Frame({number: set(range(64)) if progressive else {0} for number in numbers})
+    return _Frame({number: set(range(64)) if progressive else {0} for number in numbers}, width * height)
 
 
 def _note_scan(body: bytes, frame: _Frame | None) -> None:

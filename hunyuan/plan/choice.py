@@ -1,19 +1,19 @@
 """In which format the weights are to be held: what the settings ask for, what the folder has, what fits the GPUs.
 
 Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. A folder
-that is quantised already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
+that is quantized already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
 no driver.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hunyuan.errors import SettingsError
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.plan.memory import GIB, MemoryPlan, Work, plan_memory
-from hunyuan.plan.weights import FORMATS, MIXED, stored_weights, with_formats
+from hunyuan.plan.weights import FORMATS, MIXED, stored_weights
 
 MOST_GPUS = 8
 """What a refusal looks through for something that would fit: the GPUs of one host."""
@@ -39,15 +39,15 @@ class Choice:
     Attributes:
         weights: of the experts: bf16, fp8, 4bit or mixed.
         config: the model's, with the formats that the weights are to have on the device.
-        quantise: the folder holds another format, so the loader must convert.
+        quantize: the folder holds another format, so the loader must convert.
         reason: one sentence for the log.
         gpus: those that are used, none on a CPU.
         plan: None on a CPU.
     """
 
     weights: str
-    config: ModelConfig
-    quantise: bool
+    config: CheckpointConfig
+    quantize: bool
     reason: str
     gpus: tuple[Gpu, ...] = ()
     plan: MemoryPlan | None = None
@@ -64,11 +64,11 @@ class DoesNotFit(SettingsError):
 @dataclass(frozen=True)
 class _Candidate:
     weights: str
-    config: ModelConfig
+    config: CheckpointConfig
 
 
 def choose(
-    config: ModelConfig,
+    config: CheckpointConfig,
     weights: str,
     dense: str,
     gpus: Sequence[Gpu],
@@ -107,12 +107,12 @@ def choose(
     raise DoesNotFit(_refusal(too_big, every, gpus, work, itemsize), too_big[-1])
 
 
-def _candidates(config: ModelConfig, stored: str, dense: str) -> list[_Candidate]:
+def _candidates(config: CheckpointConfig, stored: str, dense: str) -> list[_Candidate]:
     """Every format that this folder can be had in, best first."""
     dense = "fp8" if "fp8" in (dense, config.dense_format) else "bf16"
     if stored != "bf16":
-        return [_Candidate(stored, replace(config, dense_format=dense))]
-    return [_Candidate(name, with_formats(config, kind, dense)) for name, kind in FORMATS.items()]
+        return [_Candidate(stored, config.with_formats(config.expert_formats, dense))]
+    return [_Candidate(name, config.with_formats(kind, dense)) for name, kind in FORMATS.items()]
 
 
 def _allowed(every: list[_Candidate], stored: str, weights: str) -> list[_Candidate]:
@@ -133,14 +133,14 @@ def _allowed(every: list[_Candidate], stored: str, weights: str) -> list[_Candid
 
 def _made(
     candidate: _Candidate,
-    config: ModelConfig,
+    config: CheckpointConfig,
     reason: str,
     gpus: Sequence[Gpu] = (),
     plan: MemoryPlan | None = None,
 ) -> Choice:
     target = candidate.config
-    quantise = (target.expert_formats, target.dense_format) != (config.expert_formats, config.dense_format)
-    return Choice(candidate.weights, target, quantise, reason, tuple(gpus), plan)
+    quantize = target.formats != config.formats
+    return Choice(candidate.weights, target, quantize, reason, tuple(gpus), plan)
 
 
 def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpus: Sequence[Gpu]) -> str:
@@ -153,9 +153,9 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
         sizes = ", ".join(f"{choice.weights} needs {_needed(choice):.1f} GiB" for choice in too_big)
         reason = f"the best that fits {where}: {sizes}"
     else:
-        reason = f"unquantised weights fit {where}"
+        reason = f"unquantized weights fit {where}"
     if chosen not in ("bf16", stored):
-        reason += f"; quantised while loading, which {CONVERT} {chosen} does once and for all"
+        reason += f"; quantized while loading, which {CONVERT} {chosen} does once and for all"
     return reason
 
 

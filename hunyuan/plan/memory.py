@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.placement import layer_counts
 from hunyuan.plan.weights import WeightBytes, weight_bytes
 from hunyuan.prompt.resolution import Size, resolution_group
@@ -52,7 +52,7 @@ class Work:
     image_tokens: int
 
     @classmethod
-    def create(cls, config: ModelConfig, size: Size | None = None, capacity: int | None = None) -> Work:
+    def create(cls, config: CheckpointConfig, size: Size | None = None, capacity: int | None = None) -> Work:
         """The bucket nearest to `size`, or the largest one; `capacity` or all of `max_position_embeddings`."""
         group = resolution_group(config.image_base_size, config.has_extra_ratios)
         sizes = [bucket.size for bucket in group.buckets]
@@ -115,7 +115,7 @@ class GpuNeed:
 class MemoryPlan:
     """What `config`'s weights and `work` need on each GPU, or on one GPU of any size where they do not fit."""
 
-    config: ModelConfig
+    config: CheckpointConfig
     work: Work
     weights: WeightBytes
     stages: Stages
@@ -132,13 +132,13 @@ class MemoryPlan:
         return tuple(gpu.layers for gpu in self.gpus)
 
 
-def kv_layer_bytes(config: ModelConfig, work: Work, itemsize: int) -> int:
+def kv_layer_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> int:
     """Keys and values of one layer."""
     return 2 * work.rows * work.capacity * config.num_key_value_heads * config.attention_head_dim * itemsize
 
 
-def moe_workspace_bytes(config: ModelConfig, tokens: int) -> int:
-    """The fused experts' buffers for a pass of `tokens`, 16 bits a value.
+def moe_workspace_bytes(config: CheckpointConfig, tokens: int) -> int:
+    """The fused experts' buffers for a pass of `tokens`, 16 bits per value.
 
     Each token is there once for each of its experts: as their input and output, as gate and up, and as the two's
     product.
@@ -150,7 +150,7 @@ def moe_workspace_bytes(config: ModelConfig, tokens: int) -> int:
     return int(MOE_OVERHEAD * 2 * tokens * values)
 
 
-def stage_bytes(config: ModelConfig, work: Work, itemsize: int) -> Stages:
+def stage_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> Stages:
     """Estimates from what plain PyTorch keeps alive at once; fused kernels need less."""
     hidden, tokens, inner = config.hidden_size, work.pass_tokens, config.intermediate_size
     heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.attention_head_dim
@@ -160,17 +160,17 @@ def stage_bytes(config: ModelConfig, work: Work, itemsize: int) -> Stages:
     # The norm's two fp32 forms and its result, the shared MLP's gate, up and product, and the block's two sums.
     mlp = hidden * (2 * 4 + 3 * itemsize) + 3 * max(shared, inner) * itemsize
     layers = tokens * (2 * hidden * itemsize + max(attention, mlp))
-    vit, patches = config.vit, config.vit_max_num_patches
+    vit, patches = config.vit, config.vit_processor.max_num_patches
     # Two fp32 forms of the stream, q, k, v and the MLP's inside; attention scores in the worst case all at once.
-    vision = patches * (vit["hidden_size"] * (2 * 4 + 4 * itemsize) + 2 * vit["intermediate_size"] * itemsize)
-    vision += vit["num_attention_heads"] * patches**2 * 4
+    vision = patches * (vit.hidden_size * (2 * 4 + 4 * itemsize) + 2 * vit.intermediate_size * itemsize)
+    vision += vit.num_attention_heads * patches**2 * 4
     pixels = work.size.width * work.size.height
     frame = config.vae.ffactor_temporal * config.vae.block_out_channels[0] * itemsize
     frames = VAE_FRAMES if itemsize == 2 else PLAIN_VAE_FRAMES
     return Stages(layers, vision, frames * frame * pixels)
 
 
-def plan_memory(config: ModelConfig, memories: Sequence[int], work: Work, itemsize: int = 2) -> MemoryPlan:
+def plan_memory(config: CheckpointConfig, memories: Sequence[int], work: Work, itemsize: int = 2) -> MemoryPlan:
     """Places the layers in order over the fewest of the GPUs that hold them.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.plan.choice import Choice, describe
 from hunyuan.plan.memory import GIB, MOST_EXPERT_TOKENS, GpuNeed, MemoryPlan
 
@@ -74,7 +74,7 @@ def _cells(values: Sequence[int]) -> list[str]:
     return [*cells, f"{sum(values) / GIB:.2f}"] if len(values) > 1 else cells
 
 
-def _experts(config: ModelConfig) -> str:
+def _experts(config: CheckpointConfig) -> str:
     """`mxfp4`, or `20 layers mxfp4, 12 layers fp8`."""
     kinds = Counter(config.expert_formats[i] for i in range(config.num_hidden_layers) if config.is_moe(i))
     if len(kinds) < 2:

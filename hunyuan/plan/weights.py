@@ -6,10 +6,10 @@ experts, "mixed" for layers that differ. Knows no GPU and nothing of a request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hunyuan.checkpoint.tensor_table import ROUTER_SUFFIX, expected_tensors
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 FORMATS = {"bf16": "bf16", "fp8": "fp8", "4bit": "mxfp4"}
 """What `HUNYUAN_WEIGHTS` says and how a config calls it, best quality first."""
@@ -49,7 +49,7 @@ class WeightBytes:
         return self.outside + sum(self.layer(i) for i in range(len(self.experts)))
 
 
-def weight_bytes(config: ModelConfig, itemsize: int = 2) -> WeightBytes:
+def weight_bytes(config: CheckpointConfig, itemsize: int = 2) -> WeightBytes:
     """The weights as they lie on the device.
 
     Args:
@@ -85,12 +85,7 @@ def _part(key: str) -> tuple[str, int | None]:
     return ("head" if key.startswith(("lm_head.", "model.ln_f.")) else "image_layers"), None
 
 
-def with_formats(config: ModelConfig, experts: str, dense: str) -> ModelConfig:
-    """The same model with all its experts, and its dense layers, in these formats of the config."""
-    return replace(config, expert_formats=(experts,) * config.num_hidden_layers, dense_format=dense)
-
-
-def stored_weights(config: ModelConfig) -> str:
+def stored_weights(config: CheckpointConfig) -> str:
     """What a folder with this config holds, as `HUNYUAN_WEIGHTS` would say it: bf16, fp8, 4bit or mixed."""
     kinds = {config.expert_formats[i] for i in range(config.num_hidden_layers) if config.is_moe(i)} or {"bf16"}
     names = [name for name, kind in FORMATS.items() if kind in kinds]

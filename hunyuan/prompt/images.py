@@ -87,13 +87,15 @@ def vision_grid(size: Size, patch: int, max_patches: int) -> tuple[int, int]:
 
 
 def vision_input(image: Image.Image, config: ModelConfig) -> VisionInput:
-    """Resizes on 8-bit values, normalises, and cuts into patches flattened as (row, column, channel)."""
-    patch, most = config.vit_patch_size, config.vit_max_num_patches
+    """Resizes on 8-bit values, normalizes, and cuts into patches flattened as (row, column, channel)."""
+    patch, most = config.vit.patch_size, config.vit_processor.max_num_patches
     rows, columns = vision_grid(Size(*image.size), patch, most)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()[None]  # uint8 [1, 3, H, W]
     resized = interpolate(pixels, (rows * patch, columns * patch), mode="bilinear", antialias=True)[0]
-    mean, std = (torch.tensor(v)[:, None, None] for v in (config.vit_image_mean, config.vit_image_std))
-    values = (resized.float() * config.vit_rescale_factor - mean) / std
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in (config.vit_processor.image_mean, config.vit_processor.image_std)
+    )
+    values = (resized.float() * config.vit_processor.rescale_factor - mean) / std
     cut = values.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(rows * columns, -1)
     mask = torch.zeros(most, dtype=torch.int32)
     mask[: rows * columns] = 1

@@ -43,7 +43,7 @@ class Phase(Enum):
     IDLE = auto()  # between two requests
 
 
-_DOES_NOTHING = (Phase.SILENT, Phase.HEAD, Phase.IDLE, Phase.LEAVING)
+_NO_REQUEST_YET = (Phase.SILENT, Phase.HEAD, Phase.LEAVING)
 _REASON = {
     Phase.SILENT: "silent",
     Phase.HEAD: "slow_head",
@@ -202,9 +202,11 @@ class Connections:
             connection.abort()
 
     def _end_one_of(self, crowd: Iterable[Connection], now: float, reason: str) -> bool:
-        """Makes room: the oldest that does nothing goes, or an answer that nobody takes."""
-        victim = next((one for one in crowd if one.phase in _DOES_NOTHING), None) or next(
-            (one for one in crowd if self._stands_in_the_way(one, now)), None
+        """Makes room: the oldest without a request goes, then one between two, then an answer that nobody takes."""
+        victim = (
+            next((one for one in crowd if one.phase in _NO_REQUEST_YET), None)
+            or next((one for one in crowd if one.phase is Phase.IDLE), None)  # a good caller may be about to use it
+            or next((one for one in crowd if self._stands_in_the_way(one, now)), None)
         )
         if victim is None:
             return False

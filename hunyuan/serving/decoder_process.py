@@ -29,6 +29,7 @@ MESSAGE_BYTES = 4096
 READY = b"ready"
 PIXEL = "RGBX"  # as Pillow keeps RGB in memory: packing and unpacking are plain copies
 PIXEL_BYTES = len(PIXEL)
+_KEPT_BYTES = 64 * 2**20  # of the memory file between two pictures: new pages cost more than what is written to them
 _BYTES_A_PIXEL = 32  # of memory at the worst moment: a picture with alpha is there in several forms at once
 _BASE_BYTES = 256 * 2**20
 _PR_SET_PDEATHSIG = 1
@@ -48,25 +49,28 @@ def main(descriptor: int, parent: int) -> None:
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and its message too
     ready_bytes = _address_space()
     connection = socket.socket(fileno=descriptor)
+    pixels = os.memfd_create("pixels")
     connection.send(READY)
     while True:
         message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 1)
         if not message:
             return  # the service has gone
-        _answer(connection, json.loads(message), files[0], ready_bytes)
+        if os.fstat(pixels).st_size > _KEPT_BYTES:
+            os.ftruncate(pixels, 0)
+        _answer(connection, json.loads(message), files[0], pixels, ready_bytes)
 
 
-def _answer(connection: socket.socket, job: dict[str, Any], file: int, ready_bytes: int) -> None:
+def _answer(connection: socket.socket, job: dict[str, Any], file: int, pixels: int, ready_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ready_bytes + memory_limit(job["max_pixels"]), resource.RLIM_INFINITY))
     # Counts CPU seconds of all threads; the kernel ends the process, wherever it is then.
     signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])
     answer: dict[str, Any]
-    pixels = None
     try:
         with open(file, "rb") as upload:
             upload.seek(0)
             picture = read_picture(upload.read(), job["max_pixels"])
-        answer, pixels = {"size": picture.size}, _in_memory_file(picture)
+        _write(picture, pixels)
+        answer = {"size": picture.size}
     except InvalidImage as error:
         answer = {"invalid": str(error).removeprefix(f"{error.field}: ")}
     except MemoryError:
@@ -74,23 +78,22 @@ def _answer(connection: socket.socket, job: dict[str, Any], file: int, ready_byt
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     message = json.dumps(answer).encode()
-    if pixels is None:
+    if "size" in answer:
+        socket.send_fds(connection, [message], [pixels])
+    else:
         connection.send(message)
-        return
-    socket.send_fds(connection, [message], [pixels])
-    os.close(pixels)
 
 
-def _in_memory_file(picture: Image.Image) -> int:
-    """The pixels' bytes in a new memory file, a band of rows at a time so that no second copy is needed."""
+def _write(picture: Image.Image, file: int) -> None:
+    """The pixels' bytes into the memory file, a band of rows at a time so that no second copy is needed.
+
+    The service has read the last picture before it sends a job, so that the same file can be used again.
+    """
     width, height = picture.size
-    file = os.memfd_create("picture")
-    os.ftruncate(file, width * height * PIXEL_BYTES)
     rows = max(1, 2**20 // (width * PIXEL_BYTES))
     for top in range(0, height, rows):
         band = picture.crop((0, top, width, min(top + rows, height)))
-        os.write(file, band.tobytes("raw", PIXEL))
-    return file
+        os.pwrite(file, band.tobytes("raw", PIXEL), top * width * PIXEL_BYTES)
 
 
 def _end_with(parent: int) -> None:

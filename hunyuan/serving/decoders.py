@@ -40,10 +40,15 @@ POLL_S = 1.0
 START_WITHIN_S = 60.0
 HANG_FACTOR = 6  # a process may wait for the CPU, but not this many times as long as it may use it
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV")
-_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+# What a picture of some 20 megapixels took is kept for the next one: asking the kernel for new pages costs more than
+# decoding into them; what a larger one took is given back.
+_SETTINGS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1") | {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+}
 
-# Why a process had to be replaced: its caller left (or the deadline passed), it used its CPU time up, it neither
-# answered nor used its time, or it ended by itself (a crash inside a decoder, the kernel's out-of-memory killer).
+# Why a process was replaced: its caller left (or the deadline passed), its CPU time was used up, it neither answered
+# nor used its time, or it ended by itself (a crash inside a decoder, the kernel's out-of-memory killer).
 KillReason = Literal["caller", "cpu", "hang", "crash"]
 KILL_REASONS: tuple[KillReason, ...] = ("caller", "cpu", "hang", "crash")
 
@@ -339,7 +344,6 @@ class _Slot:
 
 def _environment() -> dict[str, str]:
     """What it needs to find its code; no secret of the service's."""
-    root = str(Path(__file__).resolve().parents[2])
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    path = os.pathsep.join([root, *filter(None, [kept.get("PYTHONPATH")])])
-    return kept | _SETTINGS | {"PYTHONPATH": path}
+    path = [str(Path(__file__).resolve().parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | _SETTINGS | {"PYTHONPATH": os.pathsep.join(path)}

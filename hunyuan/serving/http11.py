@@ -168,7 +168,7 @@ class WatchedProtocol(H11Protocol):
     # -- what uvicorn calls ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(_Counted(transport))
+        super().connection_made(_Counted(transport))  # type: ignore[arg-type]
         self.host = self.client[0] if self.client else None
         self.peer = self._peers.of_connection(self.host)
         self._connections.admit(self)
@@ -215,7 +215,7 @@ class WatchedProtocol(H11Protocol):
 
     @property
     def moved(self) -> int:
-        return self.conn.body_bytes + int(self.transport.taken)
+        return self.conn.body_bytes + int(self.transport.taken)  # type: ignore[attr-defined]
 
     @property
     def turn(self) -> int:

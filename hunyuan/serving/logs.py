@@ -26,7 +26,7 @@ LogForm = Literal["auto", "json", "text"]
 
 ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
-KNOWN_PATHS = frozenset({"/edit", "/", "/docs.json", "/schema.json"})
+KNOWN_PATHS = frozenset({"/edit", "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
 _NO_FACTS = EditFacts(0, "", None, None)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 
 from hunyuan.errors import Cancelled, DeadlineExceeded
+from hunyuan.requests import STAGES
 from hunyuan.serving.calls import Call, EditFacts
 from hunyuan.serving.connections import REASONS as CLOSED
 from hunyuan.serving.decoders import KILL_REASONS
 from hunyuan.serving.http_errors import ShuttingDown
 
 EDIT_PATH = "/edit"
-STAGES = ("prepare", "prefill", "think", "first_step", "denoise", "vae", "total")
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 90, 120, 180, 300, 600)
 _TOKENS_A_SECOND = (1, 3, 10, 20, 40, 80, 120, 160, 200, 240, 280, 400, 1000)
 _STEPS_A_SECOND = (0.1, 0.3, 0.5, 1, 2, 3, 4, 5, 7, 10, 20, 50)
@@ -60,7 +60,7 @@ class Metrics:
         for kill_reason in KILL_REASONS:
             self.decoders_killed.labels(kill_reason)
         self.whole.labels("200")
-        for stage in STAGES:
+        for stage in (*STAGES, "total"):
             self.stage.labels(stage)
         for reason in _REASONS.values():
             self.cancellations.labels(reason)
@@ -88,7 +88,7 @@ class Metrics:
 
     def _speeds(self, facts: EditFacts) -> None:
         """Of finished edits only: a stage that was cut short says nothing of how long that stage takes."""
-        for stage in STAGES:
+        for stage in (*STAGES, "total"):
             if stage in facts.stages:
                 self.stage.labels(stage).observe(facts.stages[stage])
         think, denoise = facts.stages.get("think", 0.0), facts.stages.get("denoise", 0.0)

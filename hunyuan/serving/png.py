@@ -26,14 +26,27 @@ from hunyuan.requests import EditResult
 SOFTWARE = "hunyuan-image-bento"
 _LEVEL = 1
 _RUN_LENGTHS = 3  # zlib's Z_RLE
+_PERCEPTUAL = 0
+# IPTC's digital source types: what a model made of somebody's picture, and what it made of words alone.
+_EDITED, _GENERATED = "compositeWithTrainedAlgorithmicMedia", "trainedAlgorithmicMedia"
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/%s"/>'
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
 
 
-def encode_png(result: EditResult, *, model_name: str, version: str, prompt: str | None = None) -> bytes:
-    """The result's picture as a PNG file; the same arguments give the same bytes.
+def encode_png(
+    result: EditResult, *, model_name: str, version: str, prompt: str | None = None, from_picture: bool = True
+) -> bytes:
+    """The result's picture as a PNG file in sRGB, marked as made by AI; the same arguments give the same bytes.
 
     Args:
         version: of this software; the file names it as `hunyuan-image-bento VERSION`.
         prompt: goes into the file for everybody to read; None: it does not.
+        from_picture: false where no picture was given to the model.
     """
     buffer = BytesIO()
     result.image.save(
@@ -41,7 +54,7 @@ def encode_png(result: EditResult, *, model_name: str, version: str, prompt: str
         format="PNG",
         compress_level=_LEVEL,
         compress_type=_RUN_LENGTHS,
-        pnginfo=_text(result, model_name, version, prompt),
+        pnginfo=_text(result, model_name, version, prompt, from_picture),
         # Pillow would otherwise copy these from the picture's `info`, where an uploaded file may have left them.
         icc_profile=None,
         transparency=None,
@@ -49,7 +62,7 @@ def encode_png(result: EditResult, *, model_name: str, version: str, prompt: str
     return buffer.getvalue()
 
 
-def _text(result: EditResult, model_name: str, version: str, prompt: str | None) -> PngInfo:
+def _text(result: EditResult, model_name: str, version: str, prompt: str | None, from_picture: bool) -> PngInfo:
     """Plain `tEXt` chunks, and `iTXt` (UTF-8) for what Latin-1 cannot spell; the prompt is always UTF-8."""
     width, height = result.size
     lines = {
@@ -60,6 +73,8 @@ def _text(result: EditResult, model_name: str, version: str, prompt: str | None)
         "Size": f"{width}x{height}",
     }
     info = PngInfo()
+    info.add(b"sRGB", bytes([_PERCEPTUAL]))
+    info.add_itxt("XML:com.adobe.xmp", _XMP % (_EDITED if from_picture else _GENERATED))
     for keyword, text in lines.items():
         info.add_text(keyword, text)  # switches to iTXt by itself
     if prompt is not None:

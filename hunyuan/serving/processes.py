@@ -57,9 +57,14 @@ def end_both() -> None:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.getppid() == _master():
+    if has_master():
         os.kill(os.getppid(), _GIVE_UP)
     os._exit(FAILED)
+
+
+def has_master() -> bool:
+    """True in a worker whose master is there."""
+    return os.getppid() == _master()
 
 
 def _master() -> int | None:

@@ -45,7 +45,7 @@ class StageClock:
 def _spent_on(stage: str, done: int) -> str:
     if stage == "denoise":
         return "first_step" if done <= 1 else "denoise"
-    if stage in _DECODING:
+    if stage == "vae":
         return "vae" if done else "denoise"
     return stage
 
@@ -53,9 +53,6 @@ def _spent_on(stage: str, done: int) -> str:
 def _follows(stage: str, done: int, total: int) -> str:
     if stage == "denoise":
         return "denoise" if done else "first_step"
-    if stage in _DECODING:
+    if stage == "vae":
         return "vae"
     return "think" if stage == "prefill" and done >= total else stage
-
-
-_DECODING = ("decode", "vae")

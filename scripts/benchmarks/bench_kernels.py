@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Bench:
     def draw(self, *shape: int, dtype: torch.dtype = BF16) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device).to(dtype)
 
-    def layer(self, outputs: int, inputs: int, fp8: bool) -> nn.Module:
+    def layer(self, outputs: int, inputs: int, fp8: bool) -> Any:
         from hunyuan.formats.modules import Fp8Linear
 
         weight = self.draw(outputs, inputs) / inputs**0.5
@@ -86,11 +87,11 @@ class Bench:
             made = nn.Linear(inputs, outputs, bias=False, device="meta")
             made.weight = nn.Parameter(weight, requires_grad=False)
             return made
-        quantised = Fp8Linear(inputs, outputs).to(self.device)
+        quantized = Fp8Linear(inputs, outputs).to(self.device)
         scale = weight.float().abs().amax(1) / 448
-        quantised.weight.data = (weight.float() / scale[:, None]).to(FP8)
-        quantised.weight_scale.data = scale
-        return quantised
+        quantized.weight.data = (weight.float() / scale[:, None]).to(FP8)
+        quantized.weight_scale.data = scale
+        return quantized
 
     def cases(self) -> list[Case]:
         made = []
@@ -186,8 +187,8 @@ class Bench:
                 return kind.attend(*tensors, segments)
 
             wide, pairs = [t.float() for t in (q, k, v)], queries * (keys - (queries / 2 if causal else 0))
-            made.append(Case(f"{name} {rows} x {queries} x {keys}", lambda t=(q, k, v), r=run: r(self.fast, t),
-                             lambda t=(q, k, v), r=run: r(self.eager, t), lambda t=wide, r=run: r(self.eager, t),
+            made.append(Case(f"{name} {rows} x {queries} x {keys}", partial(run, self.fast, (q, k, v)),
+                             partial(run, self.eager, (q, k, v)), partial(run, self.eager, wide),
                              flops=4.0 * rows * s.heads * s.dim * pairs))  # fmt: skip
         return made
 
@@ -205,8 +206,8 @@ class Bench:
                 return self.eager.attend(q.float(), k.float(), v.float(), one)
 
             size = 4.0 * length * s.kv_heads * s.dim
-            made.append(Case(f"one query x {length}", lambda q=q, k=k, v=v, at=at: decode_attention(q, k, v, at),
-                             lambda q=q, k=k, v=v, one=one: self.eager.attend(q, k, v, one), exact, size,
+            made.append(Case(f"one query x {length}", partial(decode_attention, q, k, v, at),
+                             partial(self.eager.attend, q, k, v, one), exact, size,
                              graph=True))  # fmt: skip
         return made
 
@@ -226,9 +227,8 @@ class Bench:
             grid = () if kind is PatchEmbed else (s.grid, s.grid)
             work = sum(2.0 * p.numel() for p in plain.parameters() if p.dim() == 4) * rows * s.grid**2
             exact.load_state_dict(plain.state_dict())
-            made.append(Case(f"{name} channels last", lambda f=fast, x=x, e=emb, g=grid: f(x, e, *g),
-                             lambda f=plain, x=x, e=emb, g=grid: f(x, e, *g),
-                             lambda f=exact, x=x, e=emb, g=grid: f(x.float(), e.float(), *g), flops=work))  # fmt: skip
+            made.append(Case(f"{name} channels last", partial(fast, x, emb, *grid), partial(plain, x, emb, *grid),
+                             partial(exact, x.float(), emb.float(), *grid), flops=work))  # fmt: skip
         return made
 
     def sweep(self) -> list[Case]:
@@ -241,14 +241,14 @@ class Bench:
         at = torch.tensor([s.text - 1], dtype=torch.int32, device=q.device)
         for cut in (Cut(16, 64, 3), Cut(32, 32, 4), Cut(32, 64, 2), Cut(32, 64, 3), Cut(32, 64, 3, 2),
                     Cut(32, 128, 2), Cut(64, 32, 3), Cut(64, 64, 2), Cut(64, 128, 1)):  # fmt: skip
-            run = lambda cut=cut: decode_attention(q, k, v, at, cut)  # noqa: E731
+            run = partial(decode_attention, q, k, v, at, cut)
             made.append(Case(f"one query {cut}", run, run, None, 4.0 * s.text * s.kv_heads * s.dim, graph=True))
         for fp8 in (False, True):
             layer, x = self.layer(2 * s.width, s.hidden, fp8), self.draw(1, s.hidden)
             scale = layer.weight_scale if fp8 else None
             for tile in (Tile(2, 1024, 4), Tile(4, 512, 4), Tile(4, 1024, 4), Tile(8, 512, 4), Tile(4, 2048, 8),
                          Tile(1, 4096, 4), Tile(2, 2048, 4), Tile(16, 256, 4)):  # fmt: skip
-                run = lambda w=layer.weight, x=x, sc=scale, t=tile: gemv(x, w, sc, None, t)  # noqa: E731
+                run = partial(gemv, x, layer.weight, scale, None, tile)
                 size = layer.weight.numel() * layer.weight.element_size()
                 made.append(Case(f"gate_up {'fp8' if fp8 else 'bf16'} {tile}", run, run, None, size, graph=True))
         return made

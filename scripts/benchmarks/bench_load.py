@@ -38,7 +38,7 @@ from hunyuan.checkpoint.tiny_config import TinyShape, model_config
 from hunyuan.checkpoint.tiny_tokenizer import build_tokenizer
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
+from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.requests import EditRequest
 from hunyuan.settings import Settings
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, default=0, help="layers to write; 0: 32, or what the disk holds")
     parser.add_argument("--experts", choices=("mxfp4", "fp8", "bf16"), default="mxfp4", help="how they are stored")
     parser.add_argument("--dense", choices=("bf16", "fp8"), default="bf16")
-    parser.add_argument("--load-as", choices=("mxfp4", "fp8"), help="quantise the experts of a bf16 folder on the way")
+    parser.add_argument("--load-as", choices=("mxfp4", "fp8"), help="quantize the experts of a bf16 folder on the way")
     parser.add_argument("--margin-gib", type=float, default=4.0, help="disk space to leave free")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--edit", action="store_true", help="make the model ready, and one edit with it")
@@ -115,7 +115,7 @@ def layers_that_fit(args: argparse.Namespace) -> int:
     """Raises `CheckpointError` when not even one layer does."""
     args.folder.mkdir(parents=True, exist_ok=True)
     room = shutil.disk_usage(args.folder).free - args.margin_gib * GIB
-    one, two = (_nbytes(ModelConfig.from_dict(raw_config(args, n))) for n in (1, 2))
+    one, two = (_nbytes(CheckpointConfig.from_dict(raw_config(args, n))) for n in (1, 2))
     fit = 1 + int((room - one) // (two - one))
     if fit < max(1, args.layers):
         raise CheckpointError(f"the disk holds {max(0, fit)} layers beside {args.margin_gib} GiB to leave free")
@@ -129,7 +129,7 @@ def write_random_checkpoint(folder: Path, args: argparse.Namespace) -> None:
     layers = layers_that_fit(args)
     (folder / _MARKER).write_text("random weights; scripts/benchmarks/bench_load.py deletes this folder\n")
     raw = raw_config(args, layers)
-    config, started = ModelConfig.from_dict(raw), time.monotonic()
+    config, started = CheckpointConfig.from_dict(raw), time.monotonic()
     plan = plan_shards(config)
     blocks = _random_blocks(1 << 16 if args.tiny else _BLOCK)
     for number, (name, specs) in enumerate(plan.items()):
@@ -175,7 +175,7 @@ def _dtype(spec: TensorSpec) -> torch.dtype:
     return _DTYPES.get(spec.kind, torch.uint8)
 
 
-def _nbytes(config: ModelConfig) -> int:
+def _nbytes(config: CheckpointConfig) -> int:
     return sum(spec.nbytes for spec in expected_tensors(config).values())
 
 
@@ -235,14 +235,14 @@ def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tup
     drop_cache(folder)
     config = read_config(folder)
     if load_as:
-        config = replace(config, expert_formats=(load_as,) * config.num_hidden_layers)
+        config = config.with_formats(load_as, config.dense_format)
     if device.type == "cuda":
         torch.zeros(1, device=device)  # the driver's own start is not the loader's
         torch.cuda.reset_peak_memory_stats(device)
     before = _host_memory(reset=True)
     started = time.monotonic()
     model = load_model(folder, config, device, torch.bfloat16)
-    _synchronise(device)
+    _synchronize(device)
     seconds = time.monotonic() - started
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     lines = [f"loaded: {size / 1e9:.3f} GB in {seconds:.2f} s, {size / 1e9 / seconds:.2f} GB/s"]
@@ -261,9 +261,11 @@ def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.d
     """What `NativeEngine.load` does after the weights are read, and one edit of one source picture."""
     started = time.monotonic()
     settings = Settings(model_id=args.folder, device=device.type)
-    impl = choose_impl(model.config, device, model.dtype, settings.moe_impl)
-    engine = NativeEngine.assemble(model, read_small_files(args.folder, model.config), impl, settings)
-    _synchronise(device)
+    config = model.config
+    assert isinstance(config, CheckpointConfig)  # the loader built it from a folder's
+    impl = choose_impl(config, device, model.dtype, settings.moe_impl)
+    engine = NativeEngine.assemble(model, read_small_files(args.folder, config), impl, settings)
+    _synchronize(device)
     seconds = time.monotonic() - started
     lines = [f"ready {seconds:.1f} s after that: experts {impl}, kernels, tactics, decode graph"]
     size, whole = sum(path.stat().st_size for path in args.folder.glob("*.safetensors")) / 1e9, reading + seconds
@@ -280,7 +282,7 @@ def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.d
     return "\n".join(lines)
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -23,6 +23,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,7 @@ class Bench:
         shared = shared_for(experts[0], self.sizes.topk, self.tactics, self.max_tokens, small_batch=False)
         return [FlashInferExperts(e, shared) for e in experts]
 
-    def row(self, mode: str, impl: str, modules: list[nn.Module], tokens: int, weight_bytes: int) -> Row:
+    def row(self, mode: str, impl: str, modules: list[Any], tokens: int, weight_bytes: int) -> Row:
         row = Row(mode, tokens)
         data = [inputs(tokens, self.sizes, self.device, seed) for seed in range(len(modules))]
         if impl == "flashinfer":
@@ -162,7 +163,7 @@ class Bench:
         return row
 
     @staticmethod
-    def _call(impl: str, module: nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> Callable[[], Tensor]:
+    def _call(impl: str, module: Any, given: tuple[Tensor, Tensor, Tensor]) -> Callable[[], Tensor]:
         return partial(module.big if impl == "flashinfer" else module, *given)
 
     def _check(
@@ -183,7 +184,7 @@ class Bench:
             call()
         if self.device.type == "cpu":
             return median(_host_ms(call) for call in calls for _ in range(self.repeats))
-        run = captured(calls) if graph else lambda: [call() for call in calls]
+        run: Callable[[], object] = captured(calls) if graph else lambda: [call() for call in calls]
         return tuning.milliseconds(run, self.repeats) / len(calls)
 
 
@@ -202,7 +203,7 @@ class OneTokenOnly(nn.Module):
         return self.small(x, weights, index)
 
 
-def fp32_pair(module: nn.Module, expert: int) -> tuple[Tensor, Tensor]:
+def fp32_pair(module: Any, expert: int) -> tuple[Tensor, Tensor]:
     if isinstance(module, Experts):
         return module.matrix("gate_and_up", expert, torch.float32), module.matrix("down", expert, torch.float32)
     if isinstance(module, TorchExperts):
@@ -268,7 +269,7 @@ def failed(mode: str, tokens: int, error: Exception) -> Row:
 def probe(bench: Bench, mode: str, tokens: int) -> dict[str, object]:
     """Every deterministic tile of a mode; the best pair is remembered."""
     kind = {"humming": "mxfp4"}.get(mode, mode)
-    module = bench.backends("flashinfer", [random_experts(kind, bench.sizes, bench.device, 0)])[0]
+    module: Any = bench.backends("flashinfer", [random_experts(kind, bench.sizes, bench.device, 0)])[0]
     trial = tuning.trial(module, tokens)
     times = sorted(tuning.search(trial, everything=True).items(), key=lambda item: item[1])
     print(f"{mode} at {tokens} tokens: {len(times)} pairs worked, {trial.failed} failed")
@@ -282,7 +283,7 @@ def probe(bench: Bench, mode: str, tokens: int) -> dict[str, object]:
 def time_blocks(bench: Bench, kind: str) -> list[dict[str, object]]:
     """Both one-token products with every candidate block size, at one token."""
     experts = [random_experts(kind, bench.sizes, bench.device, seed) for seed in range(SETS[kind])]
-    modules = bench.backends("one_token", experts)
+    modules: list[Any] = bench.backends("one_token", experts)
     data = [inputs(1, bench.sizes, bench.device, seed) for seed in range(len(modules))]
     results = []
     dtype = modules[0].stacks.gate_and_up.dtype
@@ -290,14 +291,14 @@ def time_blocks(bench: Bench, kind: str) -> list[dict[str, object]]:
     for product, candidates in enumerate(small_batch.candidate_blocks(dtype)):
         for cut in [*candidates, *([replace(candidates[0], plain=True)] if kind == "mxfp4" else [])]:
             blocks = (cut, defaults[1]) if product == 0 else (defaults[0], cut)
-            calls = []
+            calls: list[Callable[[], Tensor]] = []
             for module, (x, weights, index) in zip(modules, data, strict=True):
                 small = small_batch.SmallBatch(module.stacks, blocks)
                 h = small.first_product(x, index)
                 if product == 0:
-                    calls.append(lambda small=small, x=x, index=index: small.first_product(x, index))
+                    calls.append(partial(small.first_product, x, index))
                 else:
-                    calls.append(lambda small=small, h=h, w=weights, i=index: small.second_product(h, w, i))
+                    calls.append(partial(small.second_product, h, weights, index))
             try:
                 ms = tuning.milliseconds(captured(calls), bench.repeats) / len(calls)
             except Exception as error:
@@ -359,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted = [m for m in arguments.modes.split(",") if not small or MODES[m][0] in ("eager", "torch")]
     most = max([*tokens, *(int(t) for _, t in arguments.probe or [])])
     bench = Bench(sizes, device, Tactics(arguments.cache_dir), most, arguments.repeats)
-    report: dict[str, object] = {"setup": setup(device, sizes, arguments)}
+    report: dict[str, Any] = {"setup": setup(device, sizes, arguments)}
     print(json.dumps(report["setup"]))
     if arguments.probe:
         report["probe"] = [probe(bench, mode, int(count)) for mode, count in arguments.probe]

@@ -13,6 +13,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -25,12 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from hunyuan.accel.vae.fast_vae import FastVae
 from hunyuan.accel.vae.frame_conv import FrameConv, Frames
 from hunyuan.checkpoint.full_size import full_size_config
-from hunyuan.model.config import ModelConfig, VaeConfig
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.config import VaeConfig
 from hunyuan.model.vae import Vae
 
 GIB = 2**30
-REAL = ModelConfig.from_dict(full_size_config(layers=1)).vae
-TINY = VaeConfig((32, 32, 32, 32, 32), 3, 3, 8, 1, 16, 4, 0.5627, None)
+REAL = CheckpointConfig.from_dict(full_size_config(layers=1)).vae
+TINY = VaeConfig((32, 32, 32, 32, 32), 8, 1, 16, 4, scaling_factor=0.5627)
 
 
 def random_vae(config: VaeConfig, device: torch.device, seed: int) -> Vae:
@@ -130,7 +132,7 @@ def measure_convs(size: tuple[int, int], dtype: torch.dtype, device: torch.devic
         packed = conv.weight.to(memory_format=torch.channels_last_3d)
         slices = {1: 1, 2: 4, 4: 10}[frames]
         work = 2 * 9 * slices * channels**2 * width * height / 1e9  # per ms
-        forms = {"3D, padded": lambda spaced=spaced, packed=packed: torch.conv3d(spaced, packed, padding=1)}
+        forms: dict[str, Callable[[], object]] = {"3D, padded": partial(torch.conv3d, spaced, packed, padding=1)}
         for together in (1, 2):
             fast = FrameConv(conv, frames, dtype, together=together)
             forms[f"2D, {together} together"] = _windows(fast, x)

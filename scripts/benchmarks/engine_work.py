@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.attention import Segment
-from hunyuan.model.config import ModelConfig
 
 EXPERT_BYTES = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 17 / 32}
 DENSE_BYTES = {"bf16": 2.0, "fp8": 1.0}
@@ -41,7 +41,7 @@ class Work:
 class WorkCounter:
     """Work of stretches of tokens through a model of these sizes."""
 
-    config: ModelConfig
+    config: CheckpointConfig
 
     def tokens(self, rows: int, segments: Sequence[Segment]) -> Work:
         """`rows` times the tokens of `segments` through all layers, keys and values of earlier ones being there."""

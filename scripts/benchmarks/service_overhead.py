@@ -61,7 +61,9 @@ def bare_app() -> Starlette:
         from anyio.to_thread import run_sync
 
         async with request.form() as form:
-            data, prompt = await form["image"].read(), str(form["prompt"])
+            image, prompt = form["image"], str(form["prompt"])
+            assert not isinstance(image, str)
+            data = await image.read()
         return Response(await run_sync(work, data, prompt), media_type="image/png")
 
     async def readyz(request: Request) -> Response:

@@ -107,6 +107,7 @@ def originals() -> tuple[tuple[str, bytes], ...]:
         ("lossy.webp", encoded(image, "WEBP", exif=exif)),
         ("lossless.webp", encoded(image, "WEBP", lossless=True)),
         ("alpha.webp", encoded(alpha, "WEBP")),
+        ("photo.avif", encoded(image, "AVIF", speed=10, exif=exif)),
         ("frames.webp", encoded(image, "WEBP", save_all=True, append_images=[image.rotate(90)])),
     )
 

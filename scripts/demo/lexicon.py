@@ -37,6 +37,7 @@ class Lexicon:
     Attributes:
         colours, shapes, subjects: the names of each.
         results, frames: per edit, what its answer is; and sentences that ask for any of them.
+        joint: what stands between two results.
         picture_wordings: per task kind (`shape`, `subject`, `white`, `beside`, `onto`) its templates.
         unknown: per number of sources, templates of what has not been learned.
     """
@@ -58,6 +59,7 @@ class Lexicon:
     statement_prefixes: Sequence[str]
     suffixes: Sequence[str]
     connectors: Sequence[str]
+    joint: str
 
     def step(self, step: Step, rng: Random) -> tuple[str, bool]:
         """One edit in words, and whether it is an order (and not a statement)."""
@@ -66,6 +68,24 @@ class Lexicon:
             template = rng.choice(self.frames).replace("{result}", rng.choice(self.results[step.name]))
         slots = {**self.slots, "c": self.colours[step.colour]} if step.colour else self.slots
         return grammar.draw(template.removeprefix("~"), slots, rng), not template.startswith("~")
+
+    def pair(self, steps: Sequence[Step], rng: Random) -> tuple[str, bool]:
+        """Two edits in words, in the given order, and whether they begin as an order."""
+        (first, order), (second, _) = (self.step(step, rng) for step in steps)
+        chance = rng.random()
+        if chance < 0.55:
+            return first + rng.choice(self.connectors) + second, order
+        results = [self._result(step, rng) for step in steps]
+        if chance < 0.75:
+            return first + self.joint + results[1], order
+        frame = rng.choice(self.frames)
+        both = results[0] + self.joint + results[1]
+        text = grammar.draw(frame.removeprefix("~").replace("{result}", both), self.slots, rng)
+        return text, not frame.startswith("~")
+
+    def _result(self, step: Step, rng: Random) -> str:
+        slots = {**self.slots, "c": self.colours[step.colour]} if step.colour else self.slots
+        return grammar.draw(rng.choice(self.results[step.name]), slots, rng)
 
     def picture(self, task: Task, rng: Random) -> str:
         """A task without a source, or with two, in words."""
@@ -109,7 +129,9 @@ class Lexicon:
             return bool(self._known_pictures.fullmatch(text))
         if self._known_edits.fullmatch(text):
             return True
-        for connector in sorted(set(self.connectors), key=len, reverse=True):
+        if self._known_pairs.fullmatch(text):
+            return True
+        for connector in sorted({*self.connectors, self.joint}, key=len, reverse=True):
             parts = text.split(connector)
             if len(parts) > 1 and all(self._known_edits.fullmatch(part.strip()) for part in parts):
                 return True
@@ -171,6 +193,11 @@ class Lexicon:
         return grammar.compiled([*templates, *self._framed], self._result_slots)
 
     @cached_property
+    def _known_pairs(self) -> re.Pattern[str]:
+        both = "{result}" + self.joint + "{result}"
+        return grammar.compiled([frame.replace("{result}", both) for frame in self._framed], self._result_slots)
+
+    @cached_property
     def _framed(self) -> list[str]:
         return [frame.removeprefix("~") for frame in self.frames]
 
@@ -219,6 +246,7 @@ ENGLISH = Lexicon(
     statement_prefixes=politeness.STATEMENT_PREFIXES_EN,
     suffixes=politeness.SUFFIXES_EN,
     connectors=politeness.CONNECTORS_EN,
+    joint=" and ",
 )
 CHINESE = Lexicon(
     edits=wordings_zh.EDITS,
@@ -241,5 +269,6 @@ CHINESE = Lexicon(
     statement_prefixes=politeness.STATEMENT_PREFIXES_ZH,
     suffixes=politeness.SUFFIXES_ZH,
     connectors=politeness.CONNECTORS_ZH,
+    joint="，",
 )
 LEXICONS: dict[Language, Lexicon] = {"en": ENGLISH, "zh": CHINESE}

@@ -53,7 +53,7 @@ RESULTS_EN: dict[str, tuple[str, ...]] = {
     ),
     "flat": (
         *("with (less|weaker|lower|reduced|softer) contrast", "(flatter|less contrasty|less contrasted|less harsh)"),
-        *("lower in contrast", "with softer (shadows|tones)", "more even"),
+        *("lower in contrast", "with softer shadows", "more even"),
     ),
     "warmer": (
         *("(warmer|more golden|warm)", "in (warm|warmer|golden) (light|tones|colours|colors)", "less cold"),

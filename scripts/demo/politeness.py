@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 PREFIXES_EN = (
+    *("I don't like it, ", "look at this, ", "you know what, ", "my wish: ", "do me a favour and ", "we need to "),
     *("", "", "", "", "", "", "", "", "", "please ", "please ", "can you ", "could you ", "can you please "),
     *("would you ", "will you ", "now ", "just ", "I want you to ", "I'd like you to ", "hey, ", "hi, ", "ok, "),
     *("let's ", "go ahead and ", "try to ", "you should ", "I need you to ", "pls ", "kindly ", "could you please "),
@@ -24,10 +25,13 @@ PREFIXES_EN = (
     ),
 )
 STATEMENT_PREFIXES_EN = (
+    *("I don't like it, ", "look at this, ", "this is boring, ", "my wish: ", "what I need: ", "I have an idea: "),
     *("", "", "", "", "", "", "please: ", "maybe ", "hi, ", "hello, ", "well, ", "ok, ", "now ", "so, ", "actually, "),
     *("I think ", "just ", "this time ", "next: ", "hm, ", "here is my photo: ", "thanks. ", "edit: ", "for once, "),
 )
 SUFFIXES_EN = (
+    *(" for my homework", " wouldn't hurt", " as soon as you can", ", thank you so much", " will do", ", nothing more"),
+    *(" before I print it", " so that I can send it to her", ", I like that", " - it is a gift", "!!", ", please!"),
     *(
         "",
         "",

@@ -111,7 +111,7 @@ def family(task: Task, sources: int = 1) -> Family:
     if task.kind == "edit":
         return "turn" if turned(task.steps) else "edit"
     if task.kind == "unknown":
-        return ("text", "edit", "onto")[sources]  # type: ignore[return-value]
+        return ("text", "edit", "onto")[sources]
     if task.kind in ("shape", "subject"):
         return "text"
     return task.kind  # type: ignore[return-value]

@@ -25,7 +25,11 @@ _UNKNOWN_SHARE: dict[Family, float] = {"edit": 0.24, "turn": 0.0, "text": 0.12, 
 _PAIR_SHARE: dict[Family, float] = {"edit": 0.14, "turn": 0.4, "text": 0.0, "beside": 0.0, "onto": 0.0}
 _CHINESE_SHARE = 0.35
 _TYPO_SHARE = 0.15
+_LOOSE_SHARE = 0.12
 _NONSENSE_SHARE = 0.04
+# Words that may go or come without changing what is meant.
+_IDLE = {"the", "a", "an", "it", "this", "my", "please", "in", "to", "of", "for", "me", "be", "with"}
+_FILLERS = ("really", "just", "maybe", "please", "totally", "kind of", "somehow", "nicely", "um", "like", "finally")
 # A background wants more practice than the others, and each of the coloured edits is twelve.
 _WEIGHT = {"background": 6.0, "tint": 2.5, "frame": 1.8, "mirror": 1.3, "upside": 1.3}
 
@@ -53,12 +57,12 @@ def draw(rng: Random, family: Family) -> Request:
     lexicon, sources = LEXICONS[language], SOURCES[family]
     task = _task(rng, family)
     core, order = _core(lexicon, task, sources, rng)
-    prompt = _disturbed(_polite(lexicon, core, order, rng), rng)
+    prompt = _disturbed(_loosened(_polite(lexicon, core, order, rng), rng), rng)
     return Request(task, prompt, language, sources, think(task, language, sources), recaption(task, language, sources))
 
 
 def could_say(prompt: str, sources: int) -> bool:
-    """Whether training could draw this prompt, typing errors aside."""
+    """Whether training could draw this prompt, typing errors and idle words aside."""
     return any(lexicon.could_say(prompt, sources) for lexicon in LEXICONS.values())
 
 
@@ -100,9 +104,9 @@ def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str,
         return text, True
     if task.kind != "edit":
         return lexicon.picture(task, rng), True
-    steps = rng.sample(task.steps, len(task.steps))
-    parts = [lexicon.step(step, rng) for step in steps]
-    return rng.choice(lexicon.connectors).join(text for text, _ in parts), parts[0][1]
+    if len(task.steps) == 1:
+        return lexicon.step(task.steps[0], rng)
+    return lexicon.pair(rng.sample(task.steps, 2), rng)
 
 
 def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
@@ -113,6 +117,19 @@ def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
     if chance < 0.35:
         return text[:1].upper() + text[1:]
     return text.upper() if chance > 0.95 else text
+
+
+def _loosened(text: str, rng: Random) -> str:
+    """English spoken carelessly, now and then: an idle word less or a filler more."""
+    words = text.split(" ")
+    if rng.random() >= _LOOSE_SHARE or len(words) < 3 or not text.isascii():
+        return text
+    idle = [i for i, word in enumerate(words) if word.lower() in _IDLE]
+    if idle and rng.random() < 0.6:
+        del words[rng.choice(idle)]
+    else:
+        words.insert(rng.randrange(1, len(words)), rng.choice(_FILLERS))
+    return " ".join(words)
 
 
 def _disturbed(text: str, rng: Random) -> str:

@@ -25,6 +25,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
             "that",
             "the shot",
         ),
+        *("the photograph", "this photograph", "this one", "this snapshot", "the scene", "this shot", "my snapshot"),
     ),
     "noun": ("picture", "photo", "image", "pic", "photograph"),
     "of": ("", "", " (of|in) (the|this|my) {noun}"),
@@ -73,6 +74,7 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~(old|vintage|antique|old-fashioned) (photo|photograph|picture)( look| style|)",
         "~(in|with) sepia( tones|)",
         "~I(| would| 'd|'d) (want|like|prefer) {pic} in sepia",
+        "(make|let) {pic} look (like |as if |)(it was |)(taken|shot|made) (in 19(0|1|2|3)0|long ago|in the old days)",
         "~like a photo from (1900|1920|the nineteenth century|grandma's album)",
         "~{pic} (should|must) look (old|vintage|antique)",
     ),
@@ -103,6 +105,8 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~{pic} (should|must|could) be{bit} brighter",
         "let (more|some) light in",
         "~it needs more light",
+        "~(more|a little more|some more|extra) (brightness|light) (is needed|would help|would be good|wouldn't hurt)",
+        "~(I can hardly see anything|it is so gloomy|underexposed)(, make it (brighter|lighter)|, more light|)",
     ),
     "darker": (
         "make {pic}{bit} (darker|dimmer|less bright)",
@@ -115,6 +119,7 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~I(| would| 'd|'d) (want|like) {pic}{bit} darker",
         "~{pic} (should|must|could) be{bit} darker",
         "turn the lights down",
+        "~(it is dazzling|my eyes hurt|it is glaring|overexposed)(, make it darker|, less light|)",
     ),
     "contrast": (
         "(increase|boost|raise|turn up|strengthen|enhance|bump up) (the|) contrast{bit}{of}",
@@ -124,6 +129,7 @@ EDITS: dict[str, tuple[str, ...]] = {
         "make {pic}{bit} (more contrasty|punchier|punchy|more contrasted)",
         "~(more|higher|stronger|greater|extra|high) contrast( please|)",
         "~{pic} needs( some|) more contrast",
+        "~the contrast( is|'s) (too |so |)(weak|low|poor|bad)(, (raise|increase|boost) it|)",
         "~{pic}( is|'s) (too|so|a bit) (flat|dull|hazy)(, add contrast|)",
         "~I(| would| 'd|'d) (want|like) more contrast",
     ),
@@ -138,6 +144,7 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~the contrast( is|'s) too (high|strong|hard)(, reduce it|)",
         "~I(| would| 'd|'d) (want|like) less contrast",
         "flatten (the contrast|the tones)",
+        "~I (don't|do not) (like|want) so much contrast(, (reduce|lower) it|)",
     ),
     "warmer": (
         "make {pic}{bit} (warmer|more golden)",
@@ -177,6 +184,7 @@ EDITS: dict[str, tuple[str, ...]] = {
         "saturate {pic}{bit}",
         "~(more|stronger|vivid|vibrant|intense|richer) (colour|color|colours|colors|saturation)",
         "~more (saturated|vivid|colourful|colorful|vibrant)",
+        "~the {colours} (should|could|must) (pop|glow|shine|be stronger)( more|)",
         "~the {colours} (are|look) (too|so|a bit) (weak|pale|dull|faded)(, make them stronger|)",
         "~I(| would| 'd|'d) (want|like) (stronger|more vivid) colours",
     ),
@@ -203,6 +211,7 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~{c} (tint|filter|tones|overlay|monochrome|toned)",
         "~(all|everything|completely) {c}",
         "~in {c} tones",
+        "~(a |){c} (filter|tint|overlay|glow|hue) (over|on|across|for) {pic}",
         "~I(| would| 'd|'d) (want|like) {pic} in {c}( tones|)",
     ),
     "mirror": (
@@ -231,6 +240,7 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~(upside down|upside-down|vertical flip|flipped vertically|vertically flipped|head down|topsy-turvy)",
         "~I(| would| 'd|'d) (want|like) {pic} (upside down|flipped vertically)",
         "turn the top to the bottom",
+        "~{pic} (should|must) (stand on its head|be the wrong way up|hang upside down)",
         "vflip( {pic}|)",
     ),
     "left": (
@@ -242,7 +252,9 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~(rotated|turned) (to the |)left",
         "~(90 degrees|rotate) (left|counterclockwise|ccw)",
         "~left rotation",
+        "turn {pic} left",
         "~rotate -90( degrees|)",
+        "(rotate|turn) {pic} 90° (counterclockwise|to the left|left)",
     ),
     "right": (
         "(rotate|turn|spin|roll) {pic} (to the |)right( by (90|ninety) degrees| by a quarter| 90 degrees|)",
@@ -254,6 +266,8 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~(rotated|turned) (to the |)right",
         "~(90 degrees|rotate)( right| clockwise| cw|)",
         "~right rotation",
+        "turn {pic} right",
+        "(rotate|turn) {pic} 90°( clockwise| to the right|)",
         "turn {pic} on its side",
     ),
     "blur": (
@@ -303,13 +317,16 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~(on|with|against) (a|an|) (plain |) {c} {background}",
         "~{background}( colour| color|)(:|) {c}",
         "~{background} (in|should be|must be|to) {c}",
+        "~{c} (as|for) (the |a |)background( colour| color|)",
+        "~I (need|want|would like|wish) the {background} (to be |in |as |){c}",
+        "~the {background}(,|) (make it|please|in|to) {c}",
         "~I(| would| 'd|'d) (want|like|need) (a|an) {c} {background}",
         "~(can|could) I (have|get) (a|an) {c} {background}",
         "~the {background} should be {c}",
     ),
     "frame": (
         "(add|put|draw|make|paint|give {pic}|use) (a|an|) (thick |simple |plain |nice |) {c} {frame}"
-        "( around {pic}| around| on {pic}| to {pic}|)",
+        "( (around|round) {pic}| around| on {pic}| to {pic}|)",
         "(put|place|set) {pic} (in|into|inside) (a|an) {c} {frame}",
         "(frame|border|surround|edge) {pic} (in|with) {c}",
         "give {pic} (a|an|) {c} {frame}",
@@ -317,6 +334,8 @@ EDITS: dict[str, tuple[str, ...]] = {
         "~{c} {frame}(s|)( around {pic}|)",
         "~(with|in) (a|an) {c} {frame}",
         "~{frame} (in|colour) {c}",
+        "~(could|can) {pic} have (a|an) {c} {frame}",
+        "~{c} (as|for) (the |a |){frame}",
         "~I(| would| 'd|'d) (want|like|need) (a|an) {c} {frame}",
     ),
 }

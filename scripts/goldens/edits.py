@@ -17,10 +17,8 @@ from hunyuan.generation.job import EditJob
 from hunyuan.generation.step_cache import StepCache, TaylorCache, TaylorSettings
 from hunyuan.generation.text import TextPlan
 from hunyuan.prompt.layout import Layout
-from hunyuan.prompt.resolution import Size
 from hunyuan.requests import EditRequest, EditResult
 from scripts.goldens.folder import Golden, official_size
-from scripts.goldens.network import DROPPING
 from scripts.goldens.report import Check, Tolerance
 
 STATS_TOLERANCE = 5e-3  # of the decoder's output range
@@ -87,12 +85,12 @@ def traced(golden: Golden, trace: Trace) -> Iterator[None]:
         trace.decoded.append(decode(z))
         return trace.decoded[-1]
 
-    Denoiser.predict, Denoiser.guided = keep_predict, keep_guided
-    golden.model.vae.decode = keep_decode
+    Denoiser.predict, Denoiser.guided = keep_predict, keep_guided  # type: ignore[method-assign]
+    golden.model.vae.decode = keep_decode  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Denoiser.predict, Denoiser.guided = predict, guided
+        Denoiser.predict, Denoiser.guided = predict, guided  # type: ignore[method-assign]
         del golden.model.vae.decode
 
 
@@ -164,6 +162,10 @@ def _check_text(check: Check, golden: Golden, meta: dict[str, Any], trace: Trace
     check.exact("output_size_wh", list(result.size), meta["output_size_wh"])
     if meta.get("cot_text") is not None:
         check.exact("cot_text", [result.cot_text], meta["cot_text"])
+    _check_calls(check, golden, meta, trace)
+
+
+def _check_calls(check: Check, golden: Golden, meta: dict[str, Any], trace: Trace) -> None:
     calls = []
     if trace.prompt_ids:
         call: dict[str, Any] = {"prompt_len": len(trace.prompt_ids), "ids": trace.prompt_ids + trace.new_ids}
@@ -253,33 +255,3 @@ def _check_sequence(check: Check, recorded: dict[str, Tensor], layout: Layout) -
         theirs = recorded["position_ids_step1"]
         ours = torch.arange(block.timestep, block.image.stop).expand(len(theirs), -1)
         check.exact("position_ids_step1", ours, theirs)
-
-
-def dropped_edit(golden: Golden, section: str) -> Check:
-    """An edit recorded with token dropping: what does not pass the router must agree all the same."""
-    meta, recorded = golden.sections[section], golden.tensors(section)
-    check = golden.check(section, [*recorded, *_facts(meta)])
-    request = request_of(golden, meta["inputs"])
-    request.cot_text = meta["cot_text"][0] if meta.get("cot_text") else None
-    job = EditJob(golden.checkpoint, request, request.seed or 0, request.steps or 1, noise_on_cpu=True)
-    job.look_up()
-    job.prepare()
-    pictures = [v for k, v in recorded.items() if k.startswith(("latents_", "pred_", "guided_", "vae_in"))]
-    if not pictures:
-        check.leave_out(check.present, DROPPING)
-        return check.finish()
-    noise = pictures[0]
-    down_h, down_w = golden.config.vae_downsample_factor
-    bucket = golden.group.nearest(Size(noise.shape[-1] * down_w, noise.shape[-2] * down_h))
-    drop = job.options.drop_think
-    if drop and request.bot_task in ("think", "think_recaption") and job.system:
-        job.system = golden.checkpoint.prompts.preset("en_recaption")
-    layout = golden.checkpoint.composer.image_layout(job.system, request.prompt, job.shapes, bucket, job.cot, drop)
-    for i, latents in enumerate(_rows(job.conditions.latents, 1 if golden.config.cfg_distilled else 2)):
-        check.close(f"cond_latents_{i}", latents[0], recorded.get(f"cond_latents_{i}"))
-    shape = (1, golden.config.vae.latent_channels, *noise.shape[-2:])
-    drawn = job.random.normal(shape, torch.bfloat16, noise.device).float()
-    check.close("latents_0", drawn, recorded.get("latents_0"))
-    _check_sequence(check, recorded, layout)
-    check.leave_out(check.present, DROPPING)
-    return check.finish()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.model.attention import dense_mask
 from hunyuan.model.embeddings import sinusoid
 from hunyuan.model.moe import MoE
+from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import PLAIN
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.prompt.layout import Layout
@@ -19,6 +22,7 @@ from scripts.goldens.report import Check, Tolerance
 from scripts.goldens.static import case_layout
 
 DROPPING = "recorded with token dropping"
+GUIDANCE = "guidance_emb_"
 
 
 def mask_rope(golden: Golden, section: str) -> Check:
@@ -93,12 +97,20 @@ def vit(golden: Golden, section: str) -> Check:
     check, vision = golden.check(section, [*recorded]), golden.cond("images/src0.png").vision
     patches, mask = vision.patches[None].to(model.device), vision.mask[None].to(model.device)
     shapes = torch.tensor([vision.grid], device=model.device)
-    output = model.vision_model(patches, mask, shapes)
-    check.close("embeddings", model.vision_model.embeddings(patches, shapes), recorded.get("embeddings"))
+    tower: Any = model.vision_model
+    output = tower(patches, mask, shapes)
+    check.close("embeddings", tower.embeddings(patches, shapes), recorded.get("embeddings"))
     check.close("last_hidden_state", output.last_hidden_state, recorded.get("last_hidden_state"))
     check.close("pooler_output", output.pooler_output, recorded.get("pooler_output"))
     check.close("aligned", model.embed_vision(patches, shapes, mask), recorded.get("aligned"))
     return check.finish()
+
+
+def _embedder(model: HunyuanImage3, name: str) -> torch.nn.Module:
+    found = getattr(model, name)
+    if found is None:
+        raise ValueError(f"{name} was recorded, and this checkpoint has none")
+    return found
 
 
 def embed(golden: Golden, section: str) -> Check:
@@ -106,12 +118,16 @@ def embed(golden: Golden, section: str) -> Check:
     check = golden.check(section, [*recorded])
     check.used("t", "patch_in", "patch_t", "final_in")
     embedders = ("timestep_emb", "time_embed", "time_embed_2", "guidance_emb", "timestep_r_emb")
+    for name in recorded:
+        if name.startswith(GUIDANCE):  # the number behind is the scale times 1000, which the network is given
+            value = torch.tensor([float(name.removeprefix(GUIDANCE))], device=model.device)
+            check.close(name, _embedder(model, "guidance_emb")(value), recorded[name])
     if "t" in recorded:
         t = recorded["t"].to(model.device)
         check.close("sinusoid", sinusoid(t), recorded.get("sinusoid"))
         for name in embedders:
             if name in recorded:
-                check.close(name, getattr(model, name)(t), recorded[name])
+                check.close(name, _embedder(model, name)(t), recorded[name])
     else:
         check.without_input(["sinusoid", *embedders], "t")
     times = recorded.get("patch_t")
@@ -159,7 +175,7 @@ def moe(golden: Golden, section: str) -> Check:
 class _Spy:
     """Stands in for a layer's module and keeps what it returned."""
 
-    def __init__(self, modules: list[torch.nn.Module]) -> None:
+    def __init__(self, modules: list[Any]) -> None:
         self.outputs: dict[int, Tensor] = {}
         self.handles = [m.register_forward_hook(self._keep(i)) for i, m in enumerate(modules)]
 
@@ -214,5 +230,16 @@ def backbone(golden: Golden, section: str) -> Check:
         if not (dropped and name in routed) and name not in check.left_out:
             check.close(name, value, recorded.get(name))
     if dropped:
+        _check_head(check, golden, recorded)
         check.leave_out((n for n in recorded if n in routed), DROPPING)
     return check.finish()
+
+
+def _check_head(check: Check, golden: Golden, recorded: dict[str, Tensor]) -> None:
+    """What comes after the last layer, from that layer's recorded output."""
+    model, last = golden.model, recorded.get(f"layer{golden.config.num_hidden_layers - 1}")
+    if last is None:
+        return
+    stream = last.to(model.device)
+    check.close("ln_f", model.model.ln_f(stream), recorded.get("ln_f"))
+    check.close("logits_last4", model.logits(stream[-4:]), recorded.get("logits_last4"))  # the last rows are recorded

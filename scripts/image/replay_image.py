@@ -23,7 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
+from string import Template
 
 ROOT = Path(__file__).resolve().parents[2]
 BENTO_PATH = "/home/bentoml/bento"
@@ -119,8 +121,8 @@ def image_environment(dockerfile: str) -> dict[str, str]:
     env: dict[str, str] = {}
     arguments: dict[str, str] = {}
     for kind, name, value in re.findall(r"^(ARG|ENV) (\w+)=(.*)$", dockerfile, flags=re.MULTILINE):
-        known = arguments | env
-        plain = " ".join(shlex.split(re.sub(r"\$\{?(\w+)\}?", lambda m, k=known: k.get(m[1], ""), value)))
+        known = defaultdict(str, arguments | env)  # a name that nobody has set is empty
+        plain = " ".join(shlex.split(Template(value).substitute(known)))
         (env if kind == "ENV" else arguments)[name] = plain
     return env
 

@@ -7,6 +7,7 @@ own on loopback. Which attack it is, and what must hold, is the business of the 
 
 from __future__ import annotations
 
+import functools
 import selectors
 import socket
 import threading
@@ -93,14 +94,20 @@ def open_after(connections: list[socket.socket], seconds: float) -> int:
         return len(selector.get_map())
 
 
+@functools.cache
+def rubbish(megabytes: float) -> bytes:
+    """A form whose picture is none."""
+    return OPENING + bytes(int(megabytes * 1024 * 1024) - len(OPENING) - len(CLOSING)) + CLOSING
+
+
 def upload_rubbish(port: int, megabytes: float, source: str) -> int:
     """A whole upload that is no picture; returns the answer's status, 0 where there was none."""
-    size = int(megabytes * 1024 * 1024)
-    body = OPENING + bytes(size - len(OPENING) - len(CLOSING)) + CLOSING
+    body = rubbish(megabytes)
     with connect(port, source) as connection:
         connection.settimeout(60)
         try:
-            connection.sendall(head(size, "Connection: close") + body)
+            connection.sendall(head(len(body), "Connection: close"))
+            connection.sendall(body)
         except OSError:
             return 0
         status = answer_of(connection, 60)[9:12]

@@ -17,7 +17,7 @@ from torch.nn.functional import linear, silu
 
 from hunyuan.accel.experts import humming, torch_grouped, tuning
 from hunyuan.accel.experts.backends import BackendError, Shapes, prepare_experts, resolve_impl, shapes_of, tune_experts
-from hunyuan.accel.experts.flashinfer import power_of_two_above, quantise_tokens
+from hunyuan.accel.experts.flashinfer import power_of_two_above, quantize_tokens
 from hunyuan.accel.experts.tactics import Tactics, Untuned
 from hunyuan.accel.experts.tuning import NoTileWorks
 from hunyuan.formats.numbers import FP8
@@ -317,14 +317,14 @@ def test_power_of_two_above():
     assert power_of_two_above(x).tolist() == [1.0, 1.0, 2.0, 2.0, 0.5, 2.0**-20, 512.0]
 
 
-def test_tokens_are_quantised_with_one_scale():
+def test_tokens_are_quantized_with_one_scale():
     x = noise(50, HIDDEN).to(BF16) * 37
-    quantised, scale, squared = quantise_tokens(x)
-    values = quantised.float() * scale
+    quantized, scale, squared = quantize_tokens(x)
+    values = quantized.float() * scale
     assert error(values, x) < 3e-2
-    assert quantised.float().abs().max() > 200
+    assert quantized.float().abs().max() > 200
     assert (values.norm(dim=1) ** 2).max() <= squared
-    zero, scale, _ = quantise_tokens(torch.zeros(2, HIDDEN, dtype=BF16))
+    zero, scale, _ = quantize_tokens(torch.zeros(2, HIDDEN, dtype=BF16))
     assert zero.float().abs().max() == 0
     assert scale == 1
 

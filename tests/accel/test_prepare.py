@@ -12,7 +12,7 @@ from hunyuan.accel import flashinfer_modules, prepare
 from hunyuan.accel.prepare import HOPPER, NO_LATE_COMPILING, choose_impl, missing_text
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BF16 = torch.bfloat16
@@ -20,8 +20,8 @@ AMPERE = (8, 0)
 LACKS = "FlashInfer lacks the compiled fused_moe_90, trtllm_utils: run `hunyuan kernels`"
 
 
-def config(experts: str | list[str] = "mxfp4", **changes: Any) -> ModelConfig:
-    return ModelConfig.from_dict(full_size_config(layers=2, experts=experts) | changes)
+def config(experts: str | list[str] = "mxfp4", **changes: Any) -> CheckpointConfig:
+    return CheckpointConfig.from_dict(full_size_config(layers=2, experts=experts) | changes)
 
 
 def machine(

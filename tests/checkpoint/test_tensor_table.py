@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
 from hunyuan.errors import CheckpointError
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.modules import use_weight_formats
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 
 DATA = Path(__file__).parents[1] / "data"
@@ -60,7 +60,7 @@ REAL: dict[str, Any] = {
 
 
 def table(raw: dict[str, Any], **changes: Any) -> dict[str, TensorSpec]:
-    return expected_tensors(ModelConfig.from_dict({**raw, **changes}))
+    return expected_tensors(CheckpointConfig.from_dict({**raw, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_parameters_are_those_of_the_network(tiny, changes):
         stacks[spec.param] += spec.slot is not None
         shapes[spec.param] = (stacks[spec.param], *spec.shape) if spec.slot is not None else spec.shape
     with torch.device("meta"):
-        network = HunyuanImage3(ModelConfig.from_dict({**tiny, **changes}))
+        network = HunyuanImage3(CheckpointConfig.from_dict({**tiny, **changes}))
     assert {name: tuple(parameter.shape) for name, parameter in network.named_parameters()} == shapes
 
 
@@ -223,18 +223,18 @@ def test_impossible_vae_is_refused(tiny, channels, message):
         table(tiny, vae={**tiny["vae"], "block_out_channels": channels})
 
 
-# --- quantised
+# --- quantized
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_quantised_tensors_are_the_models_parameters(tiny, tied):
+def test_quantized_tensors_are_the_models_parameters(tiny, tied):
     """Stacks are stored as they are used: each key is a parameter's name, with its shape and type."""
     section = {"quant_method": "hunyuan-bento", "version": 1, "experts": ["mxfp4", "fp8"], "dense": "fp8"}
     raw = {**tiny, "quantization_config": section, "tie_word_embeddings": tied}
-    config = ModelConfig.from_dict(raw)
+    config = CheckpointConfig.from_dict(raw)
     with torch.device("meta"):
         model = HunyuanImage3(config)
-        use_weight_formats(model)
+        use_weight_formats(model, config)
         parameters = dict(model.named_parameters())
     specs = expected_tensors(config)
     assert {key: spec.shape for key, spec in specs.items()} == {k: tuple(p.shape) for k, p in parameters.items()}
@@ -252,10 +252,10 @@ def test_real_size_of_each_format():
     """GiB, against what is published for 16 bits and what the formats' definitions give."""
 
     def size(**section: str) -> float:
-        quantised = (
+        quantized = (
             {"quantization_config": {"quant_method": "hunyuan-bento", "version": 1, **section}} if section else {}
         )
-        return sum(spec.nbytes for spec in table({**REAL, **quantised}).values()) / 2**30
+        return sum(spec.nbytes for spec in table({**REAL, **quantized}).values()) / 2**30
 
     assert size() == pytest.approx(154.6, abs=0.2)
     assert size() - size(experts="mxfp4", dense="bf16") == pytest.approx(144 * (1 - 4.25 / 16), rel=1e-3)
@@ -266,4 +266,4 @@ def test_columns_that_do_not_divide_into_blocks_are_named(tiny):
     section = {"quant_method": "hunyuan-bento", "version": 1, "experts": "mxfp4", "dense": "bf16"}
     raw = {**tiny, "quantization_config": section, "moe_intermediate_size": 24}
     with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.experts\.down_proj: 24 columns; MXFP4 needs"):
-        expected_tensors(ModelConfig.from_dict(raw))
+        expected_tensors(CheckpointConfig.from_dict(raw))

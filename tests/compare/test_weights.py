@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hunyuan import Editor, Settings
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
+from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.checkpoint.tiny_tokenizer import SCRIPT_COT_TEXT
 from hunyuan.cli.compare import BUILT_IN, build_cases
 from hunyuan.cli.main import build_parser, main
@@ -141,6 +142,7 @@ def run(tmp_path: Path, a: Path, b: Path, *options: str) -> list[dict]:
     return json.loads((tmp_path / "out.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_equal_to_itself(folders, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     numbers = run(
@@ -160,6 +162,7 @@ def test_a_checkpoint_is_equal_to_itself(folders, tmp_path, capsys):
         assert picture.size == (8 + 4 * 392, 8 + 3 * 408)
 
 
+@pytest.mark.slow
 def test_rounding_is_seen_and_stays_small(folders, tmp_path, capsys):
     (entry,) = run(tmp_path, folders["exact"], folders["rounded"], "--requests", "1")
     assert 0 < max(entry["velocity_error"]) < 0.1
@@ -170,6 +173,7 @@ def test_rounding_is_seen_and_stays_small(folders, tmp_path, capsys):
     assert f"{entry['psnr_db']:.2f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_weights_are_far_off(folders, tmp_path):
     (entry,) = run(tmp_path, folders["exact"], folders["other"], "--requests", "1")
     assert min(entry["velocity_error"]) > 0.5
@@ -216,6 +220,25 @@ def test_own_request(folders, tmp_path):
     assert entry["prompt"] == "Make it blue"
     assert entry["size"][0] / entry["size"][1] == pytest.approx(1.5, abs=0.05)
     assert entry["text_tokens"] is None
+
+
+def test_it_says_what_it_does_and_takes_as_many_steps_as_a_does_by_itself(tmp_path, capsys):
+    """A Distil folder's own default, and B does what A did."""
+    distil = write_tiny_checkpoint(tmp_path / "distil", TinyShape(distil=True))
+    plain = write_tiny_checkpoint(tmp_path / "plain")
+    out = tmp_path / "out.json"
+    options = ("--device", "cpu", "--requests", "1", "--bot-task", "image", "--json", str(out))
+    assert main(["compare", str(distil), str(plain), *options]) == 0
+    (entry,) = json.loads(out.read_text())
+    assert len(entry["velocity_error"]) == 8
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("loading ", "A, ", "B, "))]
+    assert shown == ["loading A", "A, request 1 of 1", "loading B", "B, request 1 of 1"]
+
+
+def test_a_missing_photo_is_named(tmp_path, capsys):
+    path = tmp_path / "photo.jpg"
+    assert main(["compare", "a", "b", "--prompt", "x", "--image", str(path)]) == 2
+    assert f"{path}: No such file" in capsys.readouterr().err
 
 
 def test_denoiser_is_itself_again_after_an_error():

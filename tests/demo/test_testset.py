@@ -56,3 +56,7 @@ def test_wordings():
 @pytest.mark.parametrize("wording", testset.wordings(), ids=lambda w: w.prompt)
 def test_training_cannot_draw_a_held_out_wording(wording):
     assert not could_say(wording.prompt, wording.sources)
+
+
+def test_the_card_has_the_table():
+    assert table() in (testset.FOLDER.parents[2] / "docs" / "demo.md").read_text(encoding="utf-8")

@@ -98,6 +98,7 @@ def test_plain_requests_are_learned(prompt):
 @pytest.mark.parametrize("of", FAMILY_SHARE)
 def test_could_say_knows_what_is_drawn(of, monkeypatch):
     monkeypatch.setattr(wordings, "_TYPO_SHARE", 0)
+    monkeypatch.setattr(wordings, "_LOOSE_SHARE", 0)
     monkeypatch.setattr(wordings, "_NONSENSE_SHARE", 0)
     rng = Random(3)
     for request in [draw(rng, of) for _ in range(80)]:

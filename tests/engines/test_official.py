@@ -17,7 +17,7 @@ import torch
 from official_checkpoint import GENERATION_CONFIG, write_checkpoint
 from PIL import Image
 
-from hunyuan.engines import official
+from hunyuan.engines import official_loading
 from hunyuan.engines.official import OfficialEngine, official_size
 from hunyuan.errors import (
     Cancelled,
@@ -345,7 +345,7 @@ def test_progress_and_timings(engine: OfficialEngine) -> None:
         *[("prefill", 0, 1), ("prefill", 1, 1)],
         *[("think", done, 50) for done in range(2, 8)],
         *[("denoise", 1, 2), ("denoise", 2, 2)],
-        *[("decode", 0, 1), ("decode", 1, 1)],
+        *[("vae", 0, 1), ("vae", 1, 1)],
     ]
     assert list(result.timings) == ["prepare", "prefill", "think", "first_step", "denoise", "vae", "total"]
     assert all(seconds > 0 for seconds in result.timings.values())
@@ -473,7 +473,7 @@ def test_a_failed_load_leaves_no_private_folder(tmp_path: Path) -> None:
 @pytest.mark.trap(12)
 @pytest.mark.parametrize("version", ["5.0.0", "4.56.2", "4.570.1"])
 def test_another_transformers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setattr(official.transformers, "__version__", version)
+    monkeypatch.setattr(official_loading.transformers, "__version__", version)
     with pytest.raises(SettingsError, match=rf"4\.57\.x.*{version}"):
         OfficialEngine.load(write_checkpoint(tmp_path / "c"), Settings(**CPU))
 
@@ -545,7 +545,7 @@ def test_the_arguments_on_cuda(
         raise torch.OutOfMemoryError("too big")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(official.transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(official_loading.transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     with pytest.raises(OutOfMemory):
         OfficialEngine.load(write_checkpoint(tmp_path / "c"), Settings(**settings))
     assert asked == {

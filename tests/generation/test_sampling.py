@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from text_reference import filtered, pick
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from hunyuan.generation.sampling import MAX_TOP_K, Sampling, uniforms
@@ -16,21 +17,21 @@ def test_filters_equal_transformers(temperature: float, top_k: int, top_p: float
         [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)]
     )
     expected = warpers(torch.zeros(1, 1, dtype=torch.long), logits)[0]
-    torch.testing.assert_close(Sampling(True, temperature, top_k, top_p).filter(logits[0]), expected)
+    torch.testing.assert_close(filtered(Sampling(True, temperature, top_k, top_p), logits[0]), expected)
 
 
 def test_switched_off_filters_keep_everything() -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(Sampling(True, 1.0, 0, 1.0).filter(logits), logits)
+    assert torch.equal(filtered(Sampling(True, 1.0, 0, 1.0), logits), logits)
 
 
 def test_top_p_zero_keeps_the_best() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0])
-    assert torch.isfinite(Sampling(True, 1.0, 0, 0.0).filter(logits)).tolist() == [False, True, False]
+    assert torch.isfinite(filtered(Sampling(True, 1.0, 0, 0.0), logits)).tolist() == [False, True, False]
 
 
 def test_greedy_needs_no_random_numbers() -> None:
-    assert Sampling(False).pick(torch.tensor([0.1, 0.9, 0.3]), torch.empty(0)) == 1
+    assert pick(Sampling(False), torch.tensor([0.1, 0.9, 0.3]), torch.empty(0)) == 1
 
 
 SAMPLINGS = [
@@ -52,11 +53,11 @@ def test_draws_follow_the_filtered_probabilities(sampling: Sampling, spread: flo
     # bf16 logits: many are equal, as a bf16 head makes them.
     logits = (torch.randn(3000, generator=generator) * spread).bfloat16().float()
     count = 400
-    expected = sampling.filter(logits).softmax(dim=-1).double() * count
+    expected = filtered(sampling, logits).softmax(dim=-1).double() * count
     spaced = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     drawn = torch.zeros(3000, dtype=torch.float64)
     for i in range(count):
-        drawn[sampling.pick(logits, spaced[i : i + 1])] += 1
+        drawn[pick(sampling, logits, spaced[i : i + 1])] += 1
     assert (drawn[expected == 0] == 0).all()
     # Where a run of equal logits is cut by top-p, which of them go is open: compare by value.
     values, inverse = logits.unique(return_inverse=True)
@@ -70,8 +71,8 @@ def test_draws_follow_the_filtered_probabilities(sampling: Sampling, spread: flo
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
 def test_the_ends_of_the_unit_interval_draw_kept_tokens(sampling: Sampling, uniform: float) -> None:
     logits = torch.randn(3000, generator=torch.Generator().manual_seed(1))
-    token = sampling.pick(logits, torch.tensor([uniform], dtype=torch.float64))
-    assert torch.isfinite(sampling.filter(logits)[token])
+    token = pick(sampling, logits, torch.tensor([uniform], dtype=torch.float64))
+    assert torch.isfinite(filtered(sampling, logits)[token])
     if uniform:
         assert token == int(logits.argmax())  # candidates are laid out in ascending order
 
@@ -80,17 +81,17 @@ def test_the_ends_of_the_unit_interval_draw_kept_tokens(sampling: Sampling, unif
 def test_a_forced_token_is_drawn_for_sure(sampling: Sampling) -> None:
     logits = torch.full((3000,), torch.finfo(torch.float32).min)
     logits[77] = 0.0
-    assert {sampling.pick(logits, torch.tensor([u], dtype=torch.float64)) for u in (0.0, 0.3, 0.999)} == {77}
+    assert {pick(sampling, logits, torch.tensor([u], dtype=torch.float64)) for u in (0.0, 0.3, 0.999)} == {77}
 
 
 def test_a_tiny_vocabulary() -> None:
-    assert Sampling(True, 1.0, 50, 0.9).pick(torch.tensor([3.0]), torch.tensor([0.5], dtype=torch.float64)) == 0
+    assert pick(Sampling(True, 1.0, 50, 0.9), torch.tensor([3.0]), torch.tensor([0.5], dtype=torch.float64)) == 0
 
 
 def test_one_seed_draws_the_same_tokens() -> None:
     logits = torch.zeros(1000)
     draws = [
-        [Sampling(True).pick(logits, u) for u in uniforms(torch.Generator().manual_seed(seed), 20).split(1)]
+        [pick(Sampling(True), logits, u) for u in uniforms(torch.Generator().manual_seed(seed), 20).split(1)]
         for seed in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from text_reference import TextState, decode_text, filtered
 
 from hunyuan import Editor
 from hunyuan.generation.sampling import Sampling
-from hunyuan.generation.text import TextPlan, TextState, decode_text, read_text
+from hunyuan.generation.text import TextPlan, TextStream, read_text
 from hunyuan.prompt.tokenizer import Tokenizer
 
 VOCAB = 2624
@@ -54,7 +55,7 @@ def test_a_ratio_step_is_restricted_and_greedy_even_when_sampling(tk: Tokenizer)
     logits[tk.ratios[34]] = 2.0
     logits[tk.ratios[3]] = 1.99
     constrained = TextState(plan).constrain(logits, tk.size)
-    probabilities = Sampling(True, 0.6, 1024, 0.95).filter(constrained).softmax(-1)
+    probabilities = filtered(Sampling(True, 0.6, 1024, 0.95), constrained).softmax(-1)
     assert probabilities[tk.ratios[34]] == 1.0
 
 
@@ -95,9 +96,9 @@ def test_running_out_keeps_the_unfinished_text(tk: Tokenizer) -> None:
 def test_the_callback_sees_every_token_and_can_stop(tk: Tokenizer) -> None:
     plan, seen = TextPlan.create(tk, "recaption", auto_size=False, instruct=True), []
 
-    def on_token(done: int) -> None:
-        seen.append(done)
-        if done == 3:
+    def on_token(tokens: list[int]) -> None:
+        seen.append(len(tokens))
+        if len(tokens) == 3:
             raise InterruptedError
 
     logits = torch.zeros(VOCAB)
@@ -105,3 +106,21 @@ def test_the_callback_sees_every_token_and_can_stop(tk: Tokenizer) -> None:
     with pytest.raises(InterruptedError):
         decode_text(logits, 1, plan, Sampling(False), torch.empty(0), 9, lambda t: logits, on_token)
     assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_the_stream_s_pieces_are_the_text_that_is_read(tk: Tokenizer, step: int) -> None:
+    """A character of several tokens, and blanks that go before punctuation, are never shown wrongly."""
+    plan, pieces = TextPlan.create(tk, "think_recaption", auto_size=False, instruct=True), []
+    words = "A crane \u9e64 \U0001f426 , it is n't blue . Yes !"
+    tokens = [*tk.encode(words), tk.end_think, tk.recaption, *tk.encode("again"), tk.end_recaption, 70, 70]
+    assert len(tk.encode("\U0001f426")) > 1
+    stream = TextStream(plan, tk, "think_recaption", pieces.append)
+    for end in range(0, len(tokens), step):
+        stream.show(tokens[:end])
+    shown = len(pieces)
+    stream.show(tokens, ended=True)
+    assert "".join(pieces) == read_text(tokens, plan, tk, "think_recaption")
+    assert shown > 2
+    stream.show(tokens, ended=True)
+    assert len(pieces) == shown + 1, "nothing is shown twice"

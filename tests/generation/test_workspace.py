@@ -13,9 +13,9 @@ import torch
 from graph_safe import make_graph_safe
 
 from hunyuan import CancelToken, Editor, EditRequest, Settings
+from hunyuan.accel.captured_decoding import CapturedDecoder
 from hunyuan.errors import Cancelled, SequenceTooLong
 from hunyuan.generation import prefill
-from hunyuan.generation.decoding import TextDecoder
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
 from hunyuan.generation.workspace import Workspace
@@ -41,7 +41,7 @@ def checkpoint(golden: Path) -> Iterator[Checkpoint]:
 
 @pytest.fixture(scope="module")
 def workspace(checkpoint: Checkpoint) -> Workspace:
-    return Workspace.create(checkpoint.model, CAPACITY, TextDecoder)
+    return Workspace.create(checkpoint.model, CAPACITY, CapturedDecoder)
 
 
 def edit(**changes: Any) -> EditRequest:
@@ -78,6 +78,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
+@pytest.mark.slow
 def test_results_equal_those_on_own_buffers(
     checkpoint: Checkpoint, workspace: Workspace, golden: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -96,20 +97,20 @@ def test_the_prompt_is_not_copied_for_the_image_stage(
     monkeypatch.setattr(KVCache, "copy_prefix", lambda self, *args: (copies.append(args[1]), copy(self, *args)))
     one = job(checkpoint, edit(), workspace)
     one.run()
-    prompt = len(one.checkpoint.composer.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
+    prompt = len(one.checkpoint.layouts.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
     assert len(copies) == 1  # into the unguided row, up to the request's own words
     assert copies[0] < prompt
 
 
 def test_a_request_too_large_uses_its_own_buffers(checkpoint: Checkpoint) -> None:
-    small = Workspace.create(checkpoint.model, 64, TextDecoder)
+    small = Workspace.create(checkpoint.model, 64, CapturedDecoder)
     assert same(job(checkpoint, edit(), small).run(), job(checkpoint, edit(), None).run())
 
 
 @pytest.mark.parametrize("capacity", [150, 340])
 def test_buffers_too_small_for_one_stage_only(checkpoint: Checkpoint, capacity: int) -> None:
     """The text fits and the image does not: the text's keys are copied into the request's own buffers."""
-    middle = Workspace.create(checkpoint.model, capacity, TextDecoder)
+    middle = Workspace.create(checkpoint.model, capacity, CapturedDecoder)
     request = edit(bot_task="recaption", max_new_tokens=24)
     assert same(job(checkpoint, request, middle).run(), job(checkpoint, request, None).run())
 
@@ -156,7 +157,7 @@ def test_buffers_are_lent_once_at_a_time(checkpoint: Checkpoint, workspace: Work
 def test_text_past_the_last_position_is_named(checkpoint: Checkpoint, workspace: Workspace, fast: bool) -> None:
     one = job(checkpoint, edit(), workspace if fast else None)
     one.look_up()
-    prompt = len(checkpoint.composer.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
+    prompt = len(checkpoint.layouts.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
     one.config = replace(one.config, max_position_embeddings=prompt + 5)
     with pytest.raises(SequenceTooLong, match="text stage") as caught:
         one.run()
@@ -177,7 +178,7 @@ def test_the_stand_ins_for_fast_backends_agree(golden: Path, checkpoint: Checkpo
     own = editor.engine.checkpoint
     make_graph_safe(own.model)
     own.model.decode_image = quick_decode
-    fast = job(own, edit(), Workspace.create(own.model, CAPACITY, TextDecoder)).run()
+    fast = job(own, edit(), Workspace.create(own.model, CAPACITY, CapturedDecoder)).run()
     assert same(fast, job(checkpoint, edit(), None).run())
 
 

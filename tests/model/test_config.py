@@ -94,10 +94,10 @@ def test_key_sets_its_own_field_and_no_other(key, value):
 @pytest.mark.parametrize(
     ("section", "key", "value", "field"),
     [
-        ("vit_processor", "max_num_patches", 100, "vit_max_num_patches"),
-        ("vit_processor", "image_mean", [0.1, 0.2, 0.3], "vit_image_mean"),
-        ("vit_processor", "image_std", [0.6, 0.7, 0.8], "vit_image_std"),
-        ("vit_processor", "rescale_factor", 0.25, "vit_rescale_factor"),
+        ("vit_processor", "max_num_patches", 100, "vit_processor"),
+        ("vit_processor", "image_mean", [0.1, 0.2, 0.3], "vit_processor"),
+        ("vit_processor", "image_std", [0.6, 0.7, 0.8], "vit_processor"),
+        ("vit_processor", "rescale_factor", 0.25, "vit_processor"),
         ("vit_aligner", "depth", 3, "vit_aligner"),
         ("vae", "block_out_channels", [32, 64, 64, 64, 64], "vae"),
         ("vae", "in_channels", 1, "vae"),
@@ -121,12 +121,12 @@ def test_nested_key_sets_its_own_field_and_no_other(section, key, value, field):
     assert read == (tuple(value) if isinstance(value, list) else value)
 
 
-def test_vit_entry_is_kept_as_it_stands_but_is_our_own_copy():
+def test_vit_entry_is_read_and_is_our_own_copy():
     raw = raw_config()
     config = ModelConfig.from_dict(raw)
-    assert config.vit == raw["vit"]
+    assert asdict(config.vit).items() <= {"num_channels": 3, "vision_use_head": True, **raw["vit"]}.items()
     raw["vit"]["patch_size"] = 14
-    assert config.vit_patch_size == 16
+    assert config.vit.patch_size == 16
 
 
 def test_config_is_frozen():
@@ -153,7 +153,7 @@ def test_keys_that_may_be_absent_have_these_defaults():
 def test_absent_keys_that_have_one_accepted_value_are_accepted():
     absent = ("img_proj_type", "patch_size", "cond_image_type", "norm_type", "rope_type")
     absent += ("attention_bias", "mlp_bias", "use_cla", "use_mla", "group_limited_greedy")
-    assert without(*absent) == model_config()
+    assert without(*absent) == ModelConfig.from_dict(raw_config())
 
 
 def test_nested_defaults():
@@ -161,8 +161,8 @@ def test_nested_defaults():
     vae = {k: v for k, v in raw_config()["vae"].items() if k not in ("in_channels", "out_channels", "scaling_factor")}
     config = model_config(vit_aligner=aligner, vit_processor={"max_num_patches": 64}, vae=vae)
     assert config.vit_aligner.depth == 2
-    assert config.vit_image_mean == config.vit_image_std == (0.5, 0.5, 0.5)
-    assert config.vit_rescale_factor == 1 / 255
+    assert config.vit_processor.image_mean == config.vit_processor.image_std == (0.5, 0.5, 0.5)
+    assert config.vit_processor.rescale_factor == 1 / 255
     assert (config.vae.in_channels, config.vae.out_channels) == (3, 3)
     assert config.vae.scaling_factor is None
     assert config.vae.shift_factor is None

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import noise, randomised, raw_config
+from pydantic import TypeAdapter
+from small_model import noise, randomized, raw_config
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, linear
 
-from hunyuan.model.config import AlignerConfig
+from hunyuan.model.config import AlignerConfig, VitConfig
 from hunyuan.model.vision import VisionAligner, build_vision_model
 
 ROWS, COLUMNS, MOST = 3, 5, 24
@@ -19,8 +20,12 @@ MASK = (torch.arange(MOST) < REAL).int()[None]
 SHAPES = torch.tensor([[ROWS, COLUMNS]])
 
 
+def built(vit: dict[str, Any]) -> nn.Module:
+    return build_vision_model(TypeAdapter(VitConfig).validate_python(vit))
+
+
 def tower(**changes: Any) -> nn.Module:
-    return randomised(build_vision_model({**raw_config()["vit"], **changes}))
+    return randomized(built({**raw_config()["vit"], **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +129,7 @@ def test_tower_does_not_drop_anything_at_random():
 
 
 def test_new_tower_is_ready_for_inference():
-    assert not build_vision_model(raw_config()["vit"]).training
+    assert not built(raw_config()["vit"]).training
 
 
 def test_pooling_head_is_there_unless_switched_off(vision):
@@ -137,7 +142,7 @@ def test_pooling_head_is_there_unless_switched_off(vision):
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_aligner_depth(depth):
-    aligner, x = randomised(VisionAligner(AlignerConfig(24, 40, depth))), noise(2, 5, 24)
+    aligner, x = randomized(VisionAligner(AlignerConfig(24, 40, depth))), noise(2, 5, 24)
     w = dict(aligner.named_parameters())
     assert list(w) == [f"layers.{2 * i}.{kind}" for i in range(depth) for kind in ("weight", "bias")]
     expected = linear(x, w["layers.0.weight"], w["layers.0.bias"])

@@ -51,8 +51,9 @@ def many_items(count: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (jpeg_of_empty_scans(7040, 7040, 25_000), "the JPEG has more than 100 scans"),
-        (jpeg_of_empty_scans(7040, 7040, 101), "the JPEG has more than 100 scans"),
+        (jpeg_of_empty_scans(7040, 7040, 25_000), "the JPEG has more than the 20 scans allowed at its size"),
+        (jpeg_of_empty_scans(7040, 7040, 20), "the JPEG has more than the 20 scans allowed at its size"),
+        (jpeg_of_empty_scans(640, 640, 100), "the JPEG has more than 100 scans"),
         (JPEG[:2] + segment(0xFE, b"") * 4_000_000 + JPEG[2:], "the JPEG has more than 10,000 segments"),
         (JPEG[:2] + b"\xff\x01" * 8_000_000 + JPEG[2:], "the JPEG has more than 10,000 segments"),
         (PNG[:HEADER_END] + chunk(b"tEXt", b"a\0b") * 1_200_000 + PNG[HEADER_END:], "the PNG has more than 100,000"),
@@ -93,6 +94,7 @@ def test_bytes_that_are_no_pixels_cost_next_to_nothing(data: bytes) -> None:
 
 
 def test_what_encoders_write_is_within_the_limits() -> None:
+    assert read_picture(jpeg_of_empty_scans(7000, 7000, 19), MAX_PIXELS).size == (7000, 7000)
     assert read_picture(jpeg_of_empty_scans(64, 64, 99), MAX_PIXELS).size == (64, 64)
     assert read_picture(webp_of(900), MAX_PIXELS).size == (48, 32)
     assert read_picture(avif_with(b"\0\0\0\x08free" * 1000), MAX_PIXELS).size == (48, 32)

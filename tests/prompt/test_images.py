@@ -22,7 +22,8 @@ from transformers.models.siglip2.image_processing_siglip2 import get_image_size_
 
 from hunyuan.checkpoint.load import read_config
 from hunyuan.errors import InvalidImage
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.config import VitProcessorConfig
 from hunyuan.pictures.rgb import load_image, to_rgb
 from hunyuan.prompt.images import centre_crop, prepare_cond_image, stretch, to_pil, vision_grid, vision_input
 from hunyuan.prompt.resolution import Size
@@ -31,7 +32,7 @@ ORIENTATION = 0x0112
 
 
 @pytest.fixture(scope="module")
-def config(golden) -> ModelConfig:
+def config(golden) -> CheckpointConfig:
     return read_config(golden / "checkpoint")
 
 
@@ -481,7 +482,7 @@ def test_vision_inputs_are_the_recorded_ones(golden, config, recorded, meta, nam
 def test_padding_is_zero_and_masked(config):
     vision = vision_input(gradient(300, 190), config)
     real = math.prod(vision.grid)
-    assert real < config.vit_max_num_patches == len(vision.mask) == len(vision.patches)
+    assert real < config.vit_processor.max_num_patches == len(vision.mask) == len(vision.patches)
     assert vision.mask.tolist() == [1] * real + [0] * (len(vision.mask) - real)
     assert not vision.patches[real:].any()
 
@@ -497,8 +498,13 @@ def test_patches_run_along_rows_and_hold_rows_columns_channels(config):
     assert torch.allclose(patch, expected, atol=1e-6)
 
 
-def test_the_checkpoints_own_normalisation_is_used(config):
-    changed = replace(config, vit_image_mean=(0.0, 0.5, 1.0), vit_image_std=(1.0, 2.0, 0.5), vit_rescale_factor=1 / 51)
+def test_the_checkpoints_own_normalization_is_used(config):
+    changed = replace(
+        config,
+        vit_processor=VitProcessorConfig(
+            64, image_mean=(0.0, 0.5, 1.0), image_std=(1.0, 2.0, 0.5), rescale_factor=1 / 51
+        ),
+    )
     vision = vision_input(Image.new("RGB", (128, 128), (51, 102, 51)), changed)
     assert torch.allclose(vision.patches[0].view(-1, 3)[0], torch.tensor([1.0, 0.75, 0.0]), atol=1e-6)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hunyuan.checkpoint.full_size import full_size_config
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.attention import Segment
-from hunyuan.model.config import ModelConfig
 from scripts.benchmarks import bench_engine
 from scripts.benchmarks.engine_work import Work, WorkCounter, pairs_of
 
@@ -40,17 +40,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def real(dense: str = "bf16") -> WorkCounter:
-    return WorkCounter(ModelConfig.from_dict(full_size_config(32, "mxfp4", dense)))
+    return WorkCounter(CheckpointConfig.from_dict(full_size_config(32, "mxfp4", dense)))
 
 
 def test_short_run_says_what_was_measured(tmp_path: Path) -> None:
     done = run(*SHORT, "--json", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     words = ("CPU: the tiny model", "size=256x256", "steps=2", "warm-up:", "edit:", "not included: HTTP")
-    for word in (*words, *bench_engine.STAGES, "kernels: plain, attention sdpa", "experts: Experts"):
+    for word in (*words, *bench_engine.TIMED, "kernels: plain, attention sdpa", "experts: Experts"):
         assert word in done.stdout, word
     content = json.loads((tmp_path / "out.json").read_text())
-    assert tuple(row["stage"] for row in content["stages"]) == bench_engine.STAGES
+    assert tuple(row["stage"] for row in content["stages"]) == bench_engine.TIMED
     assert all(row["seconds"] > 0 and row["unit_ms"] > 0 for row in content["stages"])
     assert not any("aim_ms" in row or "least_ms" in row for row in content["stages"])
     assert content["settings"]["prompt_tokens"] == "100"

@@ -111,6 +111,7 @@ def test_memory_that_grows_is_a_violation() -> None:
 
 
 @pytest.mark.server
+@pytest.mark.alone
 def test_load_at_twice_the_capacity() -> None:
     done = run(
         sys.executable, "scripts/benchmarks/load_test.py", "--seconds", "10", "--stand-in", "0.2", "--warm-up", "3"
@@ -121,6 +122,7 @@ def test_load_at_twice_the_capacity() -> None:
 
 
 @pytest.mark.server
+@pytest.mark.alone
 def test_the_service_adds_little() -> None:
     done = run(sys.executable, "scripts/benchmarks/service_overhead.py", "--requests", "30", "--limit-ms", "20")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -63,8 +63,63 @@ def test_only_what_may_be_left_out_is(shared: Golden) -> None:
     assert reasons == {
         "recorded with token dropping",
         "message list: this API has none",
-        "batch: this API takes one prompt",
     }
+
+
+def test_of_an_edit_with_dropping_only_what_the_router_decides_is_left_out(shared: Golden) -> None:
+    left = {name: set(check_goldens.check_section(shared, name).left_out) for name in ("e2e_t2i_fixed", "backbone")}
+    assert left == {"e2e_t2i_fixed": {f"pred_{i}" for i in range(4)}, "backbone": {"layer0", "layer1", "attn1"}}
+
+
+def test_every_guidance_embedding_is_compared(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a Distil folder records: the embedding of its guidance scale, named by the scale times 1000."""
+    golden = Golden(copy)
+    distil = golden.model.time_embed  # any embedder will do
+    tensors = load_file(copy / "embed.safetensors")
+    with torch.no_grad():
+        extra = {f"guidance_emb_{v}": distil(torch.tensor([float(v)])) for v in (2500, 1000)}
+    save_file({**tensors, **extra}, copy / "embed.safetensors")
+    assert "has none" in check_goldens.check_section(golden, "embed").failures[0]
+    monkeypatch.setattr(golden.model, "guidance_emb", distil)
+    check = check_goldens.check_section(golden, "embed")
+    assert check.failures == []
+    assert set(extra) <= check.compared
+    extra["guidance_emb_1000"] += 0.01
+    save_file({**tensors, **extra}, copy / "embed.safetensors")
+    assert check_goldens.check_section(golden, "embed").failures
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("e2e_t2i_fixed", "guided_1"),
+        ("e2e_t2i_fixed", "latents_3"),
+        ("e2e_t2i_fixed", "vae_in"),
+        ("e2e_t2i_fixed", "sigmas"),
+        ("backbone", "ln_f"),
+        ("backbone", "logits_last4"),
+    ],
+)
+def test_what_is_computed_from_recorded_values_is_really_compared(copy: Path, section: str, name: str) -> None:
+    tensors = load_file(copy / f"{section}.safetensors")
+    tensors[name] = tensors[name] + 0.05
+    save_file(tensors, copy / f"{section}.safetensors")
+    assert any(name in failure for failure in check_goldens.check_section(Golden(copy), section).failures)
+
+
+@pytest.mark.parametrize("fact", ["output_size_wh", "cot_text", "text_calls", "step_inputs"])
+def test_the_facts_of_an_edit_with_dropping_are_compared(copy: Path, fact: str) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    meta = manifest["sections"]["e2e_t2i_recaption"]
+    change = {
+        "output_size_wh": [304, 209],
+        "cot_text": ["<recaption> something else</recaption>"],
+        "text_calls": [{**meta["text_calls"][0], "prompt_len": 24}],
+        "step_inputs": meta["step_inputs"][::-1],
+    }
+    meta[fact] = change[fact]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert any(fact in failure for failure in check_goldens.check_section(Golden(copy), "e2e_t2i_recaption").failures)
 
 
 @pytest.fixture
@@ -166,7 +221,9 @@ CONSTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "e2e_t2i_fixed": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
     "e2e_t2i_recaption": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
     "e2e_t2i_taylor": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
-    "e2e_t2i_fixed_easymoe": lambda patch: patch.setattr(denoise, "guide", lambda cond, uncond, scale: cond),
+    "e2e_t2i_fixed_easymoe": lambda patch: patch.setattr(
+        denoise, "classifier_free_guidance", lambda cond, uncond, scale: cond
+    ),
 }
 
 

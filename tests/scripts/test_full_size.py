@@ -13,12 +13,12 @@ from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import empty_model, read_config
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.engines.native import read_small_files
-from hunyuan.model.config import QUANT_METHOD, QUANT_VERSION, ModelConfig
-from scripts.support.full_size import randomise, write_small_files
+from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
+from scripts.support.full_size import randomize, write_small_files
 
 
 def test_the_real_model_has_its_83_billion_parameters() -> None:
-    config = ModelConfig.from_dict(full_size_config(experts="bf16"))
+    config = CheckpointConfig.from_dict(full_size_config(experts="bf16"))
     sizes = {key: prod(spec.shape) for key, spec in expected_tensors(config).items()}
     assert sum(sizes.values()) == pytest.approx(83.0e9, rel=2e-3)
     assert sum(size for key, size in sizes.items() if ".experts." in key) == pytest.approx(77.3e9, rel=1e-3)
@@ -40,7 +40,7 @@ def test_random_weights_keep_the_stream_alive(experts: str | list[str], dense: s
     config = model_config(**raw_config(quantization_config=quantization))
     models = [empty_model(config, torch.device("cpu"), torch.float32) for _ in range(2)]
     for model in models:
-        randomise(model, 2, seed=3)
+        randomize(model, 2, seed=3)
     ours, again = (dict(model.named_parameters()) for model in models)
     for name in ours:
         assert torch.equal(ours[name].float(), again[name].float()), name

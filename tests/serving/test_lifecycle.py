@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
+import uvicorn
 
-from hunyuan.serving.lifecycle import Drain
+from hunyuan.serving.lifecycle import Drain, web_server
 
 
 class WebServer:
@@ -69,3 +72,45 @@ def test_a_limit_of_the_operators_counts_from_the_signal() -> None:
     web_server = WebServer(limit=5)
     assert drained(web_server, lambda: True, signal.SIGTERM) == ["no"]
     assert web_server.got == [signal.SIGTERM]
+
+
+def test_connections_are_hurried_when_the_web_server_gets_the_signal_and_not_before() -> None:
+    web_server, told = WebServer(), list[str]()
+
+    async def main() -> None:
+        signal.signal(signal.SIGTERM, web_server.handle_exit)
+        busy = [True]
+        Drain(lambda: told.append("refuse"), lambda: busy[0], lambda: told.append("hurry")).install()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        assert told == ["refuse"]
+        busy[0] = False
+        await asyncio.sleep(0.15)
+
+    asyncio.run(main())
+    assert told == ["refuse", "hurry"]
+    assert web_server.got == [signal.SIGTERM]
+
+
+def test_what_does_not_end_by_itself_is_ended_by_force() -> None:
+    web_server, forced = WebServer(), threading.Event()
+
+    async def main() -> None:
+        signal.signal(signal.SIGTERM, web_server.handle_exit)
+        Drain(lambda: None, lambda: True, limit_s=0.2, force=forced.set).install()
+        began = time.monotonic()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.05)
+        assert not forced.is_set()
+        time.sleep(0.3)  # an event loop that stands still
+        assert forced.is_set()
+        assert time.monotonic() - began < 2
+
+    asyncio.run(main())
+
+
+def test_the_web_server_is_found_where_it_waits_for_signals() -> None:
+    server = uvicorn.Server(uvicorn.Config(app="none:none", log_config=None))
+    assert web_server() is None
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    assert web_server() is server

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from hunyuan.requests import EditResult
 from hunyuan.serving.png import encode_png
 
+PLAIN_CHUNKS = {b"IHDR", b"sRGB", b"tEXt", b"iTXt", b"IDAT", b"IEND"}
 PROMPT = "A secret: das Blau, 天空变红 🌅"
 
 
@@ -50,7 +52,7 @@ def test_every_pixel_survives() -> None:
 
 def test_the_file_says_how_it_was_made() -> None:
     with Image.open(BytesIO(encode(result()))) as read:
-        assert read.text == {
+        assert {name: text for name, text in read.text.items() if name != "XML:com.adobe.xmp"} == {
             "Software": "hunyuan-image-bento 0.1.0",
             "Model": "tiny",
             "Seed": "9223372036854775807",
@@ -59,20 +61,42 @@ def test_the_file_says_how_it_was_made() -> None:
         }
 
 
+def test_the_file_says_srgb_before_its_pixels() -> None:
+    kinds = [kind for kind, _ in chunks(encode(result()))]
+    assert kinds.index(b"sRGB") < kinds.index(b"IDAT")
+    with Image.open(BytesIO(encode(result()))) as read:
+        assert read.info["srgb"] == 0
+
+
+@pytest.mark.parametrize(
+    ("from_picture", "source_type"),
+    [(True, "compositeWithTrainedAlgorithmicMedia"), (False, "trainedAlgorithmicMedia")],
+)
+def test_the_file_is_marked_as_made_by_a_model(from_picture: bool, source_type: str) -> None:
+    """As XMP, where IPTC's readers look: one property, in a well-formed document."""
+    data = encode_png(result(), model_name="tiny", version="0.1.0", from_picture=from_picture)
+    (body,) = [body for kind, body in chunks(data) if kind == b"iTXt"]
+    assert body.startswith(b"XML:com.adobe.xmp\0\0\0\0\0")
+    xmp = ElementTree.fromstring(body.split(b"\0\0\0\0\0", 1)[1].decode())
+    (described,) = xmp.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    name = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
+    assert described.attrib[name] == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source_type}"
+
+
 def test_the_same_result_gives_the_same_bytes() -> None:
     assert encode(result(), prompt=PROMPT) == encode(result(), prompt=PROMPT)
 
 
 def test_neither_prompt_nor_thoughts_get_in_unasked() -> None:
     data = encode(result(cot_text=PROMPT))
-    assert {kind for kind, _ in chunks(data)} == {b"IHDR", b"tEXt", b"IDAT", b"IEND"}
+    assert {kind for kind, _ in chunks(data)} == PLAIN_CHUNKS
     for word in ("secret", "Blau", "天空", "Prompt"):
         assert word.encode() not in data
 
 
 def test_a_prompt_in_any_script_can_be_asked_for() -> None:
     data = encode(result(), prompt=PROMPT)
-    written = [body for kind, body in chunks(data) if kind == b"iTXt"]
+    written = [body for kind, body in chunks(data) if kind == b"iTXt" and body.startswith(b"Prompt")]
     assert written == [b"Prompt\0\0\0\0\0" + PROMPT.encode()]  # not compressed, no language, no translated keyword
     with Image.open(BytesIO(data)) as read:
         assert read.text["Prompt"] == PROMPT
@@ -94,7 +118,7 @@ def test_a_checkpoint_folder_may_have_any_name() -> None:
 def test_what_an_upload_left_in_the_picture_stays_out() -> None:
     image = Image.new("RGB", (16, 16))
     image.info |= {"icc_profile": b"a profile", "transparency": (0, 0, 0), "comment": "secret", "exif": b"Exif\0\0x"}
-    assert {kind for kind, _ in chunks(encode(result(image)))} == {b"IHDR", b"tEXt", b"IDAT", b"IEND"}
+    assert {kind for kind, _ in chunks(encode(result(image)))} == PLAIN_CHUNKS
 
 
 def test_a_smooth_picture_becomes_a_small_file() -> None:

@@ -15,8 +15,8 @@ WHOLE = [  # what the native engine reports, and the seconds that pass before ea
     (0.75, "denoise", 1, 3),
     (4.0, "denoise", 2, 3),
     (4.0, "denoise", 3, 3),
-    (0.0, "decode", 0, 1),
-    (3.0, "decode", 1, 1),
+    (0.0, "vae", 0, 1),
+    (3.0, "vae", 1, 1),
 ]
 
 

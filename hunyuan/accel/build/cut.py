@@ -78,7 +78,7 @@ def write_sources(stock: Path, folder: Path, generator: Any, wanted: dict[str, s
     return sources + [stock / path for path in UNCHANGED]
 
 
-def include_paths(stock: Path, folder: Path) -> list[Path]:
+def include_paths(stock: Path, folder: Path) -> list[str | Path]:
     """Ours first: the edited header stands in front of FlashInfer's, whose folders the edited copies still need."""
     internal = stock / "nv_internal"
     extensions = internal / "tensorrt_llm/cutlass_extensions/include"

@@ -137,8 +137,8 @@ def prepare_experts(
 
     Args:
         impl: from `resolve_impl`.
-        max_tokens: the most tokens of one call; FlashInfer's workspace, one a device, is made for it, and longer inputs
-            go in pieces.
+        max_tokens: the most tokens of one call; FlashInfer's workspace, one per device, is made for it, and longer
+            inputs go in pieces.
         cache_dir: where measured tactics are read and written.
         small_batch: up to four tokens go through our own kernels (needs Triton), with "flashinfer" only.
 

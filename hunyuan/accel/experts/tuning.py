@@ -132,7 +132,7 @@ def tune(backend: FlashInferExperts, buckets: tuple[int, ...] | None = None) -> 
     return lines
 
 
-def milliseconds(call: Callable[[], None], repeats: int = REPEATS) -> float:
+def milliseconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
     """Median GPU time of `call`, one warm-up before."""
     call()
     times = []
