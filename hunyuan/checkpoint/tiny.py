@@ -94,7 +94,7 @@ def write_small_files(out: Path, files: SmallFiles) -> None:
     (out / "system_prompt.py").write_text(files.system_prompt, encoding="utf-8")
 
 
-def as_stored(weights: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+def as_stored(weights: Mapping[str, Tensor], config: CheckpointConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     """The official keys' tensors in `dtype`, the router's in float32."""
     specs = tensor_table.expected_tensors(config)
     return {key: weights[key].to(torch.float32 if spec.float32 else dtype) for key, spec in specs.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class OwnDtypeNorm(nn.GroupNorm):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
-def planar(vae: nn.Module) -> nn.Module:
+def planar(vae: Vae) -> Vae:
     """Replaces every 3D convolution in place by its middle slice, weights included; returns `vae`."""
     for module in list(vae.modules()):
         for name, child in module.named_children():
@@ -60,7 +60,7 @@ def build(config: VaeConfig, seed: int) -> Vae:
     for module in vae.modules():
         if isinstance(module, PlaneConv):
             nn.init.normal_(module.weight, std=0.8 / math.sqrt(module.weight[0].numel()))
-            nn.init.zeros_(module.bias)
+            cast(Tensor, module.bias).data.zero_()
     with torch.no_grad():
         for module in vae.modules():
             if isinstance(module, ResnetBlock):
@@ -69,7 +69,7 @@ def build(config: VaeConfig, seed: int) -> Vae:
                 module.proj_out.weight.mul_(0.3)
         for conv in (vae.decoder.conv_out, vae.encoder.conv_out):
             conv.weight.mul_(0.3)
-        vae.encoder.conv_out.bias[config.latent_channels :] -= 5.0
+        cast(Tensor, vae.encoder.conv_out.bias)[config.latent_channels :] -= 5.0
     return vae
 
 

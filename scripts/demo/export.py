@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hunyuan.checkpoint import tiny
 from hunyuan.checkpoint.tensor_table import expected_tensors
-from hunyuan.model.config import ModelConfig
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.network import HunyuanImage3
 from scripts.demo import sizes, state
 from scripts.demo.autoencoder import product_weights
@@ -25,7 +25,7 @@ from scripts.demo.autoencoder import product_weights
 _UNUSED = ("<pos_", "<relation_", "</relation_", "<|extra_")
 
 
-def official_weights(model: HunyuanImage3, config: ModelConfig) -> dict[str, Tensor]:
+def official_weights(model: HunyuanImage3, config: CheckpointConfig) -> dict[str, Tensor]:
     """The weights of a network in its training form under the checkpoint's keys and in its shapes."""
     own: dict[str, Tensor] = {name: p.detach() for name, p in model.named_parameters()}
     own |= {f"vae.{name}": value for name, value in product_weights(model.vae).items()}
@@ -38,7 +38,7 @@ def official_weights(model: HunyuanImage3, config: ModelConfig) -> dict[str, Ten
     return out
 
 
-def export(out: Path, tokenizer: Tokenizer, autoencoder: Mapping, average: Mapping[str, Tensor]) -> ModelConfig:
+def export(out: Path, tokenizer: Tokenizer, autoencoder: Mapping, average: Mapping[str, Tensor]) -> CheckpointConfig:
     """Writes the folder.
 
     Args:

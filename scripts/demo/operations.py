@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hunyuan.model.attention import Segment, split_heads
-from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations, rms_normalise
+from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations, rms_normalize
 
 BLOCK = 128  # FlexAttention's tiles
 MOST_CONDS = 2
@@ -150,8 +150,8 @@ class TrainingOperations(Operations):
         q, k, v = split_heads(qkv, shape.heads, shape.kv_heads, shape.head_dim)
         q, k = (turned(t, *rope) for t in (q, k))
         if norms is not None:
-            q = norms.query * rms_normalise(q, norms.eps)
-            k = norms.key * rms_normalise(k, norms.eps)
+            q = norms.query * rms_normalize(q, norms.eps)
+            k = norms.key * rms_normalize(k, norms.eps)
         return q.to(qkv.dtype), k.to(qkv.dtype), v
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
@@ -160,7 +160,7 @@ class TrainingOperations(Operations):
         if self.blocks is not None:
             from torch.nn.attention.flex_attention import flex_attention
 
-            out = flex_attention(q, keys, values, block_mask=self.blocks, enable_gqa=True)
+            out = cast(Tensor, flex_attention(q, keys, values, block_mask=self.blocks, enable_gqa=True))
         else:
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask, enable_gqa=True)
         return out.transpose(1, 2)

@@ -89,10 +89,11 @@ class Optimizer:
         stack.momentum.lerp_(gradient, 1 - self.mass)
         update = orthogonalized(gradient.lerp(stack.momentum, self.mass))  # Nesterov's look ahead
         update *= -0.2 * rate * max(update.shape[1:]) ** 0.5
-        torch._foreach_mul_(stack.parameters, 1 - rate * self.decay)
+        values = [p.data for p in stack.parameters]
+        torch._foreach_mul_(values, 1 - rate * self.decay)
         counts = [as_matrices(p).shape[0] for p in stack.parameters]
         parts = [u.view(p.shape) for u, p in zip(update.split(counts), stack.parameters, strict=True)]
-        torch._foreach_add_(stack.parameters, parts)
+        torch._foreach_add_(values, parts)
 
     def state(self) -> dict[str, Any]:
         return {"momentum": [stack.momentum for stack in self.stacks], "adam": self.adam.state_dict()}

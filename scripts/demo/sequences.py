@@ -1,4 +1,4 @@
-"""Token sequences of training: laid out by the product's own `Composer`, then packed to one length per batch.
+"""Token sequences of training: laid out by the product's own `LayoutBuilder`, then packed to one length per batch.
 
 A batch's samples are alike in their number of source pictures and in all sizes, so that pictures stand at the same
 places; only the texts behind them differ in length. What is packed: the sequence up to the tokens that paint
@@ -20,24 +20,18 @@ from torch.utils.data import IterableDataset
 
 from hunyuan.model.config import ModelConfig
 from hunyuan.prompt.images import vision_grid
-from hunyuan.prompt.layout import Composer, CondBlock, CondShape, Layout
+from hunyuan.prompt.layout import CondBlock, CondShape, Layout, LayoutBuilder
 from hunyuan.prompt.resolution import Bucket, Size, resolution_group
 from hunyuan.prompt.tokenizer import Tokenizer
 from scripts.demo.sizes import SYSTEM
+from scripts.demo.tasks import Family
+from scripts.demo.wordings import Request
 
 TEXT_ROOM = 100
 """Tokens of a prefix that are neither pictures nor the fixed beginning: prompt, thoughts, recaption, tags."""
 
 TASKS = {"think_recaption": 0.6, "recaption": 0.15, "think": 0.1, "image": 0.15}
 GUIDANCE_DROP = 0.1
-
-
-class Request(Protocol):
-    """What `wordings.draw` gives."""
-
-    prompt: str
-    think: str
-    recaption: str
 
 
 class PromptTokenizer(Tokenizer):
@@ -104,7 +98,7 @@ class Sequences:
     def __init__(self, folder: Path, config: ModelConfig, copies: int, dropout: float = 0.1) -> None:
         self.config, self.copies = config, copies
         self.tokenizer = PromptTokenizer(folder, config.image_base_size, config.model_version, dropout)
-        self.composer = Composer(self.tokenizer, config, "instruct")
+        self.builder = LayoutBuilder(self.tokenizer, config, "instruct")
         self.group = resolution_group(config.image_base_size, config.has_extra_ratios)
         t = self.tokenizer
         self.pad = t.id("<pad>")
@@ -123,7 +117,7 @@ class Sequences:
         Together with the copies of the answer it fills FlexAttention's tiles, of 128 tokens, to the last one.
         """
         area = (self.config.image_base_size // 16) ** 2
-        least = sources * (area + self.config.vit_max_num_patches + 8) + TEXT_ROOM
+        least = sources * (area + self.config.vit_processor.max_num_patches + 8) + TEXT_ROOM
         behind = self.copies * (1 + area)
         return -(-(least + behind) // 128) * 128 - behind
 
@@ -137,12 +131,13 @@ class Sequences:
         think, recaption = f"<think>{request.think}</think>", f"<recaption>{request.recaption}</recaption>"
         texts = {"think_recaption": think + recaption, "think": think, "recaption": recaption, "image": None}
         self.tokenizer.prompt = request.prompt if loose else ""
-        return self.composer.image_layout(SYSTEM, request.prompt, sources, answer, texts[task])
+        return self.builder.image_layout(SYSTEM, request.prompt, sources, answer, texts[task])
 
     def shape(self, height: int, width: int) -> CondShape:
-        size = Size(width, height)
+        size, most = Size(width, height), self.config.vit_processor.max_num_patches
         return CondShape(
-            self.bucket(height, width), vision_grid(size, self.config.vit_patch_size, self.config.vit_max_num_patches)
+            self.bucket(height, width),
+            vision_grid(size, self.config.vit.patch_size, self.config.vit_processor.max_num_patches),
         )
 
     def batch(
@@ -169,16 +164,17 @@ class Sequences:
         layouts = [self._fitting(rng, request, shapes, bucket) for request in requests]
         for row, layout in enumerate(layouts):
             dropped = rng.random() < drop
-            ids = (layout.uncond_ids if dropped else layout.ids)[: layout.painted.timestep]
+            ids = (layout.uncond_ids if dropped else layout.ids)[: layout.generated.timestep]
             prefix[row, : len(ids)] = torch.tensor(ids)
             if not dropped:
                 places = self.spoken(ids)
                 spoken += [row * room + place for place in places]
                 words += [ids[place + 1] for place in places]
             lengths.append(len(ids))
-        numbers = (torch.tensor(values) for values in (spoken, words, lengths))
-        grid = layouts[0].painted.image
-        return Batch(requests, size, prefix, *numbers, layouts[0].conds, (grid.height, grid.width))
+        grid = layouts[0].generated.image
+        places_and_words = torch.tensor(spoken), torch.tensor(words)
+        length, shape = torch.tensor(lengths), (grid.height, grid.width)
+        return Batch(requests, size, prefix, *places_and_words, length, layouts[0].conds, shape)
 
     def _fitting(self, rng: random.Random, request: Request, sources: Sequence[CondShape], answer: Bucket) -> Layout:
         """A layout for a random bot task; one that is too long for its room in fewer tokens or with less text."""
@@ -186,9 +182,9 @@ class Sequences:
         task = rng.choices(list(TASKS), list(TASKS.values()))[0]
         for attempt in ((task, True), (task, False), ("recaption", False)):
             layout = self.layout(request, sources, answer, *attempt)
-            if layout.painted.timestep <= room:
+            if layout.generated.timestep <= room:
                 return layout
-        raise ValueError(f"a prefix of {layout.painted.timestep} tokens does not fit {room}: {request.prompt!r}")
+        raise ValueError(f"a prefix of {layout.generated.timestep} tokens does not fit {room}: {request.prompt!r}")
 
     def spoken(self, ids: Sequence[int]) -> list[int]:
         """After which tokens the model speaks itself: its thoughts, the recaption, and the last size's ratio."""
@@ -206,10 +202,10 @@ class Sequences:
 class Drawn(Protocol):
     """What the stream needs to know of the data: `scripts.demo.wordings` and `scripts.demo.pictures`."""
 
-    def family(self, rng: random.Random) -> tuple[str, tuple[int, int]]: ...
-    def request(self, rng: random.Random, family: str) -> Request: ...
-    def sources(self, family: str) -> int: ...
-    def answer(self, family: str, size: tuple[int, int]) -> tuple[int, int]: ...
+    def family(self, rng: random.Random) -> tuple[Family, tuple[int, int]]: ...
+    def request(self, rng: random.Random, family: Family) -> Request: ...
+    def sources(self, family: Family) -> int: ...
+    def answer(self, family: Family, size: tuple[int, int]) -> tuple[int, int]: ...
 
 
 class Stream(IterableDataset):

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from hunyuan.checkpoint import tiny_config
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.model.config import BASE_MODEL, ModelConfig, VaeConfig
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.config import BASE_MODEL, VaeConfig
 
 SHAPE = TinyShape(
     hidden=256,
@@ -84,24 +85,13 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def vae_config(**changes: Any) -> VaeConfig:
     """The autoencoder's sizes alone, for its own training: latents are not scaled."""
-    v = VAE | changes
-    return VaeConfig(
-        tuple(v["block_out_channels"]),
-        3,
-        3,
-        v["latent_channels"],
-        v["layers_per_block"],
-        16,
-        v["ffactor_temporal"],
-        None,
-        None,
-    )
+    return VaeConfig(**{"ffactor_spatial": 16, **VAE, **changes})
 
 
-def write_small_files(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> ModelConfig:
+def write_small_files(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> CheckpointConfig:
     """Everything of a checkpoint folder but the weights; returns the config that the folder now has."""
     from hunyuan.checkpoint.tiny import SmallFiles
     from hunyuan.checkpoint.tiny import write_small_files as write
 
     write(folder, SmallFiles(config, generation_config(tokenizer), tokenizer, SYSTEM_PROMPT))
-    return ModelConfig.from_dict(config)
+    return CheckpointConfig.from_dict(config)

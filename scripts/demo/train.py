@@ -26,7 +26,7 @@ from scripts.demo import autoencoder, sizes, state, transformer, wordings
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
 from scripts.demo.pictures import SIZES, Pictures
 from scripts.demo.sequences import Batch, Sequences, Stream
-from scripts.demo.tasks import SOURCES, beside_size
+from scripts.demo.tasks import SOURCES, Family, beside_size
 
 LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
 
@@ -160,19 +160,19 @@ def square(picture: Tensor) -> Tensor:
 class Draws:
     """What to practice, in its shares."""
 
-    def family(self, rng: random.Random) -> tuple[str, tuple[int, int]]:
+    def family(self, rng: random.Random) -> tuple[Family, tuple[int, int]]:
         """A family and the size of its sources, of the answer where there are none."""
         family = rng.choices(list(wordings.FAMILY_SHARE), list(wordings.FAMILY_SHARE.values()))[0]
         height, width, _ = rng.choices(SIZES, [weight for *_, weight in SIZES])[0]
         return family, (256, 256) if family == "text" else (height, width)
 
-    def request(self, rng: random.Random, family: str) -> wordings.Request:
+    def request(self, rng: random.Random, family: Family) -> wordings.Request:
         return wordings.draw(rng, family)
 
-    def sources(self, family: str) -> int:
+    def sources(self, family: Family) -> int:
         return SOURCES[family]
 
-    def answer(self, family: str, size: tuple[int, int]) -> tuple[int, int]:
+    def answer(self, family: Family, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of what is painted."""
         if family == "turn":
             return size[1], size[0]

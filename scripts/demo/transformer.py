@@ -8,8 +8,9 @@ wordings come from is the caller's.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +33,14 @@ def build(config: ModelConfig, seed: int) -> tuple[HunyuanImage3, TrainingOperat
     """The network at its start, trainable, with the operations of training; the autoencoder is planar and frozen."""
     torch.manual_seed(seed)
     model = HunyuanImage3(config)
-    for layer in model.model.layers:
+    for layer in cast(Iterable[Any], model.model.layers):
         layer.mlp.experts = DenseExperts(layer.mlp.experts)
         layer.layer = 0  # all layers alike, so that one compiled form serves them all
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("vae."):
                 _initialise(name, parameter, config.num_hidden_layers)
-        for block in (model.patch_embed.model[1], model.final_layer.model[0]):
+        for block in cast(Iterable[Any], (model.patch_embed.model[1], model.final_layer.model[0])):
             block.emb_layers[1].weight.mul_(0.1)
     planar(model.vae)
     model.vae.requires_grad_(False)
@@ -75,7 +76,8 @@ def _initialise(name: str, parameter: nn.Parameter, layers: int) -> None:
 def matrices_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """What Muon steps, and tables, heads, norms and biases for AdamW; frozen parameters in neither."""
     tables = ("wte", "lm_head", "position_embedding", "gate.wg", "final_layer.model.1.2", "patch_embed.model.0")
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             inner = parameter.dim() >= 2 and not any(table in name for table in tables)
@@ -255,9 +257,10 @@ class Trainee:
 
 def vision_patches(pictures: Tensor, grid: tuple[int, int], config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Pictures in 0..1 as the product's `vision_input` cuts them: `[n, patches, values]` and the mask int32."""
-    (rows, columns), patch, most = grid, config.vit_patch_size, config.vit_max_num_patches
+    (rows, columns), patch, processor = grid, config.vit.patch_size, config.vit_processor
+    most = processor.max_num_patches
     made = F.interpolate(pictures, (rows * patch, columns * patch), mode="bilinear", antialias=True)
-    mean, std = (made.new_tensor(v)[:, None, None] for v in (config.vit_image_mean, config.vit_image_std))
+    mean, std = (made.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
     values = ((made * 255).round() / 255 - mean) / std
     cut = values.unflatten(2, (rows, patch)).unflatten(4, (columns, patch)).permute(0, 2, 4, 3, 5, 1)
     cut = cut.reshape(len(pictures), rows * columns, -1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from hunyuan.checkpoint import tiny, tiny_tokenizer
 from hunyuan.checkpoint.load import load_model, read_config
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import Conditions, CondTokens, prefill
 from hunyuan.generation.scheduler import Schedule
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.vae import Vae
 from hunyuan.prompt.images import vision_grid
@@ -28,16 +27,15 @@ from scripts.demo import autoencoder, sizes, transformer
 from scripts.demo.export import official_weights
 from scripts.demo.optimizer import Optimizer
 from scripts.demo.sequences import TASKS, Batch, Sequences
+from scripts.demo.tasks import UNKNOWN
 from scripts.demo.transformer import Noisy, Trainee
+from scripts.demo.wordings import Request
 
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Request:
-    prompt: str = "make it blue"
-    think: str = "Keep the photo"
-    recaption: str = "Bright picture"
+BLUE = Request(UNKNOWN, "make it blue", "en", 1, "Keep the photo", "Bright picture")
+LONGER = Request(UNKNOWN, "make it blue and then darker", "en", 1, "Keep", "Picture with light")
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +49,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(folder: Path) -> ModelConfig:
+def config(folder: Path) -> CheckpointConfig:
     return read_config(folder)
 
 
-def trainee(config: ModelConfig, count: int, copies: int) -> Trainee:
+def trainee(config: CheckpointConfig, count: int, copies: int) -> Trainee:
     """At its start, shaken so that nothing is zero."""
     model, operations = transformer.build(config, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -66,15 +64,17 @@ def trainee(config: ModelConfig, count: int, copies: int) -> Trainee:
     return Trainee(model, operations, count, copies)
 
 
-def packed(folder: Path, config: ModelConfig, requests: list[Request], sources: int) -> Batch:
+def packed(folder: Path, config: CheckpointConfig, requests: list[Request], sources: int) -> Batch:
     sequences = Sequences(folder, config, 2, dropout=0.0)
     return sequences.batch(random.Random(3), requests, sources, (208, 304), (208, 304), drop=0.0)
 
 
 @pytest.mark.parametrize("sources", [0, 1, 2])
-def test_the_trainers_velocity_is_the_products(folder: Path, config: ModelConfig, tmp_path: Path, sources: int) -> None:
+def test_the_trainers_velocity_is_the_products(
+    folder: Path, config: CheckpointConfig, tmp_path: Path, sources: int
+) -> None:
     """Whole sequences with several noisy copies against prefill and one denoising step with a cache."""
-    requests = [Request(), Request("make it blue and then darker", "Keep", "Picture with light")]
+    requests = [BLUE, LONGER]
     batch, schedule, index = packed(folder, config, requests, sources), Schedule.create(12, 3.0), 5
     trained = trainee(config, count=2, copies=2)
     shape = (4, config.vae.latent_channels, 13, 19)
@@ -95,14 +95,14 @@ def test_the_trainers_velocity_is_the_products(folder: Path, config: ModelConfig
             conditions = _conditions(trained, product, [p[sample : sample + 1] for p in pictures], conds, sample)
             kv = KVCache.allocate(config, 1, len(layout), torch.float32, CPU)
             prefill(product, layout, layout.ids, conditions, (0, length), kv)
-            denoiser = Denoiser(product, layout, layout.painted, kv, schedule, 1.0)
+            denoiser = Denoiser(product, layout, layout.generated, kv, schedule, 1.0)
             for copy in (2 * sample, 2 * sample + 1):
                 wanted = denoiser.predict(noisy.latents[copy : copy + 1], index)
                 error = (losses.predicted[copy] - wanted[0]).norm() / wanted.norm()
                 assert float(error) < 1e-4, (sample, copy)
 
 
-def _product(trained: Trainee, config: ModelConfig, folder: Path, out: Path) -> HunyuanImage3:
+def _product(trained: Trainee, config: CheckpointConfig, folder: Path, out: Path) -> HunyuanImage3:
     """The same weights, exported and loaded as the product does."""
     for small in folder.iterdir():
         (out / small.name).write_bytes(small.read_bytes())
@@ -111,12 +111,12 @@ def _product(trained: Trainee, config: ModelConfig, folder: Path, out: Path) -> 
     return load_model(out, config, CPU, torch.float32)
 
 
-def _layout(folder: Path, config: ModelConfig, request: Request, sources: int) -> Layout:
+def _layout(folder: Path, config: CheckpointConfig, request: Request, sources: int) -> Layout:
     sequences = Sequences(folder, config, 2, dropout=0.0)
     shapes = [sequences.shape(208, 304)] * sources
     rng = random.Random(3)
     tasks = list(_tasks(rng, 2))
-    task = tasks[0] if request == Request() else tasks[1]
+    task = tasks[0] if request == BLUE else tasks[1]
     return sequences.layout(request, shapes, sequences.bucket(208, 304), task)
 
 
@@ -132,7 +132,7 @@ def _conditions(
     if not pictures:
         return Conditions((), torch.empty(0))
     config, zero, tokens = trained.model.config, torch.zeros(1), []
-    rows_columns = vision_grid(Size(304, 208), config.vit_patch_size, config.vit_max_num_patches)
+    rows_columns = vision_grid(Size(304, 208), config.vit.patch_size, config.vit_processor.max_num_patches)
     for picture, cond in zip(pictures, conds, strict=True):
         patches, mask = transformer.vision_patches(picture, rows_columns, config)
         vit = product.embed_vision(patches, torch.tensor([rows_columns]), mask)
@@ -154,8 +154,8 @@ def test_the_trained_autoencoder_is_the_products() -> None:
         assert torch.allclose(made, product.decode(mean[:, :, 0]), atol=1e-4)
 
 
-def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: ModelConfig) -> None:
-    batch = packed(folder, config, [Request()] * 2, 1)
+def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: CheckpointConfig) -> None:
+    batch = packed(folder, config, [BLUE] * 2, 1)
     model, operations = transformer.build(config, seed=0)
     trained = Trainee(model, operations, 2, 1)
     optimizer = Optimizer(*transformer.matrices_and_others(model), matrix_rate=2e-3, other_rate=1e-3)
