@@ -156,6 +156,7 @@ def test_recorded_picture_and_posterior(golden, golden_editor):
     torch.testing.assert_close(decoded[:, :, None], recorded["decode_out"], rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_recorded_posterior(golden, golden_editor, monkeypatch):
     from scripts import check_goldens
     from scripts.goldens.folder import Golden
@@ -307,6 +308,7 @@ def test_memory_of_the_real_size(no_arithmetic):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
+@pytest.mark.slow
 def test_kernels_agree_with_the_plain_operations():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

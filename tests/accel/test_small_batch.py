@@ -70,6 +70,7 @@ def test_scales_far_below_the_largest_lose_bits_and_no_others_do():
 # --- one token
 
 
+@pytest.mark.slow
 def test_one_token_kernels_in_the_interpreter_and_no_early_imports():
     pytest.importorskip("triton")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
@@ -149,6 +150,7 @@ def test_byte_permutes_mean_the_documented_numbers():
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
+@pytest.mark.slow
 def test_one_token_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
     """As far as machine code, which needs no GPU: what the interpreter does not run, such as the byte permutes."""
     triton = pytest.importorskip("triton")

@@ -109,6 +109,7 @@ def edit_once(folder: Path) -> tuple[np.ndarray, str | None]:
         (TinyShape(hidden=96, heads=3, kv_heads=1, experts=5, topk=3, expert_width=64, distil=True), None),
     ],
 )
+@pytest.mark.slow
 def test_quantized_editor_is_the_plain_one_on_dequantized_weights(golden, tmp_path, shape, options):
     source = golden / "checkpoint" if shape is None else write_tiny_checkpoint(tmp_path / "source", shape, shards=2)
     quantize_folder(source, tmp_path / "quantized", options or mixed(source, "fp8"))
@@ -232,6 +233,7 @@ def test_every_tensor_is_in_one_planned_file(source):
 # --- interruptions
 
 
+@pytest.mark.slow
 def test_killed_anywhere_is_refused_and_goes_on_to_the_same_folder(source, tmp_path):
     count, budget = 6, repr(mixed(source).budget_gib)
     arguments = ["--weights", "mixed", "--budget-gib", budget, "--reserve-gib", "0", "--device", "cpu"]
@@ -410,6 +412,7 @@ def test_a_type_that_the_config_does_not_say_is_refused(four_bit, source, tmp_pa
 # --- memory
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_few_matrices(tmp_path):
     """Twelve layers of 6 MB: the whole would show, a matrix a worker does not."""
     shape = TinyShape(hidden=256, experts=16, expert_width=256, layers=12)

@@ -18,6 +18,7 @@ from hunyuan.errors import CheckpointError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     source, out = write_tiny_checkpoint(tmp_path / "source"), tmp_path / "out"
     command = [sys.executable, "-m", "hunyuan", "quantize", str(source), str(out)]

@@ -78,6 +78,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
+@pytest.mark.slow
 def test_results_equal_those_on_own_buffers(
     checkpoint: Checkpoint, workspace: Workspace, golden: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -255,6 +255,7 @@ def test_computes_in_the_dtype_of_its_weights():
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_recorded_picture(golden, golden_editor):
     recorded = load_file(golden / "vae.safetensors")
     decoded = golden_editor.engine.checkpoint.model.vae.decode(recorded["decode_in"][:, :, 0])
