@@ -64,7 +64,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Its size where it is used, with 16 bits a value for what takes the model's dtype."""
+        """Its size where it is used, with 16 bits per value for what takes the model's dtype."""
         return self.numel * _VALUE_BYTES[self.kind]
 
 

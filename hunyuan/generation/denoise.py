@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import Stretch
-from hunyuan.generation.scheduler import Schedule, guide
+from hunyuan.generation.scheduler import Schedule, classifier_free_guidance
 from hunyuan.generation.step_cache import StepCache
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.prompt.layout import GenBlock, Layout
@@ -90,7 +90,7 @@ class Denoiser:
         """`[rows, ...]` -> `[1, ...]`."""
         if len(predicted) == 1:
             return predicted
-        return guide(predicted[:1], predicted[1:], self.guidance_scale)
+        return classifier_free_guidance(predicted[:1], predicted[1:], self.guidance_scale)
 
     def run(self, noise: Tensor, on_step: Callable[[int], None]) -> Tensor:
         """Noise `[1, channels, h, w]` to latents, fp32.

@@ -40,7 +40,7 @@ class Conditions:
 
 
 def encode_conditions(model: HunyuanImage3, images: Sequence[CondImage], random: RequestRandom) -> Conditions:
-    """Runs the autoencoder and the vision tower once an image; draws the posteriors in order."""
+    """Runs the autoencoder and the vision tower once per image; draws the posteriors in order."""
     if not images:
         return Conditions((), torch.empty(0))
     device, zero = model.device, torch.zeros(1, device=model.device)

@@ -37,6 +37,6 @@ class Schedule:
         return latents.float() + delta * velocity.float()
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, fp32."""
+def classifier_free_guidance(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """fp32, both rows of one shape."""
     return unconditional + scale * (conditional - unconditional)

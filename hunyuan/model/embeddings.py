@@ -85,7 +85,7 @@ class FinalLayer(nn.Module):
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lays the weights of all 2D convolutions out with channels last, in place; values and results stay.
+    """Makes the weights of all 2D convolutions channels-last, in place; values and results stay.
 
     Tensor cores want it so on a GPU, and tokens are images with channels last already: without it, every call
     would rearrange weights of hundreds of megabytes.

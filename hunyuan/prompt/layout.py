@@ -82,7 +82,7 @@ class Layout:
         return len(self.ids)
 
     @property
-    def painted(self) -> GenBlock:
+    def generated(self) -> GenBlock:
         """The block of the picture to paint. Raises `ValueError` for a text layout, which has none."""
         if self.gen is None:
             raise ValueError("a text layout has no picture to paint")
@@ -183,7 +183,7 @@ class _Builder:
         return Layout(self.ids, self.uncond_ids, self.pieces, self.conds, self.gen, attention)
 
 
-class Composer:
+class LayoutBuilder:
     """Lays out the sequences of one checkpoint.
 
     Args:
@@ -240,7 +240,7 @@ class Composer:
             self._add_cot(builder, cot, drop_think)
             builder.text(marker)
         else:
-            # Prefix and marker are tokenised as one piece; the bare image task has no prefix at all.
+            # Prefix and marker are tokenized as one piece; the bare image task has no prefix at all.
             builder.text("" if task == "image" else t.assistant + marker)
         return builder.build()
 

@@ -20,7 +20,7 @@ MOST_BYTES = 32 << 20
 INSTRUCT_RATIOS = 37
 BASE_RATIOS = 33
 
-# What detokenised English looks like; applied in this order (spec section 15).
+# What detokenized English looks like; applied in this order (spec section 15).
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 

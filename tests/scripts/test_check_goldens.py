@@ -221,7 +221,9 @@ CONSTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "e2e_t2i_fixed": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
     "e2e_t2i_recaption": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
     "e2e_t2i_taylor": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
-    "e2e_t2i_fixed_easymoe": lambda patch: patch.setattr(denoise, "guide", lambda cond, uncond, scale: cond),
+    "e2e_t2i_fixed_easymoe": lambda patch: patch.setattr(
+        denoise, "classifier_free_guidance", lambda cond, uncond, scale: cond
+    ),
 }
 
 
