@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from hunyuan.accel.experts import humming, torch_grouped, tuning
-from hunyuan.accel.experts.backends import BackendError, Shapes, prepare_experts, resolve_impl, shapes_of, tune_experts
+from hunyuan.accel.experts.backends import BackendError, Shapes, prepare_experts, resolve_impl, tune_experts
 from hunyuan.accel.experts.flashinfer import power_of_two_above, quantize_tokens
 from hunyuan.accel.experts.tactics import Tactics, Untuned
 from hunyuan.accel.experts.tuning import NoTileWorks
@@ -89,7 +89,6 @@ def test_eager_changes_nothing():
     before = [block.experts for block in model]
     assert prepare_experts(model, "eager", 100) is None
     assert [block.experts for block in model] == before
-    assert shapes_of(model) == [Shapes(EXPERTS, HIDDEN, WIDTH)]
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp8"])
@@ -97,7 +96,6 @@ def test_torch_backend_replaces_every_layer(kind):
     model, reference = model_of(kind), model_of(kind)
     assert prepare_experts(model, "torch", 100) is None
     assert all(isinstance(block.experts, torch_grouped.TorchExperts) for block in model)
-    assert shapes_of(model) == []
     x = noise(1, 20, HIDDEN).to(BF16)
     assert error(model[1](x), reference[1](x)) < (1e-2 if kind == "bf16" else 8e-2)
 

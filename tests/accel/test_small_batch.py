@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hunyuan.accel.experts import humming, small_batch
 from hunyuan.formats.numbers import E2M1_VALUES, FP8, dequantize_mxfp4
+from scripts.benchmarks import bench_moe
 
 # --- the 4-bit layout
 
@@ -187,7 +188,7 @@ def test_one_token_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
 def test_blocks_divide_the_real_sizes(kind):
-    for blocks in (small_batch.default_blocks(kind), *map(list, small_batch.candidate_blocks(kind))):
+    for blocks in (small_batch.default_blocks(kind), *map(list, bench_moe.candidate_blocks(kind))):
         for cut in blocks:
             assert small_batch._dividing(cut.rows, 1536 if kind == torch.uint8 else 3072) == cut.rows
             assert cut.rows & (cut.rows - 1) == 0

@@ -11,9 +11,10 @@ from small_model import Buffers, model_config, noise, randomized
 from torch import Tensor, nn
 
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.model.attention import attend_masked, dense_mask, split_segments
+from hunyuan.model.attention import split_segments
 from hunyuan.model.rope import Grid, apply_rope, positions_2d, rope_table
 from hunyuan.model.transformer import DecoderLayer, RMSNorm, SelfAttention, Transformer
+from scripts.support.dense_attention import attend_masked, dense_mask
 
 LENGTH = 14
 BLOCKS = [(3, 9)]
