@@ -16,6 +16,7 @@ from hunyuan.model.config import VaeConfig
 from hunyuan.model.vae import (
     AttnBlock,
     Downsample,
+    FrameConv3d,
     Posterior,
     ResnetBlock,
     Upsample,
@@ -37,6 +38,21 @@ SMALL = {"block_out_channels": [32, 64, 64], "ffactor_spatial": 4, "ffactor_temp
 def small() -> Vae:
     """Two levels that halve the picture: quick, and with more channels inside than at the ends."""
     return randomized(Vae(vae_config(**SMALL)))
+
+
+# --- convolutions
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_single_frame_meets_the_middle_of_a_kernel_alone(size, frames, monkeypatch):
+    conv = randomized(FrameConv3d(5, 4, size, padding=size // 2))
+    x = noise(2, 5, frames, 6, 7)
+    expected = conv3d(x, conv.weight, conv.bias, padding=size // 2)
+    whole = []
+    monkeypatch.setattr(nn.Conv3d, "forward", lambda self, x: whole.append(x) or expected)
+    assert torch.allclose(conv(x), expected, atol=1e-5)
+    assert len(whole) == frames - 1  # the 3D product is left to several frames
 
 
 # --- rearrangements
