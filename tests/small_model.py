@@ -31,7 +31,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def randomised(module: Module, seed: int = 0) -> Module:
+def randomized(module: Module, seed: int = 0) -> Module:
     """Fills all weights; those of norms scatter around 1, biases around 0. Ready for inference."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():

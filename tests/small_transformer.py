@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from small_model import model_config, noise, randomised
+from small_model import model_config, noise, randomized
 from torch import Tensor
 
 from hunyuan.generation.kv_cache import KVCache
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def small_transformer(**changes: object) -> Transformer:
-    return randomised(Transformer(model_config(**changes)))
+    return randomized(Transformer(model_config(**changes)))
 
 
 def prefilled(model: Transformer, rows: int = 2, tokens: int = 9) -> tuple[KVCache, Tensor]:

@@ -24,7 +24,7 @@ from hunyuan.prompt.resolution import Size
 H100, H200 = Gpu("H100", int(79.6 * GIB)), Gpu("H200", 140 * GIB)
 
 
-def quantised(experts: str | list[str], dense: str = "bf16") -> dict[str, Any]:
+def quantized(experts: str | list[str], dense: str = "bf16") -> dict[str, Any]:
     section = {"quant_method": "hunyuan-bento", "version": 1, "experts": experts, "dense": dense}
     return {"quantization_config": section}
 
@@ -45,13 +45,13 @@ def kept_in_fp8(config: CheckpointConfig, layers: int) -> CheckpointConfig:
     "changes",
     [
         {},
-        quantised("fp8"),
-        quantised("mxfp4"),
-        quantised("mxfp4", "fp8"),
-        quantised(["mxfp4", "fp8"]),
-        quantised(["bf16", "mxfp4"], "fp8"),
-        {"tie_word_embeddings": True, **quantised("fp8", "fp8")},
-        {"moe_layer_num_skipped": 1, **quantised("mxfp4", "fp8")},
+        quantized("fp8"),
+        quantized("mxfp4"),
+        quantized("mxfp4", "fp8"),
+        quantized(["mxfp4", "fp8"]),
+        quantized(["bf16", "mxfp4"], "fp8"),
+        {"tie_word_embeddings": True, **quantized("fp8", "fp8")},
+        {"moe_layer_num_skipped": 1, **quantized("mxfp4", "fp8")},
         {"cfg_distilled": True, "use_meanflow": True},
     ],
     ids=str,
@@ -216,7 +216,7 @@ def test_reason_says_what_was_too_big(real):
 
 
 @pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
-def test_quantised_folder_is_taken_as_it_is(real, kind):
+def test_quantized_folder_is_taken_as_it_is(real, kind):
     config = real.with_formats(kind, "bf16")
     choice = choose(config, "auto", "bf16", [H200])
     assert (choice.config, choice.quantize) == (config, False)
@@ -260,7 +260,7 @@ def test_mixed_needs_a_conversion(real):
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp8", "mixed"])
-def test_a_quantised_folder_is_no_other_one(real, asked):
+def test_a_quantized_folder_is_no_other_one(real, asked):
     with pytest.raises(SettingsError, match=f"HUNYUAN_WEIGHTS={asked}, but this folder's experts are stored as 4bit"):
         choose(real.with_formats("mxfp4", "bf16"), asked, "bf16", [H100])
 
@@ -297,7 +297,7 @@ def test_refusal_of_auto_names_all_that_was_tried(real):
     assert "4bit on 2 x GPU" in message
 
 
-def test_refusal_of_a_quantised_folder_points_to_the_official_one(real):
+def test_refusal_of_a_quantized_folder_points_to_the_official_one(real):
     message, _ = refusal(real.with_formats("fp8", "bf16"), "auto", "bf16", [H100])
     assert "fits: fp8 on 2 x H100; the official folder in another format: hunyuan quantize" in message
 

@@ -2,7 +2,7 @@
 
 Triton compiles a kernel when it is first called with new constants. Warm-up is meant to call them all; one that is
 compiled later makes a request wait, and must not do so in silence. Knows no kernel, and imports Triton only when it is
-told to watch. There is one listener a process, because Triton has one.
+told to watch. There is one listener per process, because Triton has one.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class HopperOperations(Operations):
 
 
 def fp8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """`x @ weight.T` in fp8 on tensor cores, x quantised with one scale a token.
+    """`x @ weight.T` in fp8 on tensor cores, x quantized with one scale per token.
 
     Args:
         x: bf16 `[..., inputs]`.
@@ -122,7 +122,7 @@ def fp8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     Returns:
         bf16 `[..., outputs]`.
     """
-    tokens, scales = rows.quantise(x.reshape(-1, x.shape[-1]))  # [tokens, inputs], [tokens, 1]
+    tokens, scales = rows.quantize(x.reshape(-1, x.shape[-1]))  # [tokens, inputs], [tokens, 1]
     out = torch._scaled_mm(
         tokens, weight.t(), scale_a=scales, scale_b=scale[None], out_dtype=torch.bfloat16, use_fast_accum=True
     )

@@ -47,7 +47,7 @@ def prepare(
 
     Args:
         impl: the experts' backend, from `choose_impl`.
-        capacity: tokens of a row that the engine keeps buffers for.
+        capacity: tokens per row that the engine keeps buffers for.
         expert_tokens: the most tokens of one call of the experts' backend; longer inputs go in pieces.
         cache_dir: where tactics measured at start are remembered; None: nowhere.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hunyuan.model.transformer import Ahead, Transformer
+from hunyuan.model.transformer import NextNorm, Transformer
 from hunyuan.placement import Placement
 
 
@@ -53,7 +53,7 @@ def connect(transformer: Transformer, placement: Placement) -> None:
 class _Stretch:
     """Hooks around consecutive layers on another device than those before them.
 
-    The tables that every layer gets (rotary cosines and sines) are brought over once a pass, not once a layer.
+    The tables that every layer gets (rotary cosines and sines) are brought over once per pass, not per layer.
     """
 
     def __init__(self, device: torch.device, first: torch.device) -> None:
@@ -71,8 +71,8 @@ class _Stretch:
     def arrive(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """The layer before has left the norm to this one, whose weights it needs."""
         self.brought.clear()
-        for ahead in _aheads(args):
-            ahead.normed = None
+        for following in _next_norms(args):
+            following.normed = None
 
     def enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -104,12 +104,12 @@ class _Stretch:
 
 def _leave_norm_to_next(module: nn.Module, args: tuple[Any, ...]) -> None:
     """Before the last layer of a stretch: the next layer's norm, which a layer computes ahead, is on another device."""
-    for ahead in _aheads(args):
-        ahead.norm = None
+    for following in _next_norms(args):
+        following.norm = None
 
 
-def _aheads(args: tuple[Any, ...]) -> list[Ahead]:
-    return [value for value in args if isinstance(value, Ahead)]
+def _next_norms(args: tuple[Any, ...]) -> list[NextNorm]:
+    return [value for value in args if isinstance(value, NextNorm)]
 
 
 def transfer(tensor: Tensor, device: torch.device) -> Tensor:

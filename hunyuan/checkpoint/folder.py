@@ -63,7 +63,7 @@ def checkpoint_name(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> CheckpointConfig:
-    """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantisation."""
+    """Raises `CheckpointError`: no config, a malformed one, or the folder of an unfinished quantization."""
     return CheckpointConfig.from_dict(read_json(folder, CONFIG_FILE))
 
 
@@ -211,6 +211,6 @@ def _unfinished(folder: Path) -> str:
     waiting = [name for name in planned if name not in done]
     lacking = f"incomplete: {some(waiting)}" if waiting else "index and config are not written"
     return (
-        f": it was being quantised and is not complete, {len(planned) - len(waiting)} of {len(planned)} weight files "
+        f": it was being quantized and is not complete, {len(planned) - len(waiting)} of {len(planned)} weight files "
         f"are done; {lacking}; the same hunyuan quantize command goes on from there"
     )

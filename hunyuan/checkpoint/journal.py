@@ -1,7 +1,7 @@
-"""What a quantisation has done so far: written after every weight file, read to go on after an interruption.
+"""What a quantization has done so far: written after every weight file, read to go on after an interruption.
 
 Knows the journal file, the lock that keeps a second process out, and what makes an earlier start the same job. Does
-not know how weights are quantised.
+not know how weights are quantized.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Journal:
         """Starts a journal in `out`, or goes on with the one that is there.
 
         Args:
-            job: what is quantised and how; a journal of another job is refused.
+            job: what is quantized and how; a journal of another job is refused.
             planned: the names of all weight files.
 
         Raises:
@@ -42,7 +42,7 @@ class Journal:
             found = read_json(out, JOURNAL_FILE)
             if {**found, "done": {}, "mixed": None} != {**self._content, "mixed": None}:
                 raise CheckpointError(
-                    f"{out.name} holds the beginning of another quantisation (other source or options): "
+                    f"{out.name} holds the beginning of another quantization (other source or options): "
                     "choose another folder or delete it"
                 )
             self._content = found
@@ -97,7 +97,7 @@ def _others(out: Path) -> set[str]:
 
 @contextmanager
 def sole_writer(out: Path) -> Iterator[None]:
-    """Keeps other processes from quantising into `out` meanwhile; a killed process keeps nobody out.
+    """Keeps other processes from quantizing into `out` meanwhile; a killed process keeps nobody out.
 
     Makes the folder where there is none, and takes its own file away at the end.
 
@@ -110,7 +110,7 @@ def sole_writer(out: Path) -> Iterator[None]:
     try:
         if not _locked(handle, path):
             raise CheckpointError(
-                f"another process is quantising into {out.name}: wait for it, or choose another folder"
+                f"another process is quantizing into {out.name}: wait for it, or choose another folder"
             )
         try:
             yield

@@ -1,4 +1,4 @@
-"""Reads a checkpoint folder into the network: official, fp8 or MXFP4, and quantises on the way where asked to.
+"""Reads a checkpoint folder into the network: official, fp8 or MXFP4, and quantizes on the way where asked to.
 
 Knows where each tensor goes. Several pieces of files are under way at a time, each through a small staging buffer
 (pinned where the target is a GPU), so host memory stays bounded by those buffers; experts land in their stacked place
@@ -66,12 +66,12 @@ def load_model(
 
     Args:
         config: the folder's own, or one with other formats: matrices that the folder
-            holds in 16 bits are then quantised as they arrive.
-        dtype: of everything that is not quantised; the autoencoder's is `autoencoder_dtype`.
+            holds in 16 bits are then quantized as they arrive.
+        dtype: of everything that is not quantized; the autoencoder's is `autoencoder_dtype`.
 
     Raises:
         CheckpointError: naming every key that is missing, unexpected, or of the wrong shape or type; a format that
-            the folder's cannot be turned into; a value that cannot be quantised; a file that ends while it is read.
+            the folder's cannot be turned into; a value that cannot be quantized; a file that ends while it is read.
     """
     stored = _stored_config(folder, config)
     expected_tensors(config)  # for its errors about the target, before anything is read
@@ -83,7 +83,7 @@ def load_model(
             "loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), checkpoint_name(folder)
         )
         if stored.formats != config.formats:
-            log.warning("quantising while loading; `hunyuan quantize` does it once and for all, then loading is fast")
+            log.warning("quantizing while loading; `hunyuan quantize` does it once and for all, then loading is fast")
         started = time.monotonic()
         with tqdm(
             total=weights.size, desc="loading weights", unit="B", unit_scale=True, mininterval=1.0, disable=None
@@ -95,7 +95,7 @@ def load_model(
 
 
 def empty_model(config: CheckpointConfig, device: torch.device | Placement, dtype: torch.dtype) -> HunyuanImage3:
-    """The network with uninitialised weights, ready for inference."""
+    """The network with uninitialized weights, ready for inference."""
     placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
     model = meta_model(config)
     for name, parameter in model.named_parameters():
@@ -127,7 +127,7 @@ def _stored_config(folder: Path, config: CheckpointConfig) -> CheckpointConfig:
         wrong.add(f"dense layers {own.dense_format} as {config.dense_format}")
     if wrong:
         raise CheckpointError(
-            f"{checkpoint_name(folder)} is quantised otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
+            f"{checkpoint_name(folder)} is quantized otherwise and cannot be loaded so: {', '.join(sorted(wrong))}"
         )
     return config.with_formats(*own.formats)
 
@@ -148,16 +148,16 @@ def _tensor_pieces(
     target = parameters[spec.param].data
     if spec.slot is not None:
         target = target[spec.slot]
-    quantised = spec.kind == "plain" and (not target.is_floating_point() or target.dtype.itemsize == 1)
-    if not quantised:
+    quantized = spec.kind == "plain" and (not target.is_floating_point() or target.dtype.itemsize == 1)
+    if not quantized:
         unit, put = 1, partial(_copy, target.view(-1))
     elif spec.slot is None:
         scale = parameters[spec.param + "_scale"].data
-        unit, put = entry.shape[-1], partial(_quantise_rows, target, scale)
+        unit, put = entry.shape[-1], partial(_quantize_rows, target, scale)
     else:
         # A matrix of an expert has one scale, or limits between its scales: it comes as a whole.
         scale = parameters[spec.param.removesuffix("_proj") + "_scale"].data[spec.slot]
-        unit, put = spec.numel, partial(_quantise_matrix, target, scale)
+        unit, put = spec.numel, partial(_quantize_matrix, target, scale)
     width = unit * entry.dtype.itemsize
     step = max(width, PIECE_BYTES // width * width)
     for offset in range(0, entry.size, step):
@@ -174,13 +174,13 @@ def _copy(target: Tensor, offset: int, values: Tensor) -> None:
     part.copy_(values, non_blocking=True)
 
 
-def _quantise_rows(target: Tensor, scale: Tensor, offset: int, values: Tensor) -> None:
+def _quantize_rows(target: Tensor, scale: Tensor, offset: int, values: Tensor) -> None:
     columns = target.shape[-1]
     rows = slice(offset // columns, (offset + len(values)) // columns)
     target[rows], scale[rows] = quantize_fp8_rows(values.to(target.device, non_blocking=True).view(-1, columns))
 
 
-def _quantise_matrix(target: Tensor, scale: Tensor, _offset: int, values: Tensor) -> None:
+def _quantize_matrix(target: Tensor, scale: Tensor, _offset: int, values: Tensor) -> None:
     quantize = quantize_mxfp4 if target.dtype == torch.uint8 else quantize_fp8
     matrix, scales = quantize(values.to(target.device, non_blocking=True).view(len(target), -1))
     target.copy_(matrix)
@@ -207,7 +207,7 @@ def _run(pieces: list[Piece], progress: tqdm) -> None:
             piece.shard.read_into(buffer, piece.start)
             try:
                 piece.put(buffer.view(piece.dtype))
-            except ValueError as problem:  # what cannot be quantised
+            except ValueError as problem:  # what cannot be quantized
                 raise CheckpointError(f"{piece.key}: {problem}") from problem
             if piece.device.type == "cuda":
                 # The buffer may be filled again once its copy is done; other threads read meanwhile.
@@ -225,7 +225,7 @@ def _run(pieces: list[Piece], progress: tqdm) -> None:
 
 
 def staging_bytes(config: CheckpointConfig, device: torch.device) -> int:
-    """The most that all staging buffers together take while this config is loaded, quantised on the way or not."""
+    """The most that all staging buffers together take while this config is loaded, quantized on the way or not."""
     largest = max(
         (s.numel for s in expected_tensors(config.with_formats("bf16", "bf16")).values() if s.slot is not None),
         default=0,

@@ -51,7 +51,7 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         if self.weights not in _FORMATS or self.dense not in ("bf16", "fp8"):
-            raise CheckpointError(f"cannot quantise to weights {self.weights!r}, dense {self.dense!r}")
+            raise CheckpointError(f"cannot quantize to weights {self.weights!r}, dense {self.dense!r}")
 
     @property
     def thread_count(self) -> int:
@@ -62,13 +62,13 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
     """Writes the folder `out`, or goes on with it, and returns the report that it stores there too.
 
     Raises:
-        CheckpointError: the source is incomplete or already quantised, `out` holds something else or another process
+        CheckpointError: the source is incomplete or already quantized, `out` holds something else or another process
             is writing it, a matrix does not divide into blocks, or the budget is too small. Nothing has been written
             then.
     """
     config = read_config(source)
     if config.quantization_config is not None:
-        raise CheckpointError(f"{source.name} is quantised already; start from the official folder")
+        raise CheckpointError(f"{source.name} is quantized already; start from the official folder")
     first = config.with_formats(_FORMATS[options.weights], options.dense)
     if options.weights == "mixed":
         choose_layers(first, {}, options)  # raises for a budget that is too small
@@ -109,7 +109,7 @@ def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options
 
 
 def plan_shards(config: CheckpointConfig) -> dict[str, list[TensorSpec]]:
-    """The tensors of each weight file: one file a layer, then the rest in files of at most 2 GiB or one tensor.
+    """The tensors of each weight file: one file per layer, then the rest in files of at most 2 GiB or one tensor.
 
     The file names do not depend on the experts' formats.
     """
@@ -191,7 +191,7 @@ class _Job:
                 waiting[name] = (kind, specs)
         tasks = {name: shard_tasks(specs, self.weights.specs, self.held) for name, (_, specs) in waiting.items()}
         total = sum(task.size for part in tasks.values() for task in part)
-        with tqdm(total=total, desc="quantising", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
+        with tqdm(total=total, desc="quantizing", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
             for name, (kind, specs) in waiting.items():
                 errors = self._write_shard(name, specs, tasks[name], progress.update)
                 size = (self.out / name).stat().st_size
@@ -206,7 +206,7 @@ class _Job:
         writer = ShardWriter(self.out / name, stored_content(specs, self.held))
         measured: dict[str, list[Measured]] = {}
         try:
-            with ThreadPoolExecutor(self.options.thread_count, "quantise") as pool:
+            with ThreadPoolExecutor(self.options.thread_count, "quantize") as pool:
                 futures = {pool.submit(task.run, writer, self.options.device): task for task in tasks}
                 try:
                     for future in as_completed(futures):

@@ -1,4 +1,4 @@
-"""What a quantisation cost in accuracy: the report stored beside the weights, and its table.
+"""What a quantization cost in accuracy: the report stored beside the weights, and its table.
 
 Knows the journal's measurements; relative error is always the norm of the difference over the norm of the original.
 """

@@ -1,4 +1,4 @@
-"""The single steps of a quantisation: read a piece of a source tensor, convert it, write it to its place.
+"""The single steps of a quantization: read a piece of a source tensor, convert it, write it to its place.
 
 A step holds one expert's matrix or a few rows, and may run beside others. Knows which source tensors a stored one is
 made of; does not know files' names or the order of the work.
@@ -48,7 +48,7 @@ class Task:
 def stored_content(
     specs: list[TensorSpec], held: Mapping[str, ShardReader]
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Type and shape of each tensor of a file; what is not quantised keeps the source's type."""
+    """Type and shape of each tensor of a file; what is not quantized keeps the source's type."""
     content = {}
     for spec in specs:
         dtype = _DTYPES.get(spec.kind) or held[spec.key].entries[spec.key].dtype
@@ -76,10 +76,10 @@ def shard_tasks(
 
 
 def _expert_task(spec: TensorSpec, part: TensorSpec, shard: ShardReader) -> Task:
-    return Task(spec.key, shard.entries[part.key].size, partial(_quantise_expert, spec, part, shard))
+    return Task(spec.key, shard.entries[part.key].size, partial(_quantize_expert, spec, part, shard))
 
 
-def _quantise_expert(
+def _quantize_expert(
     spec: TensorSpec, part: TensorSpec, shard: ShardReader, writer: ShardWriter, device: torch.device
 ) -> Measured:
     weight = shard.tensor(part.key).to(device)  # [rows, columns]
@@ -100,7 +100,7 @@ def _quantise_expert(
 def _row_tasks(spec: TensorSpec, shard: ShardReader) -> list[Task]:
     """A tensor in pieces of whole rows: copied, or a dense layer's matrix to fp8."""
     entry = shard.entries[spec.key]
-    width = entry.size // max(1, entry.shape[0])  # bytes a row
+    width = entry.size // max(1, entry.shape[0])  # bytes per row
     rows = max(1, _PIECE_BYTES // width)
     tasks = []
     for first in range(0, entry.shape[0], rows):
@@ -123,12 +123,12 @@ def _write_rows(
         return None
     weight = values.to(device)
     try:
-        quantised, scale = quantize_fp8_rows(weight)
+        quantized, scale = quantize_fp8_rows(weight)
     except ValueError as problem:
         raise CheckpointError(f"{spec.key}: {problem}") from problem
-    writer.write(spec.key, quantised, first * values.shape[1])
+    writer.write(spec.key, quantized, first * values.shape[1])
     writer.write(spec.key + "_scale", scale, first)
-    return Measured(first, float(fp8_squared_error(weight, quantised, scale[:, None])), _square(weight))
+    return Measured(first, float(fp8_squared_error(weight, quantized, scale[:, None])), _square(weight))
 
 
 def _square(weight: torch.Tensor) -> float:

@@ -55,7 +55,7 @@ class TensorSpec:
 
     @property
     def float32(self) -> bool:
-        """The router's weights and fp8's scales stay float32 whatever the model's dtype (spec section 1)."""
+        """The router's weights and fp8's scales stay float32 whatever the model's dtype (docs/model.md, section 1)."""
         return self.kind in ("router", "scale")
 
     @property
@@ -64,7 +64,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Its size where it is used, with 16 bits a value for what takes the model's dtype."""
+        """Its size where it is used, with 16 bits per value for what takes the model's dtype."""
         return self.numel * _VALUE_BYTES[self.kind]
 
 

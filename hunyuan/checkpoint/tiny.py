@@ -1,4 +1,4 @@
-"""Writes small random checkpoints in the official layout (spec sections 1 to 4, 11 and 16).
+"""Writes small random checkpoints in the official layout (docs/model.md, sections 1 to 4, 11 and 16).
 
 They have every part of the real model at a size that runs on a laptop's CPU in seconds; the service uses one when no
 `MODEL_ID` is given, and tests use them everywhere. Pictures made with them are colourful noise. Knows files and
@@ -11,10 +11,14 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from hunyuan.cache_dirs import user_cache_dirs
@@ -59,14 +63,41 @@ def write_tiny_checkpoint(
     _prepare_folder(out, force)
 
     weights = tiny_weights.random_weights(config, tiny_tokenizer.script_pairs(tokenizer, shape.base_size), seed)
-    stored = {key: w if specs[key].float32 else w.to(DTYPES[dtype]) for key, w in weights.items()}
-    _write_json(out / "config.json", raw)
-    _write_json(out / "generation_config.json", tiny_config.generation_config(shape, tokenizer))
-    _write_json(out / "tokenizer_config.json", tiny_config.tokenizer_config())
-    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
-    (out / "system_prompt.py").write_text(tiny_config.SYSTEM_PROMPT, encoding="utf-8")
-    _write_weights(out, stored, shards)
+    generation = tiny_config.generation_config(shape, tokenizer)
+    write_small_files(out, SmallFiles(raw, generation, tokenizer, tiny_config.SYSTEM_PROMPT))
+    write_weights(out, as_stored(weights, config, DTYPES[dtype]), shards)
     return out
+
+
+@dataclass(frozen=True)
+class SmallFiles:
+    """What stands beside the weights in a checkpoint folder.
+
+    Attributes:
+        config, generation: `config.json` and `generation_config.json`.
+        system_prompt: the text of `system_prompt.py`.
+    """
+
+    config: dict[str, Any]
+    generation: dict[str, Any]
+    tokenizer: Tokenizer
+    system_prompt: str
+
+
+def write_small_files(out: Path, files: SmallFiles) -> None:
+    """Writes them into `out`, which is made if absent; weights that are there stay."""
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / "config.json", files.config)
+    _write_json(out / "generation_config.json", files.generation)
+    _write_json(out / "tokenizer_config.json", tiny_config.tokenizer_config())
+    files.tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    (out / "system_prompt.py").write_text(files.system_prompt, encoding="utf-8")
+
+
+def as_stored(weights: Mapping[str, Tensor], config: CheckpointConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The official keys' tensors in `dtype`, the router's in float32."""
+    specs = tensor_table.expected_tensors(config)
+    return {key: weights[key].to(torch.float32 if spec.float32 else dtype) for key, spec in specs.items()}
 
 
 def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
@@ -141,7 +172,8 @@ def _prepare_folder(out: Path, force: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _write_weights(out: Path, weights: dict[str, Tensor], shards: int) -> None:
+def write_weights(out: Path, weights: dict[str, Tensor], shards: int = 1) -> None:
+    """Writes the weight files of a folder that has its small files, and the index of several."""
     if shards == 1:
         _save(weights, out / "model.safetensors")
         return

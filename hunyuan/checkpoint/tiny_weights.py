@@ -73,7 +73,7 @@ def _spread(spec: TensorSpec, config: CheckpointConfig) -> float:
         return _TABLES[spec.key]
     gain = next((gain for suffix, gain in _GAINS.items() if spec.key.endswith(suffix)), 1.0)
     if spec.key.startswith("model.layers") and spec.key.endswith(("o_proj.weight", "down_proj.weight")):
-        # These add to the residual stream once a layer: together as much at any depth.
+        # These add to the residual stream once per layer: together as much at any depth.
         gain /= sqrt(config.num_hidden_layers)
     return gain / sqrt(prod(spec.shape[1:]))
 

@@ -200,7 +200,7 @@ def likeliest_tokens(editor: Editor, case: Case, cot: str) -> tuple[list[int], l
     conditions = encode_conditions(model, pictures, random)
     shapes = [CondShape(picture.bucket, picture.vision.grid) for picture in pictures]
     task: TextTask = "recaption" if case.bot_task == "recaption" else "think"
-    layout = parts.composer.text_layout(system, case.prompt, shapes, task)
+    layout = parts.layouts.text_layout(system, case.prompt, shapes, task)
     text, first = encode(editor, cot), len(layout) - 1
     ids = [*layout.ids, *text]
     kv = KVCache.allocate(model.config, 1, len(ids), model.dtype, layer_devices(model))

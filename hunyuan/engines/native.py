@@ -20,12 +20,13 @@ from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.placement import Placement
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS
 from hunyuan.plan.table import render
-from hunyuan.prompt.layout import Composer
+from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
@@ -74,7 +75,7 @@ class NativeEngine:
 
         Args:
             impl: the experts' backend, from `choose_impl`.
-            capacity: tokens of a row to keep buffers for; None: the checkpoint's longest sequence.
+            capacity: tokens per row to keep buffers for; None: the checkpoint's longest sequence.
 
         Raises:
             SettingsError: the backend cannot compute these weights after all.
@@ -88,8 +89,8 @@ class NativeEngine:
             workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
-        composer = Composer(tokenizer, model.config, generation.sequence_template)
-        checkpoint = Checkpoint(model, tokenizer, composer, prompts, generation)
+        layouts = LayoutBuilder(tokenizer, model.config, generation.sequence_template)
+        checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation)
         return cls(checkpoint, settings.noise_device == "cpu", workspace)
 
     def run(
@@ -139,7 +140,7 @@ def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dty
     return "eager"
 
 
-def read_small_files(folder: Path, config: CheckpointConfig) -> SmallFiles:
+def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
     needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
     tokenizer = Tokenizer(folder, config.image_base_size, config.model_version, needed)

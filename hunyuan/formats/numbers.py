@@ -1,6 +1,6 @@
 """The weight formats smaller than bf16: what a stored byte means, and the way from and to it.
 
-MXFP4 is the Open Compute Project's (OCP Microscaling Formats v1.0): e2m1 values, two a byte, the even column in the
+MXFP4 is the Open Compute Project's (OCP Microscaling Formats v1.0): e2m1 values, two per byte, the even column in the
 low half, and an e8m0 scale (2^(byte - 127)) for each 32 columns. Knows tensors, not layers or files.
 """
 
@@ -76,7 +76,7 @@ def quantize_mxfp4_measured(weight: Tensor, importance: Tensor | None = None) ->
 
 
 def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """One scale a matrix: `weight` `[..., rows, columns]` to float8 of that shape and fp32 `[...]`.
+    """One scale per matrix: `weight` `[..., rows, columns]` to float8 of that shape and fp32 `[...]`.
 
     Raises:
         ValueError: a value is not finite.
@@ -86,7 +86,7 @@ def quantize_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_fp8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """One scale a row: `weight` `[rows, columns]` to float8 of that shape and fp32 `[rows]`.
+    """One scale per row: `weight` `[rows, columns]` to float8 of that shape and fp32 `[rows]`.
 
     Raises:
         ValueError: a value is not finite.

@@ -1,4 +1,4 @@
-"""The image stage: from noise to latents, one velocity a step (spec sections 13, 17 and 18).
+"""The image stage: from noise to latents, one velocity a step (docs/model.md, sections 13, 17 and 18).
 
 Everything before the timestep token keeps its keys and values over all steps; a step runs only the special
 tokens and the image's own, for the guided and the unguided row together. What is the same at every step is computed
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import Stretch
-from hunyuan.generation.scheduler import Schedule, guide
+from hunyuan.generation.scheduler import Schedule, classifier_free_guidance
 from hunyuan.generation.step_cache import StepCache
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.prompt.layout import GenBlock, Layout
@@ -90,7 +90,7 @@ class Denoiser:
         """`[rows, ...]` -> `[1, ...]`."""
         if len(predicted) == 1:
             return predicted
-        return guide(predicted[:1], predicted[1:], self.guidance_scale)
+        return classifier_free_guidance(predicted[:1], predicted[1:], self.guidance_scale)
 
     def run(self, noise: Tensor, on_step: Callable[[int], None]) -> Tensor:
         """Noise `[1, channels, h, w]` to latents, fp32.

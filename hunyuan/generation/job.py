@@ -30,7 +30,7 @@ from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
-from hunyuan.prompt.layout import Composer, CondShape, Layout, TextTask, keep_recaption
+from hunyuan.prompt.layout import CondShape, Layout, LayoutBuilder, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
@@ -54,13 +54,13 @@ class Checkpoint:
 
     model: HunyuanImage3
     tokenizer: Tokenizer
-    composer: Composer
+    layouts: LayoutBuilder
     prompts: SystemPrompts
     generation: GenerationConfig
 
 
 @dataclass
-class Filled:
+class PrefilledPrompt:
     """A one-row cache and the tokens whose keys and values it holds."""
 
     kv: KVCache
@@ -98,7 +98,7 @@ class EditJob:
         self.conditions = Conditions((), torch.empty(0))
         self.system = ""
         self.cot = self.request.cot_text
-        self.filled: Filled | None = None
+        self.filled: PrefilledPrompt | None = None
         self.lent: KVCache | None = None
 
     @torch.inference_mode()
@@ -133,7 +133,7 @@ class EditJob:
     def look_up(self) -> None:
         """Reads the wished size and the system prompt: what costs nothing and can be wrong comes first."""
         r = self.request
-        self.wished = parse_resolution(r.resolution)
+        self.requested_size = parse_resolution(r.resolution)
         self.system = self.checkpoint.prompts.resolve(r.use_system_prompt, r.bot_task, r.system_prompt)
 
     def prepare(self) -> None:
@@ -152,8 +152,8 @@ class EditJob:
 
     def _text_stage(self) -> Bucket:
         """Thinks and rewrites as asked; returns the bucket to paint."""
-        auto = self.wished is None
-        fixed = self.group.square if self.wished is None else self.group.nearest(self.wished)
+        auto = self.requested_size is None
+        fixed = self.group.square if self.requested_size is None else self.group.nearest(self.requested_size)
         if self.cot is None and self.request.bot_task != "image":
             return self._think(auto, fixed)
         return self._pick_ratio() if auto else fixed
@@ -207,7 +207,7 @@ class EditJob:
             return lambda tokens, ended=False: None
         return TextStream(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text).show
 
-    def _decoder(self, filled: Filled, most: int) -> TextDecoder:
+    def _decoder(self, filled: PrefilledPrompt, most: int) -> TextDecoder:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
         lent = None if self.workspace is None else self.workspace.decoder
         sampling, vocab = self.options.sampling, self.config.vocab_size
@@ -224,7 +224,7 @@ class EditJob:
 
     def _fill_prompt(self, task: TextTask, new_tokens: int, cot: str | None = None) -> Tensor:
         """Runs the text stage's prompt; returns the logits after it, `[vocab]`."""
-        layout = self.checkpoint.composer.text_layout(
+        layout = self.checkpoint.layouts.text_layout(
             self.system, self.request.prompt, self.shapes, task, cot, self.options.drop_think
         )
         length = len(layout)
@@ -235,7 +235,7 @@ class EditJob:
         with self._timed("prefill"):
             hidden = prefill(self.model, layout, layout.ids, self.conditions, (0, length), kv)
             logits = self.model.logits(hidden)
-        self.filled = Filled(kv, list(layout.ids), layout)
+        self.filled = PrefilledPrompt(kv, list(layout.ids), layout)
         self._report("prefill", length, length)
         return logits
 
@@ -243,11 +243,11 @@ class EditJob:
 
     def _image_stage(self, output: Bucket) -> Tensor:
         """Noise to latents, fp32 `[1, channels, h, w]`."""
-        composer, options = self.checkpoint.composer, self.options
-        layout = composer.image_layout(
+        layouts, options = self.checkpoint.layouts, self.options
+        layout = layouts.image_layout(
             self.system, self.request.prompt, self.shapes, output, self.cot, options.drop_think
         )
-        block = layout.painted
+        block = layout.generated
         self._check_length(len(layout), "image stage")
         self._check()
         marks = [time.perf_counter()]
@@ -260,7 +260,7 @@ class EditJob:
 
         def on_step(done: int) -> None:
             if done in (1, self.steps):
-                self._synchronise()
+                self._synchronize()
                 marks.append(time.perf_counter())
             self._report("denoise", done, self.steps)
             if done < self.steps:
@@ -304,7 +304,7 @@ class EditJob:
 
     # -- small things ------------------------------------------------------------------------------------------
 
-    def _filled(self) -> Filled:
+    def _filled(self) -> PrefilledPrompt:
         if self.filled is None:
             raise RuntimeError("the prompt has not been run yet")
         return self.filled
@@ -327,7 +327,7 @@ class EditJob:
         if self.on_progress is not None:
             self.on_progress(stage, done, total)
 
-    def _synchronise(self) -> None:
+    def _synchronize(self) -> None:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
 
@@ -335,5 +335,5 @@ class EditJob:
     def _timed(self, stage: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self._synchronise()
+        self._synchronize()
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Runs stretches of a token sequence through the backbone (spec sections 8, 13 and 14).
+"""Runs stretches of a token sequence through the backbone (docs/model.md, sections 8, 13 and 14).
 
 Knows how a layout's tokens become embeddings and positions, and that each condition image is encoded once a
 request. Does not know which stretch to run when.
@@ -40,7 +40,7 @@ class Conditions:
 
 
 def encode_conditions(model: HunyuanImage3, images: Sequence[CondImage], random: RequestRandom) -> Conditions:
-    """Runs the autoencoder and the vision tower once an image; draws the posteriors in order."""
+    """Runs the autoencoder and the vision tower once per image; draws the posteriors in order."""
     if not images:
         return Conditions((), torch.empty(0))
     device, zero = model.device, torch.zeros(1, device=model.device)

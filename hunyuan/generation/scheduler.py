@@ -1,4 +1,4 @@
-"""The flow-matching schedule and its Euler step (spec section 17). Pure arithmetic."""
+"""The flow-matching schedule and its Euler step (docs/model.md, section 17). Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -37,6 +37,6 @@ class Schedule:
         return latents.float() + delta * velocity.float()
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance, fp32."""
+def classifier_free_guidance(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """fp32, both rows of one shape."""
     return unconditional + scale * (conditional - unconditional)

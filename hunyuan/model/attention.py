@@ -1,8 +1,8 @@
-"""Attention over a sequence of causal text runs and bidirectional image blocks (spec sections 5 and 14).
+"""Attention over a sequence of causal text runs and bidirectional image blocks (docs/model.md, sections 5 and 14).
 
 Knows which keys a query may see. No dense mask is needed: a text run is causal over everything before it, an
-image block sees everything before it and all of itself, and nothing sees past its own run or block. The
-masked form stands beside it as the reference. Does not know the layers, nor who owns the key-value buffers.
+image block sees everything before it and all of itself, and nothing sees past its own run or block. Does not know the
+layers, nor who owns the key-value buffers.
 """
 
 from __future__ import annotations
@@ -83,20 +83,3 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment]) -> Tens
         keys, values = k[:, :, : s.stop], v[:, :, : s.stop]
         parts.append(scaled_dot_product_attention(queries, keys, values, attn_mask=bias, enable_gqa=True))
     return torch.cat(parts, dim=2).transpose(1, 2)
-
-
-def dense_mask(length: int, full_blocks: Iterable[tuple[int, int]]) -> Tensor:
-    """The same rule as a mask: bool `[length, length]`, True where query row may see key column."""
-    mask = torch.ones(length, length, dtype=torch.bool).tril()
-    for first, last in full_blocks:
-        mask[first:last, first:last] = True
-    return mask
-
-
-def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Reference for `attend`: a dense mask `[tokens, keys]`, keys and values repeated per query head."""
-    group = q.shape[2] // k.shape[2]
-    k, v = (t.repeat_interleave(group, dim=2) for t in (k, v))
-    scores = torch.einsum("rqhd,rkhd->rhqk", q.float(), k.float()) / q.shape[-1] ** 0.5
-    scores = scores.masked_fill(~mask, float("-inf"))
-    return torch.einsum("rhqk,rkhd->rqhd", scores.softmax(dim=-1), v.float()).to(q.dtype)

@@ -1,4 +1,4 @@
-"""From numbers and latents to token embeddings and back (spec section 13).
+"""From numbers and latents to token embeddings and back (docs/model.md, section 13).
 
 Knows the timestep embedder and the two small UNet halves around the backbone: `PatchEmbed` turns latents into
 image tokens, `FinalLayer` turns image tokens into a velocity.
@@ -85,7 +85,7 @@ class FinalLayer(nn.Module):
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lays the weights of all 2D convolutions out with channels last, in place; values and results stay.
+    """Makes the weights of all 2D convolutions channels-last, in place; values and results stay.
 
     Tensor cores want it so on a GPU, and tokens are images with channels last already: without it, every call
     would rearrange weights of hundreds of megabytes.

@@ -60,7 +60,7 @@ class HeadNorms:
     eps: float
 
 
-def rms_normalise(x: Tensor, eps: float) -> Tensor:
+def rms_normalize(x: Tensor, eps: float) -> Tensor:
     x = x.float()
     return x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + eps)
 
@@ -76,7 +76,7 @@ def total(parts: Sequence[Tensor]) -> Tensor:
 class Operations:
     """What the transformer computes between its weights.
 
-    A position is a Python int where tokens come in stretches. While text is decoded, one token a call, it is an
+    A position is a Python int where tokens come in stretches. While text is decoded, one token per call, it is an
     int32 tensor `[1]` on the device, so that a captured step can be replayed with another value in it; this plain set
     reads it on the host and cannot be captured.
     """
@@ -88,7 +88,7 @@ class Operations:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """`[..., size]`: `x / rms(x)` in fp32, cast to x's dtype, then times the weight."""
-        return weight * rms_normalise(x, eps).to(x.dtype)
+        return weight * rms_normalize(x, eps).to(x.dtype)
 
     def add(self, x: Tensor, deltas: Sequence[Tensor]) -> Tensor:
         """The residual stream `x` plus the sum of `deltas`, all of one shape."""
@@ -132,7 +132,7 @@ class Operations:
         layer: int,
         start: int | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Splits the projection, turns and norms q and k, and writes k and v into the buffers from `start`.
+        """Splits the projection, applies RoPE and QK norm, and writes k and v into the buffers from `start`.
 
         Args:
             qkv: `[rows, tokens, kv_heads * (group + 2) * head_dim]`, per key-value head its q heads, k, v.
@@ -154,7 +154,7 @@ class Operations:
         return attend(q, keys, values, segments)
 
     def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
-        """One query a row at `position` (int32 `[1]`, on the device), over the keys [0, position].
+        """One query per row at `position` (int32 `[1]`, on the device), over the keys [0, position].
 
         q `[rows, 1, heads, head_dim]`, keys and values `[rows, position + 1 or more, kv_heads, head_dim]`
         -> `[rows, 1, heads, head_dim]`.

@@ -1,4 +1,4 @@
-"""The decoder stack: attention and mixture-of-experts blocks (spec sections 5 to 7).
+"""The decoder stack: attention and mixture-of-experts blocks (docs/model.md, sections 5 to 7).
 
 Holds weights and no request state: keys and values go into buffers that the caller owns. What happens between the
 weights is a set of operations that can be exchanged (`hunyuan.model.operations`, with the contract for the buffers).
@@ -20,7 +20,7 @@ from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, KeyValueBuffer
 
 # Which tokens a call runs: stretches at positions that the host knows, or, while decoding, the position of each
 # row's one token, int32 [1] on the device.
-Place = Sequence[Segment] | Tensor
+Positions = Sequence[Segment] | Tensor
 
 
 class RMSNorm(nn.Module):
@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
         self.key_layernorm = RMSNorm(self.shape.head_dim, config.rms_norm_eps) if norm else None
 
     def split_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v of `x`, neither turned nor normed: `[rows, tokens, heads or kv_heads, head_dim]`."""
+        """q, k and v of `x`, before RoPE and QK norm: `[rows, tokens, heads or kv_heads, head_dim]`."""
         return split_heads(self.qkv_proj(x), self.shape.heads, self.shape.kv_heads, self.shape.head_dim)
 
     def norms(self) -> HeadNorms | None:
@@ -62,20 +62,20 @@ class SelfAttention(nn.Module):
         return None if query is None or key is None else HeadNorms(query.weight, key.weight, query.eps)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, layer: int, place: Place
+        self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, layer: int, positions: Positions
     ) -> Tensor:  # [rows, tokens, hidden] -> the same
-        ops, start = self.operations, place if isinstance(place, Tensor) else place[0].start
+        ops, start = self.operations, positions if isinstance(positions, Tensor) else positions[0].start
         qkv = ops.linear(x, self.qkv_proj)
         q, keys, values = ops.rope_norm_store(qkv, self.shape, rope, self.norms(), kv, layer, start)
-        if isinstance(place, Tensor):
-            out = ops.decode_attention(q, keys, values, place)
+        if isinstance(positions, Tensor):
+            out = ops.decode_attention(q, keys, values, positions)
         else:
-            out = ops.attend(q, keys, values, place)
+            out = ops.attend(q, keys, values, positions)
         return ops.linear(out.flatten(2), self.o_proj)
 
 
 @dataclass
-class Ahead:
+class NextNorm:
     """Hands the norm of the residual stream from one layer to the next, so that it can be fused with the add.
 
     Attributes:
@@ -105,18 +105,18 @@ class DecoderLayer(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor],
         kv: KeyValueBuffers,
-        place: Place,
-        ahead: Ahead | None = None,
+        positions: Positions,
+        following: NextNorm | None = None,
     ) -> Tensor:  # [rows, tokens, hidden] -> the same
-        ops, ahead = self.operations, Ahead() if ahead is None else ahead
-        normed = self.input_layernorm(x) if ahead.normed is None else ahead.normed
-        attention = self.self_attn(normed, rope, kv, self.layer, place)
+        ops, following = self.operations, NextNorm() if following is None else following
+        normed = self.input_layernorm(x) if following.normed is None else following.normed
+        attention = self.self_attn(normed, rope, kv, self.layer, positions)
         norm = self.post_attention_layernorm
         x, normed = ops.add_rms_norm(x, [attention], norm.weight, norm.eps)
         deltas = self.mlp.parts(normed)
-        if ahead.norm is None:
+        if following.norm is None:
             return ops.add(x, deltas)
-        x, ahead.normed = ops.add_rms_norm(x, deltas, ahead.norm.weight, ahead.norm.eps)
+        x, following.normed = ops.add_rms_norm(x, deltas, following.norm.weight, following.norm.eps)
         return x
 
 
@@ -152,12 +152,12 @@ class Transformer(nn.Module):
             kv: holds the keys and values of all earlier tokens; those of these tokens are written into it.
 
         Returns:
-            The residual stream `[rows, tokens, hidden]`, not normalised.
+            The residual stream `[rows, tokens, hidden]`, not normalized.
         """
         return self._run(x, rope, kv, segments)
 
     def decode(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor) -> Tensor:
-        """Runs one token a row, all at one position, through all layers; fast operations wait for nothing on the way.
+        """Runs one token per row, all at one position, through all layers; fast operations wait for nothing on the way.
 
         Args:
             x: embeddings `[rows, 1, hidden]`.
@@ -166,13 +166,13 @@ class Transformer(nn.Module):
             position: int32 `[1]` on x's device. The eager set reads it on the host.
 
         Returns:
-            The residual stream `[rows, 1, hidden]`, not normalised.
+            The residual stream `[rows, 1, hidden]`, not normalized.
         """
         return self._run(x, rope, kv, position)
 
-    def _run(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, place: Place) -> Tensor:
+    def _run(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, positions: Positions) -> Tensor:
         norms = [cast(DecoderLayer, layer).input_layernorm for layer in self.layers]
-        ahead = Ahead()
-        for layer, ahead.norm in zip(self.layers, [*norms[1:], None], strict=True):
-            x = layer(x, rope, kv, place, ahead)
+        following = NextNorm()
+        for layer, following.norm in zip(self.layers, [*norms[1:], None], strict=True):
+            x = layer(x, rope, kv, positions, following)
         return x

@@ -1,4 +1,4 @@
-"""The autoencoder between pixels and latents: 3D convolutions over a single frame (spec section 9).
+"""The autoencoder between pixels and latents: 3D convolutions over a single frame (docs/model.md, section 9).
 
 Knows pictures as `[n, 3, height, width]` in -1..1 and latents as `[n, channels, height / 16, width / 16]`. This
 is the plain form, padding and all four frames included. Does not draw random numbers.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import conv2d, scaled_dot_product_attention, silu
 
 from hunyuan.model.config import VaeConfig
 
@@ -20,8 +20,18 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
+class FrameConv3d(nn.Conv3d):
+    """A 3D convolution that does not multiply the zeros before and behind a single frame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] > 1:
+            return super().forward(x)
+        middle = self.weight[:, :, self.weight.shape[2] // 2]
+        return conv2d(x[:, :, 0], middle, self.bias, padding=middle.shape[2] // 2)[:, :, None]
+
+
 def _conv(in_channels: int, out_channels: int, size: int = 3) -> nn.Conv3d:
-    return nn.Conv3d(in_channels, out_channels, size, padding=size // 2)
+    return FrameConv3d(in_channels, out_channels, size, padding=size // 2)
 
 
 def space_to_depth(x: Tensor, t: int, s: int) -> Tensor:

@@ -1,7 +1,7 @@
 """In which format the weights are to be held: what the settings ask for, what the folder has, what fits the GPUs.
 
 Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. A folder
-that is quantised already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
+that is quantized already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
 no driver.
 """
 
@@ -153,9 +153,9 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
         sizes = ", ".join(f"{choice.weights} needs {_needed(choice):.1f} GiB" for choice in too_big)
         reason = f"the best that fits {where}: {sizes}"
     else:
-        reason = f"unquantised weights fit {where}"
+        reason = f"unquantized weights fit {where}"
     if chosen not in ("bf16", stored):
-        reason += f"; quantised while loading, which {CONVERT} {chosen} does once and for all"
+        reason += f"; quantized while loading, which {CONVERT} {chosen} does once and for all"
     return reason
 
 

@@ -138,7 +138,7 @@ def kv_layer_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> int:
 
 
 def moe_workspace_bytes(config: CheckpointConfig, tokens: int) -> int:
-    """The fused experts' buffers for a pass of `tokens`, 16 bits a value.
+    """The fused experts' buffers for a pass of `tokens`, 16 bits per value.
 
     Each token is there once for each of its experts: as their input and output, as gate and up, and as the two's
     product.

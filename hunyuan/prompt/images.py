@@ -1,4 +1,4 @@
-"""From an upright RGB picture to the model's two inputs (spec section 10).
+"""From an upright RGB picture to the model's two inputs (docs/model.md, section 10).
 
 Knows pixels: the resize or crop to a bucket for the autoencoder, and the patches for the vision tower. Does not know
 files (`hunyuan.pictures`) and tokens.
@@ -87,7 +87,7 @@ def vision_grid(size: Size, patch: int, max_patches: int) -> tuple[int, int]:
 
 
 def vision_input(image: Image.Image, config: ModelConfig) -> VisionInput:
-    """Resizes on 8-bit values, normalises, and cuts into patches flattened as (row, column, channel)."""
+    """Resizes on 8-bit values, normalizes, and cuts into patches flattened as (row, column, channel)."""
     patch, most = config.vit.patch_size, config.vit_processor.max_num_patches
     rows, columns = vision_grid(Size(*image.size), patch, most)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()[None]  # uint8 [1, 3, H, W]

@@ -1,4 +1,4 @@
-"""The token sequence of a request (spec section 12).
+"""The token sequence of a request (docs/model.md, section 12).
 
 Knows the order of the pieces, the two chat templates, the image blocks and the unconditional row. The result
 is plain numbers; embeddings, masks and keys are made from them elsewhere.
@@ -82,7 +82,7 @@ class Layout:
         return len(self.ids)
 
     @property
-    def painted(self) -> GenBlock:
+    def generated(self) -> GenBlock:
         """The block of the picture to paint. Raises `ValueError` for a text layout, which has none."""
         if self.gen is None:
             raise ValueError("a text layout has no picture to paint")
@@ -90,7 +90,7 @@ class Layout:
 
     @property
     def grids(self) -> list[Grid]:
-        """The stretches with two-dimensional positions, in order (spec section 8)."""
+        """The stretches with two-dimensional positions, in order (docs/model.md, section 8)."""
         grids: list[Grid] = []
         for block in self.conds:
             if self.cond_attention != "causal":
@@ -101,7 +101,7 @@ class Layout:
 
     @property
     def full_blocks(self) -> list[tuple[int, int]]:
-        """The [start, stop) ranges with bidirectional attention, in order (spec section 14)."""
+        """The [start, stop) ranges with bidirectional attention, in order (docs/model.md, section 14)."""
         blocks: list[tuple[int, int]] = []
         for block in self.conds:
             if self.cond_attention == "joint_full":
@@ -183,7 +183,7 @@ class _Builder:
         return Layout(self.ids, self.uncond_ids, self.pieces, self.conds, self.gen, attention)
 
 
-class Composer:
+class LayoutBuilder:
     """Lays out the sequences of one checkpoint.
 
     Args:
@@ -240,7 +240,7 @@ class Composer:
             self._add_cot(builder, cot, drop_think)
             builder.text(marker)
         else:
-            # Prefix and marker are tokenised as one piece; the bare image task has no prefix at all.
+            # Prefix and marker are tokenized as one piece; the bare image task has no prefix at all.
             builder.text("" if task == "image" else t.assistant + marker)
         return builder.build()
 

@@ -41,6 +41,7 @@ from hunyuan.checkpoint.full_size import full_size_config  # noqa: E402
 from hunyuan.checkpoint.load import empty_model, read_config  # noqa: E402
 from hunyuan.checkpoint.tiny import TinyShape, write_tiny_checkpoint  # noqa: E402
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files  # noqa: E402
+from hunyuan.formats.config import CheckpointConfig  # noqa: E402
 from hunyuan.generation.job import EditJob  # noqa: E402
 from hunyuan.model.attention import Segment, split_segments  # noqa: E402
 from hunyuan.pictures.reader import load_image  # noqa: E402
@@ -50,7 +51,7 @@ from hunyuan.requests import STAGES, EditRequest, EditResult  # noqa: E402
 from hunyuan.settings import Settings  # noqa: E402
 from scripts.benchmarks.engine_check import check  # noqa: E402
 from scripts.benchmarks.engine_work import Work, WorkCounter  # noqa: E402
-from scripts.support.full_size import randomise, write_small_files  # noqa: E402
+from scripts.support.full_size import randomize, write_small_files  # noqa: E402
 
 TIMED = (*STAGES, "total")
 AIMS_MS = {
@@ -116,7 +117,7 @@ def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
     write_small_files(folder, raw, options.distil)
     config = read_config(folder)
     model = empty_model(config, torch.device("cuda"), torch.bfloat16)
-    randomise(model, options.layers)
+    randomize(model, options.layers)
     impl = choose_impl(config, model.device, model.dtype, options.moe_impl)
     return NativeEngine.assemble(model, read_small_files(folder, config), impl, settings)
 
@@ -145,7 +146,7 @@ def request_of(options: argparse.Namespace, engine: NativeEngine) -> EditRequest
 
     def length(words: int) -> int:
         prompt = "make it " * max(words, 1)
-        return len(engine.checkpoint.composer.text_layout(job.system, prompt, shapes, "think", None, False))
+        return len(engine.checkpoint.layouts.text_layout(job.system, prompt, shapes, "think", None, False))
 
     words = 1
     while length(words) < options.prompt_tokens and words < 20_000:
@@ -175,11 +176,12 @@ def stage_work(engine: NativeEngine, request: EditRequest, result: EditResult) -
     """By stage: the work of one unit, and how many units the stage's time holds."""
     job = EditJob(engine.checkpoint, request, 1, result.steps, True)
     job.look_up()
-    shapes, composer = source_shapes(job), engine.checkpoint.composer
-    text = composer.text_layout(job.system, request.prompt, shapes, "think", None, False)
-    output = job.group.nearest(job.wished) if job.wished else job.group.square
-    layout = composer.image_layout(job.system, request.prompt, shapes, output, result.cot_text, False)
-    block, counter = layout.painted, WorkCounter(job.config)
+    shapes, layouts = source_shapes(job), engine.checkpoint.layouts
+    text = layouts.text_layout(job.system, request.prompt, shapes, "think", None, False)
+    output = job.group.nearest(job.requested_size) if job.requested_size else job.group.square
+    layout = layouts.image_layout(job.system, request.prompt, shapes, output, result.cot_text, False)
+    assert isinstance(job.config, CheckpointConfig)  # the loader built it from a folder's
+    block, counter = layout.generated, WorkCounter(job.config)
     rows = 2 if job.options.guidance_scale > 1 and not job.config.cfg_distilled else 1
     fixed = split_segments(0, len(text), text.full_blocks)
     image = [Segment(block.timestep, block.image.stop, causal=False)]

@@ -87,11 +87,11 @@ class Bench:
             made = nn.Linear(inputs, outputs, bias=False, device="meta")
             made.weight = nn.Parameter(weight, requires_grad=False)
             return made
-        quantised = Fp8Linear(inputs, outputs).to(self.device)
+        quantized = Fp8Linear(inputs, outputs).to(self.device)
         scale = weight.float().abs().amax(1) / 448
-        quantised.weight.data = (weight.float() / scale[:, None]).to(FP8)
-        quantised.weight_scale.data = scale
-        return quantised
+        quantized.weight.data = (weight.float() / scale[:, None]).to(FP8)
+        quantized.weight_scale.data = scale
+        return quantized
 
     def cases(self) -> list[Case]:
         made = []

@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, default=0, help="layers to write; 0: 32, or what the disk holds")
     parser.add_argument("--experts", choices=("mxfp4", "fp8", "bf16"), default="mxfp4", help="how they are stored")
     parser.add_argument("--dense", choices=("bf16", "fp8"), default="bf16")
-    parser.add_argument("--load-as", choices=("mxfp4", "fp8"), help="quantise the experts of a bf16 folder on the way")
+    parser.add_argument("--load-as", choices=("mxfp4", "fp8"), help="quantize the experts of a bf16 folder on the way")
     parser.add_argument("--margin-gib", type=float, default=4.0, help="disk space to leave free")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--edit", action="store_true", help="make the model ready, and one edit with it")
@@ -242,7 +242,7 @@ def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tup
     before = _host_memory(reset=True)
     started = time.monotonic()
     model = load_model(folder, config, device, torch.bfloat16)
-    _synchronise(device)
+    _synchronize(device)
     seconds = time.monotonic() - started
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     lines = [f"loaded: {size / 1e9:.3f} GB in {seconds:.2f} s, {size / 1e9 / seconds:.2f} GB/s"]
@@ -261,9 +261,11 @@ def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.d
     """What `NativeEngine.load` does after the weights are read, and one edit of one source picture."""
     started = time.monotonic()
     settings = Settings(model_id=args.folder, device=device.type)
-    impl = choose_impl(model.config, device, model.dtype, settings.moe_impl)
-    engine = NativeEngine.assemble(model, read_small_files(args.folder, model.config), impl, settings)
-    _synchronise(device)
+    config = model.config
+    assert isinstance(config, CheckpointConfig)  # the loader built it from a folder's
+    impl = choose_impl(config, device, model.dtype, settings.moe_impl)
+    engine = NativeEngine.assemble(model, read_small_files(args.folder, config), impl, settings)
+    _synchronize(device)
     seconds = time.monotonic() - started
     lines = [f"ready {seconds:.1f} s after that: experts {impl}, kernels, tactics, decode graph"]
     size, whole = sum(path.stat().st_size for path in args.folder.glob("*.safetensors")) / 1e9, reading + seconds
@@ -280,7 +282,7 @@ def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.d
     return "\n".join(lines)
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

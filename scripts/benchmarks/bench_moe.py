@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hunyuan.accel.experts import small_batch, tuning
 from hunyuan.accel.experts.flashinfer import MODE_OF_FORMAT, take_stacks
+from hunyuan.accel.experts.small_batch import Blocks
 from hunyuan.accel.experts.tactics import Tactics
 from hunyuan.accel.experts.torch_grouped import TorchExperts
 from hunyuan.formats.modules import EXPERT_FORMATS
@@ -203,6 +204,18 @@ class OneTokenOnly(nn.Module):
         return self.small(x, weights, index)
 
 
+def candidate_blocks(kind: torch.dtype) -> tuple[list[Blocks], list[Blocks]]:
+    """Blocks worth timing for the first and the second product."""
+    if kind == torch.uint8:
+        cuts = [(8, 512, 4, 2), (8, 512, 4, 1), (8, 512, 4, 4), (8, 1024, 8, 1), (8, 1024, 8, 2), (16, 512, 4, 1)]
+        first = [Blocks(*cut) for cut in [*cuts, (16, 512, 4, 2), (16, 512, 8, 2), (8, 256, 2, 2), (4, 1024, 4, 1)]]
+        tall = [(8, 512, 4, 2, splits) for splits in (1, 2, 4, 8)]
+        return first, [Blocks(*cut) for cut in [*tall, (8, 1024, 8, 1, 1), (8, 1024, 8, 1, 4), (8, 512, 4, 3, 4)]]
+    first = [Blocks(r, c, w) for r, c, w in ((2, 1024, 4), (4, 1024, 4), (4, 2048, 4), (8, 1024, 4), (8, 1024, 8))]
+    second = [Blocks(r, 1024, 4, splits=s) for r, s in ((2, 1), (4, 1), (4, 2), (4, 4), (8, 4))]
+    return first, second
+
+
 def fp32_pair(module: Any, expert: int) -> tuple[Tensor, Tensor]:
     if isinstance(module, Experts):
         return module.matrix("gate_and_up", expert, torch.float32), module.matrix("down", expert, torch.float32)
@@ -288,7 +301,7 @@ def time_blocks(bench: Bench, kind: str) -> list[dict[str, object]]:
     results = []
     dtype = modules[0].stacks.gate_and_up.dtype
     defaults = small_batch.default_blocks(dtype)
-    for product, candidates in enumerate(small_batch.candidate_blocks(dtype)):
+    for product, candidates in enumerate(candidate_blocks(dtype)):
         for cut in [*candidates, *([replace(candidates[0], plain=True)] if kind == "mxfp4" else [])]:
             blocks = (cut, defaults[1]) if product == 0 else (defaults[0], cut)
             calls: list[Callable[[], Tensor]] = []

@@ -1,7 +1,7 @@
 """The fast path against the plain one at the real sizes: `bench_engine.py --check`.
 
 Both compute the backbone's output from the same fresh random inputs and the same weights; the plain one in fp32 on the
-dequantised weights, and its router's choices are given to both. Does not compare text or pictures: random weights of
+dequantized weights, and its router's choices are given to both. Does not compare text or pictures: random weights of
 the real sizes make neither.
 """
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import empty_model, read_config
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
-from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import run_tokens
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import PLAIN
 from hunyuan.model.rope import positions_2d, rope_table
@@ -28,7 +28,7 @@ from hunyuan.plan.weights import FORMATS
 from hunyuan.prompt.layout import CondShape, Layout
 from hunyuan.prompt.resolution import Size, resolution_group
 from hunyuan.settings import Settings
-from scripts.support.full_size import randomise, write_small_files
+from scripts.support.full_size import randomize, write_small_files
 from scripts.support.route_replay import recorded_routes, replayed_routes
 
 LIMITS = {"bf16": 1e-2, "fp8": 8e-2, "4bit": 8e-2}  # of ||fast - plain|| / ||plain||
@@ -60,7 +60,7 @@ def check(options: argparse.Namespace) -> int:
     layers = min(options.layers, LAYERS)
     seed = torch.seed() % 2**31
     limit = max(LIMITS[options.weights], LIMITS["fp8"] if options.dense == "fp8" else 0.0)
-    print(f"{layers} layers, seed {seed}, limit {limit:g}; plain: fp32 on the dequantised weights, same choices")
+    print(f"{layers} layers, seed {seed}, limit {limit:g}; plain: fp32 on the dequantized weights, same choices")
     worst = 0.0
     for distil in (False, True):
         pair = Pair.build(options, layers, distil, seed)
@@ -91,7 +91,7 @@ class Pair:
             config = read_config(Path(folder))
             small = read_small_files(Path(folder), config)
         model = empty_model(config, device, torch.bfloat16)
-        randomise(model, layers, seed)
+        randomize(model, layers, seed)
         plain = empty_model(config, device, torch.float32)
         values = dict(model.named_parameters())
         for name, parameter in plain.named_parameters():
@@ -102,14 +102,14 @@ class Pair:
         return cls(plain, engine, torch.Generator(device).manual_seed(seed))
 
     @property
-    def config(self) -> CheckpointConfig:
+    def config(self) -> ModelConfig:
         return self.plain.config
 
     @torch.inference_mode()
     def errors(self, case: Case) -> dict[str, float]:
         """Relative error by stage: the fixed tokens, a denoising step of all rows, one decoded token."""
         layout, rows = self._layout(case), 1 if case.distil else 2
-        block = layout.painted
+        block = layout.generated
         prefix = self._noise(1, block.timestep)
         image = self._noise(rows, block.image.stop - block.timestep)
         token = self._noise(1, 1)
@@ -128,12 +128,12 @@ class Pair:
         group = resolution_group(self.config.image_base_size)
         bucket = group.nearest(case.size)
         shapes = [CondShape(bucket, (32, 32))] * case.images
-        return self.engine.checkpoint.composer.image_layout("Paint.", TEXT, shapes, bucket, f"<think>{TEXT}</think>")
+        return self.engine.checkpoint.layouts.image_layout("Paint.", TEXT, shapes, bucket, f"<think>{TEXT}</think>")
 
 
 def run(model: HunyuanImage3, layout: Layout, prefix: Tensor, image: Tensor, token: Tensor) -> dict[str, Tensor]:
     """The backbone's outputs, fp32: prefill of one row, a step of all rows, and a token decoded after the prefix."""
-    config, block = model.config, layout.painted
+    config, block = model.config, layout.generated
     kv = KVCache.allocate(config, len(image), len(layout), model.dtype, model.device)
     first = run_tokens(model, layout, prefix, 0, kv.select(0))
     for row in range(1, len(image)):

@@ -1,4 +1,4 @@
-"""Relative errors of ways to quantise a matrix to MXFP4: `python measure_mxfp4.py`; docs/weights.md quotes it.
+"""Relative errors of ways to quantize a matrix to MXFP4: `python measure_mxfp4.py`; docs/weights.md quotes it.
 
 Weights are Gaussian or heavy-tailed; activations are independent or correlated, with a few columns far larger than the
 rest. "weights" is the error of the weights, "output" that of their product with activations which no method has seen.
@@ -23,7 +23,7 @@ ROWS, COLUMNS, TOKENS = 256, 1024, 4096
 
 
 def with_candidates(weight: Tensor, candidates: Sequence[int]) -> Tensor:
-    """Quantised and back, each block with the best of these exponents; 0 puts its largest value to 4..8."""
+    """Quantized and back, each block with the best of these exponents; 0 puts its largest value to 4..8."""
     blocks = weight.view(-1, MXFP4_BLOCK)
     first = torch.exp2(blocks.abs().amax(1).log2().floor() - 2)
     found = torch.stack([_nearest(blocks, first * 2.0**step) for step in candidates])  # [candidates, blocks, 32]
@@ -94,7 +94,7 @@ def make_activations() -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(description="Compare ways to quantise to MXFP4.").parse_args(argv)
+    argparse.ArgumentParser(description="Compare ways to quantize to MXFP4.").parse_args(argv)
     methods: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "OCP rule (largest value to 4..8)": lambda w, _: with_candidates(w, (0,)),
         "never clip": lambda w, _: with_candidates(w, (1,)),
@@ -109,10 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"| weights | method | weights | {' | '.join(f'output, {kind}' for kind in activations)} |")
     print("|---|---|" + "---|" * (1 + len(activations)))
     for kind, weight in make_weights().items():
-        for method, quantise in methods.items():
+        for method, quantize in methods.items():
             cells = []
             for seen, unseen in activations.values():
-                found, wanted = quantise(weight, seen), unseen @ weight.T
+                found, wanted = quantize(weight, seen), unseen @ weight.T
                 cells += [_relative(found, weight), _relative(unseen @ found.T, wanted)]
             print(f"| {kind} | {method} | {cells[0]:.4f} | {cells[1]:.4f} | {cells[3]:.4f} |", flush=True)
     return 0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hunyuan.generation.job import EditJob
-from hunyuan.generation.scheduler import Schedule, guide
+from hunyuan.generation.scheduler import Schedule, classifier_free_guidance
 from hunyuan.generation.text import TextPlan, read_text
 from hunyuan.prompt.images import stretch, to_pil
 from hunyuan.prompt.layout import TextTask
@@ -59,14 +59,16 @@ def _check_text(check: Check, golden: Golden, meta: dict[str, Any], job: EditJob
     if calls is None:
         return
     trace, request = edits.Trace(), job.request
-    composer, instruct = golden.checkpoint.composer, golden.checkpoint.generation.sequence_template == "instruct"
+    layouts, instruct = golden.checkpoint.layouts, golden.checkpoint.generation.sequence_template == "instruct"
     if calls:
         task: TextTask = "recaption" if request.bot_task == "recaption" else "think"
         if request.bot_task == "image":
             task = "img_ratio"
         else:
-            trace.plan = TextPlan.create(golden.checkpoint.tokenizer, request.bot_task, job.wished is None, instruct)
-        layout = composer.text_layout(job.system, request.prompt, job.shapes, task, None, job.options.drop_think)
+            trace.plan = TextPlan.create(
+                golden.checkpoint.tokenizer, request.bot_task, job.requested_size is None, instruct
+            )
+        layout = layouts.text_layout(job.system, request.prompt, job.shapes, task, None, job.options.drop_think)
         trace.prompt_ids, trace.new_ids = layout.ids, calls[0]["ids"][calls[0]["prompt_len"] :]
         check.left_out[NEW_IDS] = DROPPING
     edits._check_calls(check, golden, meta, trace)
@@ -82,7 +84,7 @@ def _check_sequence(
     request, drop = job.request, job.options.drop_think
     if drop and request.bot_task in ("think", "think_recaption") and job.system:
         job.system = golden.checkpoint.prompts.preset("en_recaption")
-    layout = golden.checkpoint.composer.image_layout(job.system, request.prompt, job.shapes, bucket, job.cot, drop)
+    layout = golden.checkpoint.layouts.image_layout(job.system, request.prompt, job.shapes, bucket, job.cot, drop)
     rows = 1 if golden.config.cfg_distilled else 2
     for i, latents in enumerate(edits._rows(job.conditions.latents, rows)):
         check.close(f"cond_latents_{i}", latents[0], recorded.get(f"cond_latents_{i}"))
@@ -93,7 +95,7 @@ def _check_sequence(
         denoiser: Any = SimpleNamespace(
             kv=SimpleNamespace(rows=2 if guided else 1),
             layout=layout,
-            block=layout.painted,
+            block=layout.generated,
             schedule=schedule,
             guidance_scale=job.options.guidance_scale,
         )
@@ -111,7 +113,7 @@ def _check_steps(check: Check, job: EditJob, meta: dict[str, Any], recorded: dic
         if predicted is not None:
             ours = predicted
             if len(predicted) == 2:
-                ours = guide(predicted[:1], predicted[1:], job.options.guidance_scale)
+                ours = classifier_free_guidance(predicted[:1], predicted[1:], job.options.guidance_scale)
             check.close(f"guided_{i}", ours, guided, tolerance)
         if guided is not None and latents is not None:
             check.close(

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hunyuan.engines.native import NativeEngine
-from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.job import Checkpoint
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image
-from hunyuan.prompt.layout import Composer, CondShape
+from hunyuan.prompt.layout import CondShape, LayoutBuilder
 from hunyuan.prompt.resolution import ResolutionGroup, Size, resolution_group
 from hunyuan.settings import Settings
 from scripts.goldens.report import Check, Tolerance
@@ -50,17 +50,17 @@ class Golden:
         return self.checkpoint.model
 
     @property
-    def config(self) -> CheckpointConfig:
+    def config(self) -> ModelConfig:
         return self.model.config
 
     @property
     def group(self) -> ResolutionGroup:
         return resolution_group(self.config.image_base_size, self.config.has_extra_ratios)
 
-    def composer(self, template: str | None = None) -> Composer:
+    def layouts(self, template: str | None = None) -> LayoutBuilder:
         if template is None:
-            return self.checkpoint.composer
-        return Composer(self.checkpoint.tokenizer, self.config, template)
+            return self.checkpoint.layouts
+        return LayoutBuilder(self.checkpoint.tokenizer, self.config, template)
 
     def check(self, section: str, present: list[str]) -> Check:
         default = Tolerance.parse(self.manifest.get("tolerance_default"), Tolerance(1e-3, 1e-4))

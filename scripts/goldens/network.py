@@ -10,7 +10,6 @@ from torch import Tensor
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_tokens
 from hunyuan.generation.random_numbers import RequestRandom
-from hunyuan.model.attention import dense_mask
 from hunyuan.model.embeddings import sinusoid
 from hunyuan.model.moe import MoE
 from hunyuan.model.network import HunyuanImage3
@@ -20,6 +19,7 @@ from hunyuan.prompt.layout import Layout
 from scripts.goldens.folder import Golden
 from scripts.goldens.report import Check, Tolerance
 from scripts.goldens.static import case_layout
+from scripts.support.dense_attention import dense_mask
 
 DROPPING = "recorded with token dropping"
 GUIDANCE = "guidance_emb_"

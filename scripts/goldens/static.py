@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hunyuan.generation.scheduler import Schedule, guide
+from hunyuan.generation.scheduler import Schedule, classifier_free_guidance
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import ResolutionGroup, Size, resolution_group
 from hunyuan.prompt.tokenizer import Tokenizer
@@ -114,13 +114,13 @@ def case_layout(golden: Golden, case: dict[str, Any]) -> Layout:
     inputs = case["inputs"]
     if isinstance(inputs["prompt"], list):  # of a batch the authors' code lays out the first prompt
         inputs = {**inputs, "prompt": inputs["prompt"][0], "system_prompt": inputs["system_prompt"][0]}
-    composer = golden.composer("pretrain" if case["name"].startswith("pretrain") else None)
+    layouts = golden.layouts("pretrain" if case["name"].startswith("pretrain") else None)
     images = golden.shapes((inputs.get("image") or [[]])[0], inputs.get("infer_align_image_size", False))
     system, cot, drop = inputs["system_prompt"], inputs.get("cot_text"), inputs.get("drop_think", False)
     if inputs["mode"] == "gen_text":
-        return composer.text_layout(system, inputs["prompt"], images, inputs["bot_task"], cot, drop)
+        return layouts.text_layout(system, inputs["prompt"], images, inputs["bot_task"], cot, drop)
     output = golden.group.nearest(official_size(inputs["image_size"]))
-    return composer.image_layout(system, inputs["prompt"], images, output, cot, drop)
+    return layouts.image_layout(system, inputs["prompt"], images, output, cot, drop)
 
 
 def describe(golden: Golden, layout: Layout, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +182,12 @@ def scheduler(golden: Golden, section: str) -> Check:
     walk = recorded["euler_walk"]
     check.close("euler_walk", *_walk(walk))
     cfg = {key: torch.tensor(value) for key, value in recorded["cfg"].items()}
-    check.close("cfg", guide(cfg["cond"], cfg["uncond"], recorded["cfg"]["scale"]), cfg["out"], Tolerance(1e-6, 1e-6))
+    check.close(
+        "cfg",
+        classifier_free_guidance(cfg["cond"], cfg["uncond"], recorded["cfg"]["scale"]),
+        cfg["out"],
+        Tolerance(1e-6, 1e-6),
+    )
     return check.finish()
 
 

@@ -41,7 +41,7 @@ def write_small_files(folder: Path, raw: dict[str, Any], distil: bool = False) -
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, layers: int, seed: int = 0) -> None:
+def randomize(model: nn.Module, layers: int, seed: int = 0) -> None:
     """Fills every parameter where it lies, in its own format; the same for the same seed, device and sizes."""
     generator: dict[torch.device, torch.Generator] = {}
     parameters = dict(model.named_parameters())

@@ -50,8 +50,8 @@ def check_norm(channels: int, height: int, width: int, dtype: torch.dtype, wide:
         ours = frame(channels, height, width, dtype, 3)
         beside = ours._base.clone()
         theirs = ours.cpu().clone()
-        kernels.normalise(x, scale, shift, ours, activate)
-        frame_operations.normalise(x.cpu(), scale.cpu(), shift.cpu(), theirs, activate)
+        kernels.normalize(x, scale, shift, ours, activate)
+        frame_operations.normalize(x.cpu(), scale.cpu(), shift.cpu(), theirs, activate)
         same(ours, theirs, dtype)
         assert torch.equal(ours._base[:, :-channels], beside[:, :-channels]), "wrote beside its part"
     whole = torch.nn.functional.group_norm(x.float() + offset[:, None, None], channels // 4, weight, bias, 1e-6)
@@ -75,8 +75,8 @@ def check_spread(inputs: int, channels: int, height: int, width: int, t: int, dt
     for i in range(t):
         ours = frame(channels, 2 * height, 2 * width, dtype)
         theirs = ours.cpu().clone()
-        sums = kernels.spread(y, bias, x, ours, i)
-        frame_operations.spread(y.cpu(), bias.cpu(), x.cpu(), theirs, i)
+        sums = kernels.depth_to_space(y, bias, x, ours, i)
+        frame_operations.depth_to_space(y.cpu(), bias.cpu(), x.cpu(), theirs, i)
         same(ours, theirs, dtype)
         check_sums(sums, ours)
 

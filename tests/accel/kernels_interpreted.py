@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from small_model import model_config, noise, randomised
+from small_model import model_config, noise, randomized
 from small_transformer import prefilled, rope_of, small_transformer
 from torch import Tensor, nn
 
@@ -93,11 +93,11 @@ def test_swiglu(fast, width):
     close(fast.swiglu(x), PLAIN.swiglu(x.double()))
 
 
-def test_quantised_rows(fast):
-    from hunyuan.accel.kernels.rows import quantise
+def test_quantized_rows(fast):
+    from hunyuan.accel.kernels.rows import quantize
 
     x = torch.cat([100 * bf16(3, 200), torch.zeros(1, 200, dtype=BF16), 1e-3 * bf16(1, 200)])
-    values, scales = quantise(x)
+    values, scales = quantize(x)
     expected = x.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 448
     torch.testing.assert_close(scales, expected)
     assert values.dtype == FP8
@@ -272,7 +272,7 @@ def test_logits_are_fp32(fast):
 
 
 def test_patch_layers_give_the_same_with_channels_last(fast):
-    embed, final = randomised(PatchEmbed(4, 32, 64)), randomised(FinalLayer(64, 32, 4))
+    embed, final = randomized(PatchEmbed(4, 32, 64)), randomized(FinalLayer(64, 32, 4))
     latents, emb = noise(2, 4, 6, 8), noise(2, 64)
     tokens = embed(latents, emb)
     velocity = final(tokens, emb, 6, 8)

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from hunyuan.accel.experts import humming, torch_grouped, tuning
-from hunyuan.accel.experts.backends import BackendError, Shapes, prepare_experts, resolve_impl, shapes_of, tune_experts
-from hunyuan.accel.experts.flashinfer import power_of_two_above, quantise_tokens
+from hunyuan.accel.experts.backends import BackendError, Shapes, prepare_experts, resolve_impl, tune_experts
+from hunyuan.accel.experts.flashinfer import power_of_two_above, quantize_tokens
 from hunyuan.accel.experts.tactics import Tactics, Untuned
 from hunyuan.accel.experts.tuning import NoTileWorks
 from hunyuan.formats.numbers import FP8
@@ -89,7 +89,6 @@ def test_eager_changes_nothing():
     before = [block.experts for block in model]
     assert prepare_experts(model, "eager", 100) is None
     assert [block.experts for block in model] == before
-    assert shapes_of(model) == [Shapes(EXPERTS, HIDDEN, WIDTH)]
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp8"])
@@ -97,7 +96,6 @@ def test_torch_backend_replaces_every_layer(kind):
     model, reference = model_of(kind), model_of(kind)
     assert prepare_experts(model, "torch", 100) is None
     assert all(isinstance(block.experts, torch_grouped.TorchExperts) for block in model)
-    assert shapes_of(model) == []
     x = noise(1, 20, HIDDEN).to(BF16)
     assert error(model[1](x), reference[1](x)) < (1e-2 if kind == "bf16" else 8e-2)
 
@@ -317,14 +315,14 @@ def test_power_of_two_above():
     assert power_of_two_above(x).tolist() == [1.0, 1.0, 2.0, 2.0, 0.5, 2.0**-20, 512.0]
 
 
-def test_tokens_are_quantised_with_one_scale():
+def test_tokens_are_quantized_with_one_scale():
     x = noise(50, HIDDEN).to(BF16) * 37
-    quantised, scale, squared = quantise_tokens(x)
-    values = quantised.float() * scale
+    quantized, scale, squared = quantize_tokens(x)
+    values = quantized.float() * scale
     assert error(values, x) < 3e-2
-    assert quantised.float().abs().max() > 200
+    assert quantized.float().abs().max() > 200
     assert (values.norm(dim=1) ** 2).max() <= squared
-    zero, scale, _ = quantise_tokens(torch.zeros(2, HIDDEN, dtype=BF16))
+    zero, scale, _ = quantize_tokens(torch.zeros(2, HIDDEN, dtype=BF16))
     assert zero.float().abs().max() == 0
     assert scale == 1
 

@@ -76,12 +76,14 @@ def test_a_mode_without_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         wanted.wanted_tiles()
 
 
+@pytest.mark.slow
 def test_flashinfer_generates_every_tactic(generator: object) -> None:
     operations = cut.operations_by_mode(generator)
     for name, mode in tactics.MODES.items():
         assert {tile for tile in tactics.tactics(mode) if tile} <= operations[name].keys()
 
 
+@pytest.mark.slow
 def test_the_cut_fits_the_installed_flashinfer(generator: object, tmp_path: Path) -> None:
     tiles = wanted.wanted_tiles()
     sources = cut.write_sources(CSRC, tmp_path, generator, tiles)
@@ -105,6 +107,7 @@ def test_a_changed_flashinfer_is_noticed() -> None:
         cut.cut_dispatch("")
 
 
+@pytest.mark.slow
 def test_a_tile_that_flashinfer_lacks_is_an_error(generator: object, tmp_path: Path) -> None:
     with pytest.raises(cut.SourceChanged, match="generates no"):
         cut.write_sources(CSRC, tmp_path, generator, {"bf16": {tactics.Tile((7, 7, 7))}})
@@ -127,6 +130,7 @@ def test_the_command_says_what_is_missing() -> None:
     assert (result.returncode, result.stdout) == (1, "missing  no_such_module\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("generator")  # imports FlashInfer
 def test_the_prefill_s_name_is_flashinfer_s() -> None:
     """The name is part of what FlashInfer looks for: a changed spelling would compile at the first call."""

@@ -38,6 +38,7 @@ def test_nothing_new_is_not_said(said: pytest.LogCaptureFixture) -> None:
     assert said.messages == []
 
 
+@pytest.mark.slow
 def test_triton_tells_the_watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """With the installed Triton: a kernel compiled for Hopper, without a GPU."""
     triton = pytest.importorskip("triton")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_model import model_config, noise, randomised, raw_config
+from small_model import model_config, noise, randomized, raw_config
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, group_norm, silu
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,7 +29,7 @@ REAL = {"block_out_channels": [128, 256, 512, 1024, 1024], "latent_channels": 32
 
 
 def plain_vae(**changes: Any) -> Vae:
-    return randomised(Vae(model_config(vae={**raw_config()["vae"], **changes}).vae))
+    return randomized(Vae(model_config(vae={**raw_config()["vae"], **changes}).vae))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def close(ours: Tensor, theirs: Tensor, bound: float = 1e-5) -> None:
 @pytest.mark.parametrize("together", [None, 1, 2, 3])
 @torch.no_grad()
 def test_convolution_over_frames_is_the_3d_one(frames, together):
-    conv = randomised(nn.Conv3d(6, 5, 3, padding=1))
+    conv = randomized(nn.Conv3d(6, 5, 3, padding=1))
     x = noise(1, 6, frames, 4, 3)
     fast, expected = FrameConv(conv, frames, torch.float32, together=together), conv(x)
     made = fast.all_frames(frames_of(x), None)
@@ -66,7 +66,7 @@ def test_convolution_over_frames_is_the_3d_one(frames, together):
 
 @torch.no_grad()
 def test_convolution_reads_what_the_norm_makes_of_all_frames():
-    conv, norm = randomised(nn.Conv3d(64, 8, 3, padding=1)), randomised(nn.GroupNorm(32, 64, eps=1e-6))
+    conv, norm = randomized(nn.Conv3d(64, 8, 3, padding=1)), randomized(nn.GroupNorm(32, 64, eps=1e-6))
     x, bias = noise(1, 64, 4, 3, 2) + 2, noise(64, seed=1)
     shifted = x + bias[:, None, None, None]
     expected = conv3d(silu(group_norm(shifted, 32, norm.weight, norm.bias, 1e-6)), conv.weight, conv.bias, padding=1)
@@ -80,7 +80,7 @@ def test_convolution_reads_what_the_norm_makes_of_all_frames():
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])
 @torch.no_grad()
 def test_convolution_over_a_repeated_picture(frames):
-    conv, picture = randomised(nn.Conv3d(3, 5, 3, padding=1)), noise(1, 3, 4, 6)
+    conv, picture = randomized(nn.Conv3d(3, 5, 3, padding=1)), noise(1, 3, 4, 6)
     made = RepeatedFrameConv(conv, frames, torch.float32)(picture)
     expected = conv(picture[:, :, None].expand(-1, -1, frames, -1, -1))
     for t, frame in made.tensors.items():
@@ -100,7 +100,7 @@ def test_no_call_multiplies_padding_or_frames_out_of_reach():
 def test_frames_are_released_once_nobody_needs_them():
     calls, _ = plan(4, range(4), 1)
     assert [call.released for call in calls] == [(), (0,), (1,), (2, 3)]
-    fast = FrameConv(randomised(nn.Conv3d(8, 8, 3, padding=1)), 4, torch.float32)
+    fast = FrameConv(randomized(nn.Conv3d(8, 8, 3, padding=1)), 4, torch.float32)
     given = frames_of(noise(1, 8, 4, 2, 2))
     affine = torch.ones(8), torch.zeros(8)
     left = []
@@ -139,7 +139,7 @@ def test_fast_is_plain_in_fp32(changes, n, height, width):
 
 @torch.no_grad()
 def test_blocks_that_change_their_width_have_a_shortcut():
-    plain = randomised(fast_vae.ResnetBlock(32, 64))
+    plain = randomized(fast_vae.ResnetBlock(32, 64))
     x = noise(1, 32, 2, 3, 4)
     made = fast_vae.FastResnetBlock(plain, 2, torch.float32)(frames_of(x))
     expected = plain(x)
@@ -156,6 +156,7 @@ def test_recorded_picture_and_posterior(golden, golden_editor):
     torch.testing.assert_close(decoded[:, :, None], recorded["decode_out"], rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_recorded_posterior(golden, golden_editor, monkeypatch):
     from scripts import check_goldens
     from scripts.goldens.folder import Golden
@@ -288,9 +289,9 @@ def no_arithmetic(monkeypatch):
     monkeypatch.setattr(fast_vae, "channel_sums", sums)
     monkeypatch.setattr(frame_conv, "channel_sums", sums)
     monkeypatch.setattr(fast_vae, "add_residual", sums)
-    monkeypatch.setattr(fast_vae, "spread", lambda y, bias, x, out, frame: sums(out))
+    monkeypatch.setattr(fast_vae, "depth_to_space", lambda y, bias, x, out, frame: sums(out))
     for module in (fast_vae, frame_conv):
-        monkeypatch.setattr(module, "normalise", lambda *_, **__: None)
+        monkeypatch.setattr(module, "normalize", lambda *_, **__: None)
 
 
 @torch.no_grad()
@@ -307,6 +308,7 @@ def test_memory_of_the_real_size(no_arithmetic):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
+@pytest.mark.slow
 def test_kernels_agree_with_the_plain_operations():
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

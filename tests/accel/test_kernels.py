@@ -24,6 +24,7 @@ CPU, BF16 = torch.device("cpu"), torch.bfloat16
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu has the compiled kernels")
+@pytest.mark.slow
 def test_triton_kernels_interpreted():
     pytest.importorskip("triton")
     checks = Path(__file__).with_name("kernels_interpreted.py")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hunyuan.accel.experts import humming, small_batch
 from hunyuan.formats.numbers import E2M1_VALUES, FP8, dequantize_mxfp4
+from scripts.benchmarks import bench_moe
 
 # --- the 4-bit layout
 
@@ -69,6 +70,7 @@ def test_scales_far_below_the_largest_lose_bits_and_no_others_do():
 # --- one token
 
 
+@pytest.mark.slow
 def test_one_token_kernels_in_the_interpreter_and_no_early_imports():
     pytest.importorskip("triton")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
@@ -148,6 +150,7 @@ def test_byte_permutes_mean_the_documented_numbers():
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
+@pytest.mark.slow
 def test_one_token_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
     """As far as machine code, which needs no GPU: what the interpreter does not run, such as the byte permutes."""
     triton = pytest.importorskip("triton")
@@ -185,7 +188,7 @@ def test_one_token_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
 def test_blocks_divide_the_real_sizes(kind):
-    for blocks in (small_batch.default_blocks(kind), *map(list, small_batch.candidate_blocks(kind))):
+    for blocks in (small_batch.default_blocks(kind), *map(list, bench_moe.candidate_blocks(kind))):
         for cut in blocks:
             assert small_batch._dividing(cut.rows, 1536 if kind == torch.uint8 else 3072) == cut.rows
             assert cut.rows & (cut.rows - 1) == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import model_config, noise, randomised
+from small_model import model_config, noise, randomized
 from torch import Tensor
 
 from hunyuan.accel import split_layers as placing
@@ -85,7 +85,7 @@ def test_one_device_is_no_split():
 
 
 def backbone(layers: int = 4, **changes: Any) -> Transformer:
-    return randomised(Transformer(model_config(num_hidden_layers=layers, **PER_LAYER, **changes)))
+    return randomized(Transformer(model_config(num_hidden_layers=layers, **PER_LAYER, **changes)))
 
 
 def buffers(layers: int, devices: tuple[torch.device, ...] | None = None) -> KVCache:

@@ -1,4 +1,4 @@
-"""Kills quantisations in the middle: `python killed_quantize.py SRC OUT COUNT ARGUMENT...`.
+"""Kills quantizations in the middle: `python killed_quantize.py SRC OUT COUNT ARGUMENT...`.
 
 Counts the writes and renames of a whole run into `OUT/whole`, then repeats it COUNT times into `OUT/0`, `OUT/1`, ...,
 each in a process of its own that ends by SIGKILL right before another one of them. The last comes just before
@@ -36,7 +36,7 @@ class Counter:
 
 
 def run(source: str, out: Path, arguments: list[str], last: int = 0) -> int:
-    """Quantises and returns how many writes and renames that took."""
+    """Quantizes and returns how many writes and renames that took."""
     counter = Counter(last)
     os.pwrite, os.replace = counter.watch(os.pwrite), counter.watch(os.replace)
     assert hunyuan(["quantize", source, str(out), *arguments]) == 0

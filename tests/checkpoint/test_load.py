@@ -484,12 +484,12 @@ def test_key_in_two_shards_is_named(broken):
 def test_weights_of_another_kind_are_named(broken):
     key = "model.layers.0.mlp.shared_mlp.down_proj.weight"
 
-    def quantise(weights: dict[str, Tensor]) -> None:
+    def quantize(weights: dict[str, Tensor]) -> None:
         if key in weights:
             weights[key] = weights[key].to(torch.int8)
 
     for shard in SHARDS:
-        edit(broken / shard, quantise)
+        edit(broken / shard, quantize)
     assert error_of(broken).endswith(f"not stored as config.json says: {key} I8 instead of BF16 or F16 or F32")
 
 

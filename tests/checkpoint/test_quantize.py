@@ -1,4 +1,4 @@
-"""Quantising a folder: the same pictures as from the dequantised weights, true reports, interruptions, refusals."""
+"""Quantizing a folder: the same pictures as from the dequantized weights, true reports, interruptions, refusals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def four_bit(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("quantised") / "4bit"
+    out = tmp_path_factory.mktemp("quantized") / "4bit"
     quantize_folder(source, out, QuantizeOptions())
     return out
 
@@ -72,8 +72,8 @@ def stored(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def dequantised(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The official layout's tensors, fp32 where they were quantised; stacks are taken apart."""
+def dequantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The official layout's tensors, fp32 where they were quantized; stacks are taken apart."""
     plain: dict[str, Tensor] = {}
     for key, value in weights.items():
         if ".experts." in key and key.endswith("_proj"):
@@ -109,20 +109,21 @@ def edit_once(folder: Path) -> tuple[np.ndarray, str | None]:
         (TinyShape(hidden=96, heads=3, kv_heads=1, experts=5, topk=3, expert_width=64, distil=True), None),
     ],
 )
-def test_quantised_editor_is_the_plain_one_on_dequantised_weights(golden, tmp_path, shape, options):
+@pytest.mark.slow
+def test_quantized_editor_is_the_plain_one_on_dequantized_weights(golden, tmp_path, shape, options):
     source = golden / "checkpoint" if shape is None else write_tiny_checkpoint(tmp_path / "source", shape, shards=2)
-    quantize_folder(source, tmp_path / "quantised", options or mixed(source, "fp8"))
+    quantize_folder(source, tmp_path / "quantized", options or mixed(source, "fp8"))
     plain = shutil.copytree(source, tmp_path / "plain", ignore=shutil.ignore_patterns("*.safetensors*"))
-    save_file(dequantised(stored(tmp_path / "quantised")), plain / "model.safetensors")
-    image, text = edit_once(tmp_path / "quantised")
+    save_file(dequantized(stored(tmp_path / "quantized")), plain / "model.safetensors")
+    image, text = edit_once(tmp_path / "quantized")
     wanted, wanted_text = edit_once(plain)
     assert text == wanted_text
     assert int(np.abs(image - wanted).max()) <= 1
 
 
 @pytest.mark.trap(15)
-def test_what_is_not_quantised_is_the_same_to_the_last_bit(source, four_bit):
-    before, after = stored(source), dequantised(stored(four_bit))
+def test_what_is_not_quantized_is_the_same_to_the_last_bit(source, four_bit):
+    before, after = stored(source), dequantized(stored(four_bit))
     assert before.keys() == after.keys()
     for key, weight in before.items():
         if ".experts." not in key:
@@ -144,7 +145,7 @@ def test_names_types_and_shapes_are_the_tables(four_bit):
     }
 
 
-def test_parameters_of_a_quantised_model_are_the_stored_ones(source, tmp_path):
+def test_parameters_of_a_quantized_model_are_the_stored_ones(source, tmp_path):
     quantize_folder(source, tmp_path / "out", mixed(source, "fp8"))
     model = load_model(tmp_path / "out", read_config(tmp_path / "out"), CPU, torch.bfloat16)
     parameters = dict(model.named_parameters())
@@ -170,7 +171,7 @@ def test_small_files_come_along_and_the_config_says_what_it_is(source, four_bit)
 def test_reported_errors_are_the_measured_ones(source, tmp_path):
     report = quantize_folder(source, tmp_path / "out", mixed(source, "fp8"))
     assert json.loads((tmp_path / "out" / REPORT_FILE).read_text()) == report
-    before, after = stored(source), dequantised(stored(tmp_path / "out"))
+    before, after = stored(source), dequantized(stored(tmp_path / "out"))
 
     def error(keys: list[str]) -> Any:
         difference = sum(float((after[k] - before[k].float()).double().square().sum()) for k in keys)
@@ -232,6 +233,7 @@ def test_every_tensor_is_in_one_planned_file(source):
 # --- interruptions
 
 
+@pytest.mark.slow
 def test_killed_anywhere_is_refused_and_goes_on_to_the_same_folder(source, tmp_path):
     count, budget = 6, repr(mixed(source).budget_gib)
     arguments = ["--weights", "mixed", "--budget-gib", budget, "--reserve-gib", "0", "--device", "cpu"]
@@ -245,7 +247,7 @@ def test_killed_anywhere_is_refused_and_goes_on_to_the_same_folder(source, tmp_p
         with pytest.raises(CheckpointError) as caught:
             read_config(folder)
         message = str(caught.value)
-        assert message.startswith(f"config.json is missing in the checkpoint folder {number}: it was being quantised")
+        assert message.startswith(f"config.json is missing in the checkpoint folder {number}: it was being quantized")
         finished = list(json.loads((folder / JOURNAL_FILE).read_text())["done"])
         done.append(len(finished))
         assert f"{len(finished)} of 4 weight files are done" in message
@@ -286,11 +288,11 @@ def test_a_finished_file_is_not_written_again_unless_it_changed(source, tmp_path
     assert changed == [SHARD.format(3)]
 
 
-# --- quantised while loading
+# --- quantized while loading
 
 
 @pytest.mark.parametrize(("word", "dense"), [("mxfp4", "bf16"), ("fp8", "fp8")])
-def test_quantising_on_the_way_gives_what_the_script_writes(source, tmp_path, caplog, word, dense):
+def test_quantizing_on_the_way_gives_what_the_script_writes(source, tmp_path, caplog, word, dense):
     options = QuantizeOptions("4bit" if word == "mxfp4" else "fp8", dense=dense)
     quantize_folder(source, tmp_path / "out", options)
     target = read_config(source).with_formats((word,) * 3, dense)
@@ -323,7 +325,7 @@ def refused(source: Path, out: Path, options: QuantizeOptions | None = None) -> 
 
 def test_bad_sources_are_refused_before_anything_is_written(source, four_bit, tmp_path):
     out = tmp_path / "out"
-    assert "is quantised already" in refused(four_bit, out)
+    assert "is quantized already" in refused(four_bit, out)
     gone = shutil.copytree(source, tmp_path / "gone")
     (gone / "model-0002-of-0003.safetensors").unlink()
     assert refused(gone, out).endswith("are missing: model-0002-of-0003.safetensors")
@@ -371,7 +373,7 @@ def test_other_content_is_not_overwritten(source, four_bit, tmp_path):
     (half / "config.json").unlink()
     job = {**json.loads((half / REPORT_FILE).read_text())["job"], "weights": "fp8"}
     (half / JOURNAL_FILE).write_text(json.dumps({"version": 1, "job": job, "planned": [], "done": {}}))
-    assert "the beginning of another quantisation" in refused(source, half)
+    assert "the beginning of another quantization" in refused(source, half)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
@@ -383,7 +385,7 @@ def test_other_content_is_not_overwritten(source, four_bit, tmp_path):
         ({"experts": ["mxfp4"]}, "quantization_config.experts: ['mxfp4'], expected one of bf16, fp8, mxfp4"),
     ],
 )
-def test_an_unknown_quantisation_is_refused(four_bit, tmp_path, change, message):
+def test_an_unknown_quantization_is_refused(four_bit, tmp_path, change, message):
     folder = shutil.copytree(four_bit, tmp_path / "out")
     raw = json.loads((folder / "config.json").read_text())
     raw["quantization_config"] |= change
@@ -410,6 +412,7 @@ def test_a_type_that_the_config_does_not_say_is_refused(four_bit, source, tmp_pa
 # --- memory
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_few_matrices(tmp_path):
     """Twelve layers of 6 MB: the whole would show, a matrix a worker does not."""
     shape = TinyShape(hidden=256, experts=16, expert_width=256, layers=12)

@@ -1,4 +1,4 @@
-"""One process at a time quantises into a folder; a killed one keeps nobody out."""
+"""One process at a time quantizes into a folder; a killed one keeps nobody out."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from hunyuan.errors import CheckpointError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     source, out = write_tiny_checkpoint(tmp_path / "source"), tmp_path / "out"
     command = [sys.executable, "-m", "hunyuan", "quantize", str(source), str(out)]
     with sole_writer(out):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 2
-        assert "error: another process is quantising into out: wait for it" in done.stderr
+        assert "error: another process is quantizing into out: wait for it" in done.stderr
         assert [path.name for path in out.iterdir()] == [LOCK_FILE]
     assert not list(out.iterdir())
     (out / LOCK_FILE).touch()  # as a killed process leaves it
@@ -41,5 +42,5 @@ def test_a_lock_whose_file_is_taken_away_is_no_lock(tmp_path: Path, monkeypatch:
         taken(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(CheckpointError, match="another process is quantising"), sole_writer(tmp_path):
+    with pytest.raises(CheckpointError, match="another process is quantizing"), sole_writer(tmp_path):
         pytest.fail("two would write")

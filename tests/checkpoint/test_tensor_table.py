@@ -223,11 +223,11 @@ def test_impossible_vae_is_refused(tiny, channels, message):
         table(tiny, vae={**tiny["vae"], "block_out_channels": channels})
 
 
-# --- quantised
+# --- quantized
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_quantised_tensors_are_the_models_parameters(tiny, tied):
+def test_quantized_tensors_are_the_models_parameters(tiny, tied):
     """Stacks are stored as they are used: each key is a parameter's name, with its shape and type."""
     section = {"quant_method": "hunyuan-bento", "version": 1, "experts": ["mxfp4", "fp8"], "dense": "fp8"}
     raw = {**tiny, "quantization_config": section, "tie_word_embeddings": tied}
@@ -252,10 +252,10 @@ def test_real_size_of_each_format():
     """GiB, against what is published for 16 bits and what the formats' definitions give."""
 
     def size(**section: str) -> float:
-        quantised = (
+        quantized = (
             {"quantization_config": {"quant_method": "hunyuan-bento", "version": 1, **section}} if section else {}
         )
-        return sum(spec.nbytes for spec in table({**REAL, **quantised}).values()) / 2**30
+        return sum(spec.nbytes for spec in table({**REAL, **quantized}).values()) / 2**30
 
     assert size() == pytest.approx(154.6, abs=0.2)
     assert size() - size(experts="mxfp4", dense="bf16") == pytest.approx(144 * (1 - 4.25 / 16), rel=1e-3)

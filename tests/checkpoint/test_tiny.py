@@ -271,6 +271,7 @@ def test_script_picks_the_bucket_of_a_1000x700_photo(base):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_pictures_have_contrast_and_depend_on_latents_and_weights(tmp_path, folder):
     model, other = load(folder), load(write_tiny_checkpoint(tmp_path / "out", seed=1))
     latents = torch.randn(2, 8, 6, 5, generator=torch.Generator().manual_seed(0))

@@ -26,6 +26,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_edit_is_written_with_its_seed(model: Path, photo: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out.png"
     options = ("-o", str(out), "--model", str(model), "--seed", "3", "--steps", "1", "--size", "1:1")
@@ -39,6 +40,7 @@ def test_an_edit_is_written_with_its_seed(model: Path, photo: Path, tmp_path: Pa
     assert "Make it blue" not in told.out
 
 
+@pytest.mark.slow
 def test_a_picture_from_words_alone(model: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out.webp"
     options = ("-o", str(out), "--model", str(model), "--task", "image", "--steps", "1", "--size", "1:1", "--quiet")

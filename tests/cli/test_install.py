@@ -82,6 +82,7 @@ def test_the_installed_command_is_the_wheel_s(place: Path) -> None:
     assert Path(found.stdout.strip()).is_relative_to(place / "venv")
 
 
+@pytest.mark.slow
 def test_doctor_knows_the_pinned_packages_there(place: Path) -> None:
     told = run(place, "doctor")
     assert "as pinned" in told.stdout, told.stderr

@@ -51,7 +51,7 @@ def test_a_plan_that_does_not_fit(folder, capsys):
 
 def test_tiny_checkpoint_fits_anywhere(golden, capsys):
     assert main(["plan", str(golden / "checkpoint"), "--gpu", "8"]) == 0
-    assert "weights: bf16 (unquantised weights fit" in capsys.readouterr().out
+    assert "weights: bf16 (unquantized weights fit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def run(tmp_path: Path, a: Path, b: Path, *options: str) -> list[dict]:
     return json.loads((tmp_path / "out.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_equal_to_itself(folders, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     numbers = run(
@@ -161,6 +162,7 @@ def test_a_checkpoint_is_equal_to_itself(folders, tmp_path, capsys):
         assert picture.size == (8 + 4 * 392, 8 + 3 * 408)
 
 
+@pytest.mark.slow
 def test_rounding_is_seen_and_stays_small(folders, tmp_path, capsys):
     (entry,) = run(tmp_path, folders["exact"], folders["rounded"], "--requests", "1")
     assert 0 < max(entry["velocity_error"]) < 0.1
@@ -171,6 +173,7 @@ def test_rounding_is_seen_and_stays_small(folders, tmp_path, capsys):
     assert f"{entry['psnr_db']:.2f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_weights_are_far_off(folders, tmp_path):
     (entry,) = run(tmp_path, folders["exact"], folders["other"], "--requests", "1")
     assert min(entry["velocity_error"]) > 0.5

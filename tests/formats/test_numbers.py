@@ -56,7 +56,7 @@ def test_error_on_gaussian_weights():
 
 
 def test_codes_are_read_back_as_they_are():
-    """A matrix of grid values quantises to itself: all codes, both halves of a byte, many scales."""
+    """A matrix of grid values quantizes to itself: all codes, both halves of a byte, many scales."""
     values = torch.tensor([*E2M1_VALUES, *(-v for v in E2M1_VALUES)])[noise(6, 96).mul(1e4).long() % 16]
     values[:, ::32] = 6.0
     weight = (values.view(6, 3, 32) * 2.0 ** torch.arange(-5, 1).view(6, 1, 1)).view(6, 96)

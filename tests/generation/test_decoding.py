@@ -81,6 +81,7 @@ SAMPLINGS = [GREEDY, USUAL, Sampling(True, 3.0, 50, 0.8), Sampling(True, 1.0, 1,
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "usual", "narrow", "one", "hot"])
+@pytest.mark.slow
 def test_tokens_equal_the_eager_loops(sampling: Sampling) -> None:
     """One decoder serves all requests: nothing of the one before may show."""
     logits = table(0)

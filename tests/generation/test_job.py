@@ -76,6 +76,7 @@ def tokens_of(passes: list[tuple[int, int, int]]) -> int:
     return sum(rows * tokens for rows, tokens, _ in passes)
 
 
+@pytest.mark.slow
 def test_text_image_and_both_rows_share_one_prefill(golden_editor: Editor, golden: Path) -> None:
     """The tokens through the backbone are the prompt once, each new token once, and what differs, once."""
     request = edit(images=[golden / "images/src0.png"])
@@ -100,6 +101,7 @@ def test_without_guidance_there_is_no_second_row(golden_editor: Editor) -> None:
     assert [rows for rows, _, _ in passes] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_swapped_system_prompt_shares_little(golden_editor: Editor, golden: Path) -> None:
     """`drop_think` changes the system prompt, so the text stage's keys do not fit any more."""
     request = edit(images=[golden / "images/src0.png"], use_system_prompt="en_unified", drop_think=True)
@@ -127,6 +129,7 @@ def test_drop_think_without_a_system_prompt_adds_none(golden_editor: Editor) -> 
 
 @pytest.mark.trap(3)
 @pytest.mark.parametrize(("source", "size"), [("src1.png", (192, 320)), (None, (256, 256))])
+@pytest.mark.slow
 def test_running_out_of_tokens_falls_back_to_the_sources_bucket(
     golden_editor: Editor, golden: Path, source: str | None, size: tuple[int, int]
 ) -> None:
@@ -197,6 +200,7 @@ def test_given_text_and_automatic_size_pick_a_ratio(golden_editor: Editor) -> No
 
 @pytest.mark.trap(13)
 @pytest.mark.parametrize(("scale", "token"), [(2.5, 2496.0), (4.0, 4000.0)])
+@pytest.mark.slow
 def test_distilled_checkpoints_take_guidance_as_a_token(distil_editor: Editor, scale: float, token: float) -> None:
     model, seen = distil_editor.engine.checkpoint.model, {}
     handles = [
@@ -227,6 +231,7 @@ def distil_editor(tmp_path_factory: pytest.TempPathFactory) -> Editor:
 
 @pytest.mark.trap(2)
 @pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.slow
 def test_one_seed_reproduces_bit_for_bit(golden_editor: Editor, golden: Path, do_sample: bool) -> None:
     request = edit(images=[golden / "images/src0.png"], do_sample=do_sample, temperature=5.0, max_new_tokens=12)
     torch.manual_seed(1)
@@ -255,6 +260,7 @@ def test_every_knob_takes_effect(golden_editor: Editor, field: str, value: float
 
 
 @pytest.mark.trap(16)
+@pytest.mark.slow
 def test_no_request_state_stays(golden_editor: Editor, golden: Path) -> None:
     """Nothing on the model changes, and an edit does not depend on the ones before it."""
     checkpoint = golden_editor.engine.checkpoint
@@ -274,6 +280,7 @@ def test_no_request_state_stays(golden_editor: Editor, golden: Path) -> None:
 
 
 @pytest.mark.trap(6)
+@pytest.mark.slow
 def test_align_stretches_the_source_and_resizes_the_output(golden_editor: Editor, golden: Path) -> None:
     request = edit(images=[golden / "images/src0.png"], bot_task="image", resolution="320x192")
     assert golden_editor.run(request).size == (320, 192)
@@ -332,6 +339,7 @@ def test_a_sequence_too_long_names_both_numbers(golden_editor: Editor) -> None:
     assert caught.value.length > caught.value.limit == 4096
 
 
+@pytest.mark.slow
 def test_an_image_stage_too_long_is_named(golden_editor: Editor) -> None:
     wide = Image.new("RGB", (400, 300))
     with pytest.raises(SequenceTooLong, match="image stage"):
@@ -354,6 +362,7 @@ def test_a_missing_preset_is_the_requests_fault(golden_editor: Editor, monkeypat
 
 
 @pytest.mark.whole
+@pytest.mark.slow
 def test_the_picture_equals_the_recorded_one(golden_editor: Editor, golden: Path) -> None:
     """The defaults of an edit, but greedy text and few steps; the decoder included."""
     meta = json.loads((golden / "manifest.json").read_text())["sections"]["e2e_edit_unified_align_easymoe"]

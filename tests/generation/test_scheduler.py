@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hunyuan.generation.scheduler import Schedule, guide
+from hunyuan.generation.scheduler import Schedule, classifier_free_guidance
 
 
 def test_recorded_tables(golden: Path) -> None:
@@ -35,4 +35,4 @@ def test_steps_under_constant_velocity_travel_the_whole_way() -> None:
 
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (1.0, 3.0), (2.5, 6.0)])
 def test_guidance_extrapolates_from_the_unconditional_row(scale: float, expected: float) -> None:
-    assert guide(torch.tensor([3.0]), torch.tensor([1.0]), scale).item() == expected
+    assert classifier_free_guidance(torch.tensor([3.0]), torch.tensor([1.0]), scale).item() == expected

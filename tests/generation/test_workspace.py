@@ -78,6 +78,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
+@pytest.mark.slow
 def test_results_equal_those_on_own_buffers(
     checkpoint: Checkpoint, workspace: Workspace, golden: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -96,7 +97,7 @@ def test_the_prompt_is_not_copied_for_the_image_stage(
     monkeypatch.setattr(KVCache, "copy_prefix", lambda self, *args: (copies.append(args[1]), copy(self, *args)))
     one = job(checkpoint, edit(), workspace)
     one.run()
-    prompt = len(one.checkpoint.composer.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
+    prompt = len(one.checkpoint.layouts.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
     assert len(copies) == 1  # into the unguided row, up to the request's own words
     assert copies[0] < prompt
 
@@ -156,7 +157,7 @@ def test_buffers_are_lent_once_at_a_time(checkpoint: Checkpoint, workspace: Work
 def test_text_past_the_last_position_is_named(checkpoint: Checkpoint, workspace: Workspace, fast: bool) -> None:
     one = job(checkpoint, edit(), workspace if fast else None)
     one.look_up()
-    prompt = len(checkpoint.composer.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
+    prompt = len(checkpoint.layouts.text_layout(one.system, "Make the sky orange", [], "think", None, False).ids)
     one.config = replace(one.config, max_position_embeddings=prompt + 5)
     with pytest.raises(SequenceTooLong, match="text stage") as caught:
         one.run()

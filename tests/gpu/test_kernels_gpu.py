@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from small_model import model_config, randomised, raw_config
+from small_model import model_config, randomized, raw_config
 from torch import Tensor, nn
 
 from hunyuan.formats.modules import Fp8Linear
@@ -163,7 +163,7 @@ def test_logits(fast: Operations) -> None:
 def transformers(fast: Operations, own: Operations) -> tuple[Transformer, Transformer]:
     """The same weights in bf16, computed with `fast`, and in fp32, computed with `own`."""
     config = model_config(**WIDE)
-    model, reference = (randomised(Transformer(config), seed=3).cuda() for _ in range(2))
+    model, reference = (randomized(Transformer(config), seed=3).cuda() for _ in range(2))
     for layer in (*model.layers, *reference.layers):
         layer.mlp.experts.down_proj.mul_(0.02)  # from 1/4: a layer must not drown the stream
         layer.mlp.experts.gate_and_up_proj.mul_(0.05)

@@ -12,7 +12,8 @@ from torch.nn.attention.bias import CausalBias
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from hunyuan.model.attention import Segment, attend, attend_masked, dense_mask, split_segments
+from hunyuan.model.attention import Segment, attend, split_segments
+from scripts.support.dense_attention import attend_masked, dense_mask
 
 Blocks = list[tuple[int, int]]
 

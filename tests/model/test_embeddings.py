@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_model import noise, randomised
+from small_model import noise, randomized
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, group_norm, linear, silu
 
@@ -54,7 +54,7 @@ def test_recorded_sinusoid(golden):
 
 
 def test_timestep_embedder_is_linear_gelu_linear():
-    embedder, t = randomised(TimestepEmbedder(48)), torch.tensor([0.0, 250.0, 999.0])
+    embedder, t = randomized(TimestepEmbedder(48)), torch.tensor([0.0, 250.0, 999.0])
     w = dict(embedder.named_parameters())
     assert list(w) == ["mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias"]
     h = gelu(linear(sinusoid(t), w["mlp.0.weight"], w["mlp.0.bias"]), approximate="none")
@@ -62,7 +62,7 @@ def test_timestep_embedder_is_linear_gelu_linear():
 
 
 def test_bf16_embedder_rounds_the_sinusoid_and_not_the_time():
-    embedder = randomised(TimestepEmbedder(48)).bfloat16()
+    embedder = randomized(TimestepEmbedder(48)).bfloat16()
     t = torch.tensor([997.0])  # 996 in bf16
     assert embedder(t).dtype == torch.bfloat16
     assert torch.equal(embedder(t), embedder.mlp(sinusoid(t).bfloat16()))
@@ -74,7 +74,7 @@ def test_bf16_embedder_rounds_the_sinusoid_and_not_the_time():
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 64), (64, 32), (32, 32)])
 def test_residual_block_is_scaled_and_shifted_by_the_time(inputs, outputs):
-    block = randomised(ResBlock(inputs, outputs, 40))
+    block = randomized(ResBlock(inputs, outputs, 40))
     x, emb = noise(2, inputs, 3, 5), noise(2, 40, seed=1)
     torch.testing.assert_close(block(x, emb), res_block(block, x, emb), rtol=1e-4, atol=1e-5)
     has_skip = any(name.startswith("skip_connection") for name, _ in block.named_parameters())
@@ -82,7 +82,7 @@ def test_residual_block_is_scaled_and_shifted_by_the_time(inputs, outputs):
 
 
 def test_each_row_has_its_own_time():
-    block = randomised(ResBlock(32, 64, 40))
+    block = randomized(ResBlock(32, 64, 40))
     x, emb = noise(1, 32, 3, 5).expand(2, -1, -1, -1), noise(2, 40, seed=1)
     out = block(x, emb)
     assert not torch.allclose(out[0], out[1])
@@ -93,7 +93,7 @@ def test_each_row_has_its_own_time():
 
 
 def test_patch_embed_lays_rows_one_after_the_other():
-    module = randomised(PatchEmbed(4, 32, 64))
+    module = randomized(PatchEmbed(4, 32, 64))
     latents, emb = noise(2, 4, 3, 5), noise(2, 64, seed=1)
     tokens = module(latents, emb)
     first = module.model[0]
@@ -105,14 +105,14 @@ def test_patch_embed_lays_rows_one_after_the_other():
 
 
 def test_patch_embed_takes_latents_of_any_dtype():
-    module = randomised(PatchEmbed(4, 32, 64)).bfloat16()
+    module = randomized(PatchEmbed(4, 32, 64)).bfloat16()
     latents, emb = noise(1, 4, 2, 2), noise(1, 64).bfloat16()
     assert module(latents, emb).dtype == torch.bfloat16
     assert torch.equal(module(latents, emb), module(latents.bfloat16(), emb))
 
 
 def test_final_layer_reads_rows_one_after_the_other():
-    module = randomised(FinalLayer(64, 32, 4))
+    module = randomized(FinalLayer(64, 32, 4))
     tokens, emb = noise(2, 15, 64), noise(2, 64, seed=1)
     picture = torch.zeros(2, 64, 3, 5)
     for row in range(3):

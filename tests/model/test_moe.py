@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_model import model_config, noise, randomised
+from small_model import model_config, noise, randomized
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,7 +37,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def moe(experts: int = 8, topk: int = 2, shared: int = 1, hidden: int = 16, width: int = 12, seed: int = 0) -> MoE:
-    return randomised(MoE(hidden, width, experts, topk, shared), seed)
+    return randomized(MoE(hidden, width, experts, topk, shared), seed)
 
 
 def one_expert(x: Tensor, gate_and_up: Tensor, down: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def test_activation_is_on_the_second_half():
 
 
 def test_module_of_one_mlp_keeps_leading_dimensions():
-    mlp = randomised(GatedMlp(6, 10))
+    mlp = randomized(GatedMlp(6, 10))
     x = noise(2, 3, 6)
     expected = [[one_expert(t, mlp.gate_and_up_proj.weight, mlp.down_proj.weight) for t in row] for row in x]
     torch.testing.assert_close(mlp(x), torch.stack([torch.stack(row) for row in expected]))
@@ -88,7 +88,7 @@ def test_module_of_one_mlp_keeps_leading_dimensions():
 # --- router
 
 
-def test_router_chooses_the_best_and_normalises_over_them():
+def test_router_chooses_the_best_and_normalizes_over_them():
     x, router = noise(40, 16), noise(8, 16, seed=1)
     weights, index = PLAIN.route(x, router, 3)
     probabilities = (x @ router.T).softmax(-1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import Buffers, model_config, noise, randomised
+from small_model import Buffers, model_config, noise, randomized
 
 from hunyuan.checkpoint.load import empty_model
 from hunyuan.model.attention import split_segments
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def network(dtype: torch.dtype = torch.float32, **changes: Any) -> HunyuanImage3:
-    return randomised(empty_model(model_config(**changes), CPU, dtype))
+    return randomized(empty_model(model_config(**changes), CPU, dtype))
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import Buffers, model_config, noise, randomised
+from small_model import Buffers, model_config, noise, randomized
 from torch import Tensor, nn
 
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.model.attention import attend_masked, dense_mask, split_segments
+from hunyuan.model.attention import split_segments
 from hunyuan.model.rope import Grid, apply_rope, positions_2d, rope_table
 from hunyuan.model.transformer import DecoderLayer, RMSNorm, SelfAttention, Transformer
+from scripts.support.dense_attention import attend_masked, dense_mask
 
 LENGTH = 14
 BLOCKS = [(3, 9)]
@@ -57,7 +58,7 @@ def attention(block: SelfAttention, config: CheckpointConfig, x: Tensor, kv: Buf
 
 
 def test_rms_norm_formula():
-    layer, x = randomised(RMSNorm(6, 0.25)), noise(2, 3, 6)
+    layer, x = randomized(RMSNorm(6, 0.25)), noise(2, 3, 6)
     for row in range(2):
         for token in range(3):
             values = x[row, token].tolist()
@@ -67,7 +68,7 @@ def test_rms_norm_formula():
 
 
 def test_rms_norm_rounds_before_the_weight():
-    layer = randomised(RMSNorm(64, 1e-5)).bfloat16()
+    layer = randomized(RMSNorm(64, 1e-5)).bfloat16()
     x = (100 * noise(8, 64)).bfloat16()
     exact = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5)
     out = layer(x)
@@ -85,7 +86,7 @@ def test_fused_projection_is_interleaved_per_key_value_head(heads, kv_heads):
     """Each output of the projection is its own row number, so every head says which rows it was made of."""
     dim, group = 4, heads // kv_heads
     config = model_config(num_attention_heads=heads, num_key_value_heads=kv_heads, attention_head_dim=dim)
-    block = randomised(SelfAttention(config))
+    block = randomized(SelfAttention(config))
     rows = (heads + 2 * kv_heads) * dim
     block.qkv_proj.weight.zero_()
     block.qkv_proj.weight[:, 0] = torch.arange(rows)
@@ -115,7 +116,7 @@ def test_head_dim_is_free_of_hidden_size():
 
 def test_rotation_comes_before_the_norm():
     config = model_config()
-    block, x = randomised(SelfAttention(config)), noise(2, LENGTH, 64)
+    block, x = randomized(SelfAttention(config)), noise(2, LENGTH, 64)
     out = attention(block, config, x)
     torch.testing.assert_close(out, attention_by_hand(block, config, x), rtol=1e-4, atol=1e-5)
     assert (out - attention_by_hand(block, config, x, norm_first=True)).abs().max() > 0.01
@@ -123,11 +124,11 @@ def test_rotation_comes_before_the_norm():
 
 def test_without_qk_norm_there_is_none():
     config = model_config(use_qk_norm=False)
-    block, x = randomised(SelfAttention(config)), noise(2, LENGTH, 64)
+    block, x = randomized(SelfAttention(config)), noise(2, LENGTH, 64)
     assert [name for name, _ in block.named_parameters()] == ["qkv_proj.weight", "o_proj.weight"]
     out = attention(block, config, x)
     torch.testing.assert_close(out, attention_by_hand(block, config, x), rtol=1e-4, atol=1e-5)
-    with_norm = randomised(SelfAttention(model_config()))
+    with_norm = randomized(SelfAttention(model_config()))
     with_norm.qkv_proj.weight.copy_(block.qkv_proj.weight)
     with_norm.o_proj.weight.copy_(block.o_proj.weight)
     assert (out - attention(with_norm, config, x)).abs().max() > 0.01
@@ -135,7 +136,7 @@ def test_without_qk_norm_there_is_none():
 
 def test_buffers_get_turned_and_normed_keys_and_plain_values():
     config = model_config()
-    block, x, kv = randomised(SelfAttention(config)), noise(2, LENGTH, 64), Buffers()
+    block, x, kv = randomized(SelfAttention(config)), noise(2, LENGTH, 64), Buffers()
     attention(block, config, x, kv)
     _, k, v = block.split_qkv(x)
     torch.testing.assert_close(kv.keys[0], rms(apply_rope(k, *rope(config)), block.key_layernorm.weight))
@@ -144,7 +145,7 @@ def test_buffers_get_turned_and_normed_keys_and_plain_values():
 
 def test_bf16_buffers_stay_bf16():
     config = model_config()
-    block, kv = randomised(SelfAttention(config)).bfloat16(), Buffers()
+    block, kv = randomized(SelfAttention(config)).bfloat16(), Buffers()
     out = attention(block, config, noise(1, LENGTH, 64).bfloat16(), kv)
     assert out.dtype == kv.keys[0].dtype == kv.values[0].dtype == torch.bfloat16
 
@@ -153,12 +154,12 @@ def test_bf16_buffers_stay_bf16():
 
 
 def transformer(**changes: Any) -> Transformer:
-    return randomised(Transformer(model_config(**changes)))
+    return randomized(Transformer(model_config(**changes)))
 
 
 def test_layer_adds_attention_and_then_experts_of_the_normed_stream():
     config = model_config()
-    layer, x = randomised(DecoderLayer(config, 1)), noise(2, LENGTH, 64)
+    layer, x = randomized(DecoderLayer(config, 1)), noise(2, LENGTH, 64)
     kv = Buffers()
     out = layer(x, rope(config), kv, split_segments(0, LENGTH, BLOCKS))
     assert list(kv.keys) == [1]

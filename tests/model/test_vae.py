@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_model import model_config, noise, randomised, raw_config
+from small_model import model_config, noise, randomized, raw_config
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, group_norm, silu
 
@@ -16,6 +16,7 @@ from hunyuan.model.config import VaeConfig
 from hunyuan.model.vae import (
     AttnBlock,
     Downsample,
+    FrameConv3d,
     Posterior,
     ResnetBlock,
     Upsample,
@@ -36,7 +37,22 @@ SMALL = {"block_out_channels": [32, 64, 64], "ffactor_spatial": 4, "ffactor_temp
 @pytest.fixture(scope="module")
 def small() -> Vae:
     """Two levels that halve the picture: quick, and with more channels inside than at the ends."""
-    return randomised(Vae(vae_config(**SMALL)))
+    return randomized(Vae(vae_config(**SMALL)))
+
+
+# --- convolutions
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_single_frame_meets_the_middle_of_a_kernel_alone(size, frames, monkeypatch):
+    conv = randomized(FrameConv3d(5, 4, size, padding=size // 2))
+    x = noise(2, 5, frames, 6, 7)
+    expected = conv3d(x, conv.weight, conv.bias, padding=size // 2)
+    whole = []
+    monkeypatch.setattr(nn.Conv3d, "forward", lambda self, x: whole.append(x) or expected)
+    assert torch.allclose(conv(x), expected, atol=1e-5)
+    assert len(whole) == frames - 1  # the 3D product is left to several frames
 
 
 # --- rearrangements
@@ -80,7 +96,7 @@ def norm(x: Tensor, layer: nn.GroupNorm) -> Tensor:
 
 @pytest.mark.parametrize("outputs", [32, 64])
 def test_residual_block(outputs):
-    block, x = randomised(ResnetBlock(32, outputs)), 0.01 * noise(1, 32, 2, 3, 4)
+    block, x = randomized(ResnetBlock(32, outputs)), 0.01 * noise(1, 32, 2, 3, 4)
     assert hasattr(block, "nin_shortcut") == (outputs != 32)
     h = conv3d(silu(norm(x, block.norm1)), block.conv1.weight, block.conv1.bias, padding=1)
     h = conv3d(silu(norm(h, block.norm2)), block.conv2.weight, block.conv2.bias, padding=1)
@@ -89,7 +105,7 @@ def test_residual_block(outputs):
 
 
 def test_attention_block_looks_at_all_places_of_all_frames():
-    block, x = randomised(AttnBlock(32)), noise(2, 32, 2, 3, 4)
+    block, x = randomized(AttnBlock(32)), noise(2, 32, 2, 3, 4)
     h = norm(x, block.norm)
     q, k, v = (
         torch.einsum("oc,ncp->npo", f.weight[:, :, 0, 0, 0], h.flatten(2)) + f.bias for f in (block.q, block.k, block.v)
@@ -101,7 +117,7 @@ def test_attention_block_looks_at_all_places_of_all_frames():
 
 @pytest.mark.parametrize(("temporal", "frames"), [(False, 2), (True, 1)])
 def test_downsample(temporal, frames):
-    block, x = randomised(Downsample(32, 64, temporal)), noise(1, 32, 2, 4, 6)
+    block, x = randomized(Downsample(32, 64, temporal)), noise(1, 32, 2, 4, 6)
     factor = 8 if temporal else 4
     out = block(x)
     assert out.shape == (1, 64, frames, 2, 3)
@@ -115,7 +131,7 @@ def test_downsample(temporal, frames):
 
 @pytest.mark.parametrize(("temporal", "frames"), [(False, 2), (True, 4)])
 def test_upsample(temporal, frames):
-    block, x = randomised(Upsample(64, 32, temporal)), noise(1, 64, 2, 2, 3)
+    block, x = randomized(Upsample(64, 32, temporal)), noise(1, 64, 2, 2, 3)
     factor = 8 if temporal else 4
     out = block(x)
     assert out.shape == (1, 32, frames, 4, 6)
@@ -139,7 +155,7 @@ def test_upsample(temporal, frames):
     ],
 )
 def test_shapes_and_that_time_disappears(changes, factor):
-    model = randomised(Vae(vae_config(**changes)))
+    model = randomized(Vae(vae_config(**changes)))
     channels = model.config.latent_channels
     posterior = model.encode(noise(2, 3, 2 * factor, 3 * factor))
     assert posterior.mean.shape == posterior.logvar.shape == (2, channels, 1, 2, 3)
@@ -203,7 +219,7 @@ def test_first_half_of_the_moments_is_the_mean(small):
 
 
 def test_log_variance_is_clamped_and_the_mean_is_not():
-    model = randomised(Vae(vae_config(**SMALL)))
+    model = randomized(Vae(vae_config(**SMALL)))
     model.encoder.conv_out.bias[:] = torch.tensor([500.0, -500, 0, 0, 500, -500, 0, 0])
     posterior = model.encode(noise(1, 3, 8, 8))
     assert (posterior.logvar[:, 0] == 20).all()
@@ -248,13 +264,14 @@ def test_scale_and_shift_are_used_where_present_and_not_zero(small, scaling, shi
 
 
 def test_computes_in_the_dtype_of_its_weights():
-    model = randomised(Vae(vae_config(**SMALL))).bfloat16()
+    model = randomized(Vae(vae_config(**SMALL))).bfloat16()
     assert model.dtype == torch.bfloat16
     assert model.encode(noise(1, 3, 8, 8)).mean.dtype == torch.bfloat16
     assert model.decode(noise(1, 4, 2, 2)).dtype == torch.bfloat16
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_recorded_picture(golden, golden_editor):
     recorded = load_file(golden / "vae.safetensors")
     decoded = golden_editor.engine.checkpoint.model.vae.decode(recorded["decode_in"][:, :, 0])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
-from small_model import noise, randomised, raw_config
+from small_model import noise, randomized, raw_config
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, linear
 
@@ -25,7 +25,7 @@ def built(vit: dict[str, Any]) -> nn.Module:
 
 
 def tower(**changes: Any) -> nn.Module:
-    return randomised(built({**raw_config()["vit"], **changes}))
+    return randomized(built({**raw_config()["vit"], **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_pooling_head_is_there_unless_switched_off(vision):
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_aligner_depth(depth):
-    aligner, x = randomised(VisionAligner(AlignerConfig(24, 40, depth))), noise(2, 5, 24)
+    aligner, x = randomized(VisionAligner(AlignerConfig(24, 40, depth))), noise(2, 5, 24)
     w = dict(aligner.named_parameters())
     assert list(w) == [f"layers.{2 * i}.{kind}" for i in range(depth) for kind in ("weight", "bias")]
     expected = linear(x, w["layers.0.weight"], w["layers.0.bias"])

@@ -501,7 +501,7 @@ def test_patches_run_along_rows_and_hold_rows_columns_channels(config):
     assert torch.allclose(patch, expected, atol=1e-6)
 
 
-def test_the_checkpoints_own_normalisation_is_used(config):
+def test_the_checkpoints_own_normalization_is_used(config):
     changed = replace(
         config,
         vit_processor=VitProcessorConfig(

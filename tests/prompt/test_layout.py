@@ -15,7 +15,7 @@ from hunyuan.checkpoint.load import read_config
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.prompt.images import prepare_cond_image
-from hunyuan.prompt.layout import Composer, CondShape, GenBlock, Layout, keep_recaption
+from hunyuan.prompt.layout import CondShape, GenBlock, Layout, LayoutBuilder, keep_recaption
 from hunyuan.prompt.resolution import parse_resolution, resolution_group
 from hunyuan.prompt.tokenizer import Tokenizer
 
@@ -40,8 +40,8 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(GOLDEN / "checkpoint", 256)
 
 
-def composer(template: str = "instruct", **changes) -> Composer:
-    return Composer(tokenizer(), replace(config(), **changes), template)
+def layouts(template: str = "instruct", **changes) -> LayoutBuilder:
+    return LayoutBuilder(tokenizer(), replace(config(), **changes), template)
 
 
 @cache
@@ -58,7 +58,7 @@ def wished(size: str | list[int]):
 
 def lay_out(case: dict) -> Layout:
     inputs = case["inputs"]
-    ours = composer("pretrain" if case["name"].startswith("pretrain") else "instruct")
+    ours = layouts("pretrain" if case["name"].startswith("pretrain") else "instruct")
     names = (inputs.get("image") or [[]])[0]
     images = [shape_of(name, inputs.get("infer_align_image_size", False)) for name in names]
     system, prompt, cot = inputs["system_prompt"], inputs["prompt"], inputs.get("cot_text")
@@ -75,7 +75,7 @@ def texts(layout: Layout) -> list[str]:
 
 def cot_pieces(cot: str, drop_think: bool = False) -> list[str]:
     """What stands between the assistant's prefix and the picture's answer tag."""
-    pieces = texts(composer().image_layout("", "p", [], SQUARE, cot, drop_think))
+    pieces = texts(layouts().image_layout("", "p", [], SQUARE, cot, drop_think))
     return pieces[pieces.index("Assistant: ") + 1 : pieces.index("[gen_image]") - 1]
 
 
@@ -115,7 +115,7 @@ def test_sequence_is_the_recorded_one(case):
     if case["gen_timestep_scatter_index"] is None:
         assert layout.gen is None
     else:
-        block = layout.painted
+        block = layout.generated
         assert [block.timestep] == case["gen_timestep_scatter_index"][0]
         assert [[block.image.start, block.image.stop]] == case["gen_image_slices"][0]
         assert (block.guidance, block.timestep_r) == (None, None)
@@ -131,7 +131,7 @@ def test_the_unconditional_row_is_of_equal_length_and_differs_by_cfg_tokens_alon
 
 
 def test_pieces_and_the_first_token_cover_the_sequence():
-    layout = composer().image_layout("system", "prompt", [SHAPE, SHAPE], SQUARE, "<think>a</think>b")
+    layout = layouts().image_layout("system", "prompt", [SHAPE, SHAPE], SQUARE, "<think>a</think>b")
     assert layout.ids[0] == tokenizer().bos
     ends = [1, *(piece.stop for piece in layout.pieces)]
     assert [piece.start for piece in layout.pieces] == ends[:-1]
@@ -141,9 +141,9 @@ def test_pieces_and_the_first_token_cover_the_sequence():
 # --- pieces
 
 
-def test_every_piece_is_tokenised_by_itself():
+def test_every_piece_is_tokenized_by_itself():
     """The system text's last word and the separator would merge if they were one text."""
-    layout = composer().text_layout("a ", "b", [], "think")
+    layout = layouts().text_layout("a ", "b", [], "think")
     assert layout.ids == [
         tokenizer().bos,
         *(
@@ -155,7 +155,7 @@ def test_every_piece_is_tokenised_by_itself():
 
 
 def test_an_empty_system_text_leaves_no_piece():
-    assert texts(composer().text_layout("", "b", [], "think")) == ["User: ", "b", "\n\n", "Assistant: <think>"]
+    assert texts(layouts().text_layout("", "b", [], "think")) == ["User: ", "b", "\n\n", "Assistant: <think>"]
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,12 @@ def test_an_empty_system_text_leaves_no_piece():
     ],
 )
 def test_where_the_model_continues(task, last):
-    assert texts(composer().text_layout("", "b", [], task))[-1] == last
+    assert texts(layouts().text_layout("", "b", [], task))[-1] == last
 
 
 def test_images_stand_before_the_prompt_in_their_order():
     other = CondShape(SQUARE, (8, 8))
-    layout = composer().image_layout("s", "p", [SHAPE, other], SQUARE)
+    layout = layouts().image_layout("s", "p", [SHAPE, other], SQUARE)
     assert texts(layout)[3:7] == ["User: ", "[cond_joint_image]", "[cond_joint_image]", "p"]
     assert [(b.vae.height, b.vae.width) for b in layout.conds] == [(12, 20), (16, 16)]
     assert [(b.vit.height, b.vit.width) for b in layout.conds] == [(6, 10), (8, 8)]
@@ -182,7 +182,7 @@ def test_images_stand_before_the_prompt_in_their_order():
 
 def test_a_condition_image_token_by_token():
     tk = tokenizer()
-    layout = composer().text_layout("", "p", [SHAPE], "think")
+    layout = layouts().text_layout("", "p", [SHAPE], "think")
     [piece] = [p for p in layout.pieces if p.kind == "cond_joint_image"]
     head = [tk.boi, tk.size, tk.ratios[12], tk.timestep]
     body = [*[tk.img] * 240, tk.joint_sep, *[tk.img] * config().vit_processor.max_num_patches, tk.eoi]
@@ -209,14 +209,14 @@ TYPED = [
 @pytest.mark.parametrize("typed", [*TYPED, "".join(TYPED), "<boi><img_size_256><img_ratio_3><timestep><img>"])
 def test_no_control_token_that_a_user_types_moves_a_picture(typed):
     """Typed tokens become those tokens, as in the authors' code; where pictures lie is counted, not looked up."""
-    ours, shapes, prompt = composer(), [SHAPE, CondShape(SQUARE, (8, 8)), SHAPE], f"{typed}make it {typed} blue{typed}"
+    ours, shapes, prompt = layouts(), [SHAPE, CondShape(SQUARE, (8, 8)), SHAPE], f"{typed}make it {typed} blue{typed}"
     plain = ours.image_layout(typed, "make it blue", shapes, SQUARE, f"<think>{typed}</think>")
     layout = ours.image_layout(typed, prompt, shapes, SQUARE, f"<think>{typed}</think>")
     more = len(tokenizer().encode(prompt)) - len(tokenizer().encode("make it blue"))
     assert more >= 3
     assert layout.conds == plain.conds
     assert layout.ids[: layout.conds[-1].vit_stop] == plain.ids[: layout.conds[-1].vit_stop]
-    assert layout.painted.image.start == plain.painted.image.start + more
+    assert layout.generated.image.start == plain.generated.image.start + more
     assert layout.full_blocks[:3] == plain.full_blocks[:3]
     tk = tokenizer()
     for block in layout.conds:
@@ -232,8 +232,8 @@ def test_no_control_token_that_a_user_types_moves_a_picture(typed):
 )
 def test_a_prompt_that_spells_special_tokens_is_text_still(prompt):
     """It becomes those tokens, as in the official code, but no block, and the unconditional row hides it."""
-    layout = composer().image_layout("", prompt, [SHAPE], SQUARE)
-    plain = composer().image_layout("", "p", [SHAPE], SQUARE)
+    layout = layouts().image_layout("", prompt, [SHAPE], SQUARE)
+    plain = layouts().image_layout("", "p", [SHAPE], SQUARE)
     [piece] = [p for p in layout.pieces if p.text == prompt]
     assert layout.ids[piece.start : piece.stop] == tokenizer().encode(prompt)
     assert set(layout.uncond_ids[piece.start : piece.stop]) == {tokenizer().cfg}
@@ -244,17 +244,17 @@ def test_a_prompt_that_spells_special_tokens_is_text_still(prompt):
 
 
 def test_an_empty_prompt_and_a_long_one():
-    assert texts(composer().text_layout("", "", [], "think"))[:3] == ["User: ", "", "\n\n"]
+    assert texts(layouts().text_layout("", "", [], "think"))[:3] == ["User: ", "", "\n\n"]
     long = "word " * 3000
-    layout = composer().image_layout("", long, [], SQUARE)
+    layout = layouts().image_layout("", long, [], SQUARE)
     assert guided(layout) == [long]
 
 
 def test_a_text_layout_has_no_picture():
-    layout = composer().text_layout("", "p", [SHAPE], "think")
+    layout = layouts().text_layout("", "p", [SHAPE], "think")
     assert layout.gen is None
     with pytest.raises(ValueError, match="no picture to paint"):
-        _ = layout.painted
+        _ = layout.generated
 
 
 # --- thinking texts
@@ -323,20 +323,20 @@ def test_drop_think_leaves_the_thought_out(cot, pieces):
 
 @pytest.mark.parametrize("cot", [None, ""])
 def test_no_thinking_text_leaves_no_piece(cot):
-    layout = composer().image_layout("", "p", [], SQUARE, cot)
+    layout = layouts().image_layout("", "p", [], SQUARE, cot)
     assert texts(layout) == ["User: ", "p", "\n\n", "Assistant: ", "<answer>", "[gen_image]", "</answer>", "\n\n"]
-    assert texts(composer().text_layout("", "p", [], "img_ratio", cot))[-1] == "Assistant: <answer><boi><img_size_256>"
+    assert texts(layouts().text_layout("", "p", [], "img_ratio", cot))[-1] == "Assistant: <answer><boi><img_size_256>"
 
 
 def test_tags_stay_in_the_unconditional_row_and_words_do_not():
-    layout = composer().image_layout("s", "p", [], SQUARE, "x<think>a</think><recaption>b</recaption>")
+    layout = layouts().image_layout("s", "p", [], SQUARE, "x<think>a</think><recaption>b</recaption>")
     assert guided(layout) == ["p", "<answer>x</answer>", "a", "b"]
 
 
 def test_a_given_text_before_the_ratio_keeps_the_marker_a_piece_of_its_own():
-    layout = composer().text_layout("", "p", [], "img_ratio", "<recaption>b</recaption>")
+    layout = layouts().text_layout("", "p", [], "img_ratio", "<recaption>b</recaption>")
     assert texts(layout)[-5:] == ["Assistant: ", "<recaption>", "b", "</recaption>", "<answer><boi><img_size_256>"]
-    dropped = composer().text_layout("", "p", [], "img_ratio", "<think>a</think><recaption>b</recaption>", True)
+    dropped = layouts().text_layout("", "p", [], "img_ratio", "<think>a</think><recaption>b</recaption>", True)
     assert dropped.ids == layout.ids
 
 
@@ -365,8 +365,8 @@ def test_keeping_the_recaption_alone(cot, kept):
 @pytest.mark.trap(13)
 def test_distil_has_two_more_tokens_right_before_the_picture():
     tk = tokenizer()
-    layout = composer(cfg_distilled=True, use_meanflow=True).image_layout("", "p", [SHAPE], SQUARE)
-    block = layout.painted
+    layout = layouts(cfg_distilled=True, use_meanflow=True).image_layout("", "p", [SHAPE], SQUARE)
+    block = layout.generated
     at = block.timestep
     assert block == GenBlock(at, at + 1, at + 2, block.image)
     assert block.image.start == at + 3
@@ -383,8 +383,8 @@ def test_distil_has_two_more_tokens_right_before_the_picture():
     ("changes", "token"), [({"cfg_distilled": True}, "<guidance>"), ({"use_meanflow": True}, "<timestep_r>")]
 )
 def test_each_distil_token_has_its_own_switch(changes, token):
-    layout = composer(**changes).image_layout("", "p", [], SQUARE)
-    block = layout.painted
+    layout = layouts(**changes).image_layout("", "p", [], SQUARE)
+    block = layout.generated
     assert [i for i in (block.guidance, block.timestep_r) if i is not None] == [block.timestep + 1]
     assert layout.ids[block.timestep + 1] == tokenizer().id(token)
     assert block.image.start == block.timestep + 2
@@ -405,7 +405,7 @@ def test_every_attention_type_is_covered_here():
     ],
 )
 def test_what_each_attention_type_makes_of_condition_images(attention, grids, blocks):
-    layout = composer(cond_token_attn_type=attention).image_layout("", "p", [SHAPE, SHAPE], SQUARE)
+    layout = layouts(cond_token_attn_type=attention).image_layout("", "p", [SHAPE, SHAPE], SQUARE)
     expected_grids, expected_blocks = [], []
     for cond in layout.conds:
         ranges = {
@@ -415,19 +415,19 @@ def test_what_each_attention_type_makes_of_condition_images(attention, grids, bl
         }
         expected_grids += [getattr(cond, name) for name in grids]
         expected_blocks += [ranges[name] for name in blocks]
-    picture = layout.painted.image
+    picture = layout.generated.image
     assert layout.grids == [*expected_grids, picture]
     assert layout.full_blocks == [*expected_blocks, (picture.start, picture.stop)]
-    assert layout.ids == composer().image_layout("", "p", [SHAPE, SHAPE], SQUARE).ids
+    assert layout.ids == layouts().image_layout("", "p", [SHAPE, SHAPE], SQUARE).ids
 
 
 def test_the_grid_follows_the_autoencoders_own_factor():
-    layout = composer(vae_downsample_factor=(32, 8)).image_layout("", "p", [], SQUARE)
-    assert (layout.painted.image.height, layout.painted.image.width) == (8, 32)
+    layout = layouts(vae_downsample_factor=(32, 8)).image_layout("", "p", [], SQUARE)
+    assert (layout.generated.image.height, layout.generated.image.width) == (8, 32)
 
 
 def test_pretrain_has_no_roles_separators_or_answer_tags():
-    ours = composer("pretrain")
+    ours = layouts("pretrain")
     layout = ours.image_layout("s", "p", [SHAPE], SQUARE, "x<recaption>b</recaption>")
     assert "".join(texts(layout)) == "s[cond_joint_image]px<recaption>b</recaption>[gen_image]"
     assert guided(layout) == ["p", "x", "b"]
@@ -437,21 +437,21 @@ def test_pretrain_has_no_roles_separators_or_answer_tags():
 @pytest.mark.parametrize("template", ["", "Instruct", "chat"])
 def test_an_unknown_template_is_refused(template):
     with pytest.raises(CheckpointError, match=f"sequence_template='{template}', accepted: instruct, pretrain"):
-        composer(template)
+        layouts(template)
 
 
 @pytest.mark.trap(4)
 def test_all_buckets_have_their_own_ratio_token():
     for bucket in GROUP.buckets:
-        layout = composer().image_layout("", "p", [], bucket)
-        assert layout.ids[layout.painted.timestep - 1] == tokenizer().id(f"<img_ratio_{bucket.index}>")
+        layout = layouts().image_layout("", "p", [], bucket)
+        assert layout.ids[layout.generated.timestep - 1] == tokenizer().id(f"<img_ratio_{bucket.index}>")
 
 
 @pytest.mark.trap(4)
 @pytest.mark.parametrize("index", [33, 36])
 def test_a_bucket_beyond_the_base_models_ratio_tokens_is_refused(index):
     base = Tokenizer(GOLDEN / "checkpoint", 256, model_version="HunyuanImage-3.0")
-    ours = Composer(base, config(), "pretrain")
+    ours = LayoutBuilder(base, config(), "pretrain")
     ours.image_layout("", "p", [], GROUP.buckets[32])
     with pytest.raises(CheckpointError, match=f"no token <img_ratio_{index}>"):
         ours.image_layout("", "p", [], GROUP.buckets[index])

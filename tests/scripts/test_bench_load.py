@@ -32,7 +32,7 @@ def test_an_edit_follows_where_asked_for(tmp_path, capsys):
     assert re.search(r"the first edit, 256x256, 3 tokens, 1 steps: prepare \d", out)
 
 
-def test_kept_folder_is_used_again_and_quantised_on_the_way(tmp_path, capsys):
+def test_kept_folder_is_used_again_and_quantized_on_the_way(tmp_path, capsys):
     folder = tmp_path / "bench"
     arguments = [str(folder), "--tiny", "--experts", "bf16", "--layers", "3", "--margin-gib", "0"]
     assert bench_load.main([*arguments, "--keep"]) == 0

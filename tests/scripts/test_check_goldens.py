@@ -47,6 +47,7 @@ def test_every_section_is_known(golden: Path) -> None:
 @pytest.mark.parametrize(
     "section", json.loads((Path(__file__).parents[1] / "data/golden_a/manifest.json").read_text())["sections"]
 )
+@pytest.mark.slow
 def test_section_agrees(shared: Golden, section: str) -> None:
     check = check_goldens.check_section(shared, section)
     assert check.failures == []
@@ -221,7 +222,9 @@ CONSTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "e2e_t2i_fixed": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
     "e2e_t2i_recaption": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
     "e2e_t2i_taylor": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
-    "e2e_t2i_fixed_easymoe": lambda patch: patch.setattr(denoise, "guide", lambda cond, uncond, scale: cond),
+    "e2e_t2i_fixed_easymoe": lambda patch: patch.setattr(
+        denoise, "classifier_free_guidance", lambda cond, uncond, scale: cond
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from hunyuan.checkpoint.load import empty_model, read_config
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.engines.native import read_small_files
 from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
-from scripts.support.full_size import randomise, write_small_files
+from scripts.support.full_size import randomize, write_small_files
 
 
 def test_the_real_model_has_its_83_billion_parameters() -> None:
@@ -40,7 +40,7 @@ def test_random_weights_keep_the_stream_alive(experts: str | list[str], dense: s
     config = model_config(**raw_config(quantization_config=quantization))
     models = [empty_model(config, torch.device("cpu"), torch.float32) for _ in range(2)]
     for model in models:
-        randomise(model, 2, seed=3)
+        randomize(model, 2, seed=3)
     ours, again = (dict(model.named_parameters()) for model in models)
     for name in ours:
         assert torch.equal(ours[name].float(), again[name].float()), name

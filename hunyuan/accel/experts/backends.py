@@ -42,14 +42,6 @@ def flashinfer_is_here() -> bool:
     return find_spec("flashinfer") is not None
 
 
-def shapes_of(model: nn.Module) -> list[Shapes]:
-    """The different sizes of the neutral experts in `model`."""
-    found = {
-        Shapes(e.count, e.hidden, e.width) for e in (b.experts for b in moe_blocks(model)) if isinstance(e, Experts)
-    }
-    return sorted(found, key=lambda s: (s.experts, s.hidden, s.width))
-
-
 def moe_blocks(model: nn.Module) -> list[MoE]:
     return [module for module in model.modules() if isinstance(module, MoE)]
 
@@ -137,8 +129,8 @@ def prepare_experts(
 
     Args:
         impl: from `resolve_impl`.
-        max_tokens: the most tokens of one call; FlashInfer's workspace, one a device, is made for it, and longer inputs
-            go in pieces.
+        max_tokens: the most tokens of one call; FlashInfer's workspace, one per device, is made for it, and longer
+            inputs go in pieces.
         cache_dir: where measured tactics are read and written.
         small_batch: up to four tokens go through our own kernels (needs Triton), with "flashinfer" only.
 

@@ -149,9 +149,9 @@ class FlashInferExperts(nn.Module):
         assert self.bound is not None
         assert self.stacks.gate_and_up_scale is not None
         assert self.stacks.down_scale is not None
-        quantised, scale, squared = quantise_tokens(x)
+        quantized, scale, squared = quantize_tokens(x)
         inner = (squared * self.bound / FP8_MAX).clamp(min=1e-30)  # [experts]
-        return quantised, [
+        return quantized, [
             (self.stacks.gate_and_up_scale * scale).contiguous(),
             inner.reciprocal(),
             self.stacks.down_scale * inner,
@@ -159,7 +159,7 @@ class FlashInferExperts(nn.Module):
         ]
 
 
-def quantise_tokens(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """bf16 `[tokens, hidden]` to float8 with one scale, all on the device.
 
     Returns:
@@ -169,9 +169,9 @@ def quantise_tokens(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # A power of two has the same value in bf16 as in fp32, so applying the scale rounds nothing.
     largest = torch.linalg.vector_norm(x, float("inf"), dtype=torch.float32)
     scale = power_of_two_above(largest / FP8_MAX)
-    quantised = (x * scale.reciprocal().to(x.dtype)).to(FP8)  # exact up to the one rounding to float8
+    quantized = (x * scale.reciprocal().to(x.dtype)).to(FP8)  # exact up to the one rounding to float8
     norm = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).amax()
-    return quantised, scale, (norm * 1.07) ** 2  # float8 rounds a number up by a sixteenth at most
+    return quantized, scale, (norm * 1.07) ** 2  # float8 rounds a number up by a sixteenth at most
 
 
 def power_of_two_above(x: Tensor) -> Tensor:

@@ -69,11 +69,7 @@ class Stacks:
         one = slice(expert, expert + 1)
         matrices = (
             (self.gate_and_up, self.gate_and_up_offsets, self.gate_and_up_scale),
-            (
-                self.down,
-                self.down_offsets,
-                self.down_scale,
-            ),
+            (self.down, self.down_offsets, self.down_scale),
         )
         found = []
         for matrix, offsets, scale in matrices:
@@ -98,18 +94,6 @@ def default_blocks(kind: torch.dtype) -> tuple[Blocks, Blocks]:
         return Blocks(8, 512), Blocks(8, 512, splits=4)
     columns = 1024 if kind == torch.bfloat16 else 2048
     return Blocks(4, columns), Blocks(4, 1024, splits=2)
-
-
-def candidate_blocks(kind: torch.dtype) -> tuple[list[Blocks], list[Blocks]]:
-    """Blocks worth timing for the first and the second product."""
-    if kind == torch.uint8:
-        cuts = [(8, 512, 4, 2), (8, 512, 4, 1), (8, 512, 4, 4), (8, 1024, 8, 1), (8, 1024, 8, 2), (16, 512, 4, 1)]
-        first = [Blocks(*cut) for cut in [*cuts, (16, 512, 4, 2), (16, 512, 8, 2), (8, 256, 2, 2), (4, 1024, 4, 1)]]
-        tall = [(8, 512, 4, 2, splits) for splits in (1, 2, 4, 8)]
-        return first, [Blocks(*cut) for cut in [*tall, (8, 1024, 8, 1, 1), (8, 1024, 8, 1, 4), (8, 512, 4, 3, 4)]]
-    first = [Blocks(r, c, w) for r, c, w in ((2, 1024, 4), (4, 1024, 4), (4, 2048, 4), (8, 1024, 4), (8, 1024, 8))]
-    second = [Blocks(r, 1024, 4, splits=s) for r, s in ((2, 1), (4, 1), (4, 2), (4, 4), (8, 4))]
-    return first, second
 
 
 def triton_is_here() -> bool:

@@ -3,7 +3,7 @@
 Choices are sorted by expert on the device, each expert multiplies its stretch of rows, and results come back through
 the inverse order, summed over a token's choices in a fixed order in fp32: nothing waits for the host and two runs
 agree. On the CPU a loop over the experts stands in for the product, so that the order is tested without a GPU.
-fp8 activations have one scale a row, computed from that row. Knows torch's operations and nothing of FlashInfer.
+fp8 activations have one scale per row, computed from that row. Knows torch's operations and nothing of FlashInfer.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
 
 def scaled_grouped_product(rows: Tensor, matrices: Tensor, columns: Tensor, ends: Tensor) -> Tensor:
     """As `grouped_product` with fp8 `matrices`, fp32 `columns` `[experts, outputs]`; `rows` are rounded to fp8 too."""
-    quantised, scale = quantise_rows(rows)
+    quantized, scale = quantize_rows(rows)
     if rows.is_cuda:
         return torch._scaled_grouped_mm(
-            quantised,
+            quantized,
             matrices.transpose(-2, -1),
             scale,
             columns,
@@ -92,13 +92,13 @@ def scaled_grouped_product(rows: Tensor, matrices: Tensor, columns: Tensor, ends
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
-    product = _loop(quantised.float(), matrices, ends)
+    product = _loop(quantized.float(), matrices, ends)
     starts = torch.arange(len(rows))
     expert = torch.searchsorted(ends.long(), starts, right=True)
     return (product * scale[:, None] * columns[expert]).to(rows.dtype)
 
 
-def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """float8 `[n, inputs]` and fp32 `[n]`: value = float8 * scale."""
     scale = rows.abs().amax(dim=-1).float().clamp(min=1e-12) / FP8_MAX
     return (rows / scale[:, None]).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale

@@ -1,4 +1,4 @@
-"""Attention of one query a row over a long stretch of keys, in Triton: what attention is while text is decoded.
+"""Decode attention in Triton, with split KV: one query per row over a long stretch of keys.
 
 The keys are cut into a fixed number of equal parts, each read by one program for all query heads of its key-value
 head; a second kernel adds the parts up in a fixed order. The length is read on the device, so a CUDA graph can be

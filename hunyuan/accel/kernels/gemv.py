@@ -1,7 +1,7 @@
 """A matrix times one vector in Triton: what a linear layer is while one token is decoded.
 
 It reads each weight once and does little else, so it is as fast as memory. The vector keeps its precision, also
-where the weights are fp8 (with one scale a row); sums are fp32. Importing this file needs Triton.
+where the weights are fp8 (with one scale per row); sums are fp32. Importing this file needs Triton.
 """
 
 from __future__ import annotations

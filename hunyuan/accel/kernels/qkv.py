@@ -18,7 +18,7 @@ _TOKENS = 8  # tokens that one program takes, of one key-value head
 
 
 @triton.jit
-def _turn_and_norm(first, second, cos, sin, weight, eps, at, norm: tl.constexpr, half: tl.constexpr):
+def _rope_and_norm(first, second, cos, sin, weight, eps, at, norm: tl.constexpr, half: tl.constexpr):
     """Two halves `[tokens, half]` of a head; `at` `[1, half]` are the columns of the first."""
     one = first * cos - second * sin
     two = second * cos + first * sin
@@ -31,31 +31,11 @@ def _turn_and_norm(first, second, cos, sin, weight, eps, at, norm: tl.constexpr,
 
 
 @triton.jit(do_not_specialize=["start", "tokens", "count"])
-def _store_qkv_kernel(
-    qkv,
-    cos,
-    sin,
-    q_weight,
-    k_weight,
-    q,
-    keys,
-    values,
-    start,
-    start_at,
-    tokens,
-    count,
-    key_row,
-    key_token,
-    value_row,
-    value_token,
-    eps,
-    from_device: tl.constexpr,
-    norm: tl.constexpr,
-    kv_heads: tl.constexpr,
-    group: tl.constexpr,
-    half: tl.constexpr,
-    block: tl.constexpr,
-):
+def _rope_norm_store_kernel(
+    qkv, cos, sin, q_weight, k_weight, q, keys, values, start, start_at, tokens, count,
+    key_row, key_token, value_row, value_token, eps, from_device: tl.constexpr, norm: tl.constexpr,
+    kv_heads: tl.constexpr, group: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     """`block` tokens of one key-value head; `count` is rows * tokens."""
     head = tl.program_id(1)
     place = tl.program_id(0) * block + tl.arange(0, block)
@@ -72,14 +52,14 @@ def _store_qkv_kernel(
     for i in tl.static_range(group):
         first = tl.load(source + i * 2 * half, mask=inside, other=0.0).to(tl.float32)
         second = tl.load(source + (2 * i + 1) * half, mask=inside, other=0.0).to(tl.float32)
-        first, second = _turn_and_norm(first, second, c, s, q_weight, eps, at, norm, half)
+        first, second = _rope_and_norm(first, second, c, s, q_weight, eps, at, norm, half)
         tl.store(target + i * 2 * half, first.to(q.dtype.element_ty), mask=inside)
         tl.store(target + (2 * i + 1) * half, second.to(q.dtype.element_ty), mask=inside)
 
     source += group * 2 * half
     first = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
-    first, second = _turn_and_norm(first, second, c, s, k_weight, eps, at, norm, half)
+    first, second = _rope_and_norm(first, second, c, s, k_weight, eps, at, norm, half)
     target = keys + (row * key_row + position * key_token)[:, None] + head * 2 * half + at
     tl.store(target, first.to(keys.dtype.element_ty), mask=inside)
     tl.store(target + half, second.to(keys.dtype.element_ty), mask=inside)
@@ -118,30 +98,13 @@ def rope_norm_store(
     q = torch.empty(rows, tokens, shape.heads, shape.head_dim, dtype=qkv.dtype, device=qkv.device)
     block = _TOKENS if known else 1  # not by the number of tokens: a length never seen before would compile a kernel
     with on_device_of(qkv):
-        _store_qkv_kernel[(triton.cdiv(rows * tokens, block), shape.kv_heads)](
-            qkv,
-            cos,
-            sin,
-            cos if norms is None else norms.query,
-            cos if norms is None else norms.key,
-            q,
-            keys,
-            values,
-            start if known else 0,
-            cos if known else start,
-            tokens,
-            rows * tokens,
-            *keys.stride()[:2],
-            *values.stride()[:2],
-            0.0 if norms is None else norms.eps,
-            from_device=not known,
-            norm=norms is not None,
-            kv_heads=shape.kv_heads,
-            group=shape.group,
-            half=shape.head_dim // 2,
-            block=block,
-            num_warps=4 if block > 1 else 1,
-        )
+        _rope_norm_store_kernel[(triton.cdiv(rows * tokens, block), shape.kv_heads)](
+            qkv, cos, sin, cos if norms is None else norms.query, cos if norms is None else norms.key, q, keys, values,
+            start if known else 0, cos if known else start, tokens, rows * tokens,
+            *keys.stride()[:2], *values.stride()[:2], 0.0 if norms is None else norms.eps,
+            from_device=not known, norm=norms is not None, kv_heads=shape.kv_heads, group=shape.group,
+            half=shape.head_dim // 2, block=block, num_warps=4 if block > 1 else 1,
+        )  # fmt: skip
     return q
 
 

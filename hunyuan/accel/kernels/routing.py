@@ -1,4 +1,4 @@
-"""The router in Triton: logits with fp32 weights, softmax, the best experts, weights normalised over them.
+"""The router in Triton: logits with fp32 weights, softmax, the best experts, weights normalized over them.
 
 Tokens are bf16, exactly. A fp32 weight is the sum of three bf16 numbers (8 + 8 + 8 bits of its 24), so three bf16
 products, each exact in fp32, make up the fp32 product; what is left is the rounding of the sum over `hidden`, which

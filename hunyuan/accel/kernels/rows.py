@@ -1,4 +1,4 @@
-"""Triton kernels that work on each token by itself: residual add with RMSNorm, SwiGLU, quantisation to fp8.
+"""Triton kernels that work on each token by itself: residual add with RMSNorm, SwiGLU, quantization to fp8.
 
 Importing this file needs Triton. Sums are taken in fp32; where the eager form rounds to 16 bits between two
 operations that are one here, this rounds once, except before a norm's weight, where both round.
@@ -65,7 +65,7 @@ def _swiglu_kernel(x, out, width: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
-def _quantise_kernel(
+def _quantize_kernel(
     x, out, scales, size: tl.constexpr, largest: tl.constexpr, tiny: tl.constexpr, block: tl.constexpr
 ):
     c = tl.arange(0, block)
@@ -124,7 +124,7 @@ def swiglu(x: Tensor) -> Tensor:
     return out
 
 
-def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `[tokens, size]` to float8_e4m3fn of the same shape and fp32 scales `[tokens, 1]`: x = fp8 * scale."""
     x = x.contiguous()
     tokens, size = x.shape
@@ -132,7 +132,7 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     scales = torch.empty(tokens, 1, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(size)
     with on_device_of(x):
-        _quantise_kernel[(tokens,)](
+        _quantize_kernel[(tokens,)](
             x, out, scales, size=size, largest=FP8_MAX, tiny=_TINY, block=block, num_warps=8 if block >= 2048 else 4
         )
     return out, scales

@@ -1,4 +1,4 @@
-"""The autoencoder for a GPU: the plain form's numbers from 2D convolutions in 16 bit (spec section 9).
+"""The autoencoder for a GPU: the plain form's numbers from 2D convolutions in 16 bit (docs/model.md, section 9).
 
 Built once from a loaded `Vae`, whose weights it copies into its own form, and used in its place. One picture becomes
 four frames inside the decoder, and its encoder sees it four times, so time cannot be dropped: all frames reach the
@@ -28,7 +28,7 @@ from hunyuan.accel.vae.frame_conv import (
     packed,
     total,
 )
-from hunyuan.accel.vae.frame_operations import add_residual, channel_sums, normalise, spread
+from hunyuan.accel.vae.frame_operations import add_residual, channel_sums, depth_to_space, normalize
 from hunyuan.accel.vae.frames import empty_frame
 from hunyuan.errors import HunyuanError
 from hunyuan.model.network import HunyuanImage3
@@ -138,7 +138,7 @@ class FastAttnBlock(nn.Module):
         frame = x.tensors[0]
         _, channels, height, width = frame.shape
         h = empty_frame(frame, channels, height, width)
-        normalise(frame, *self.norm.affine(x), out=h, activate=False)
+        normalize(frame, *self.norm.affine(x), out=h, activate=False)
         tokens = h.permute(0, 2, 3, 1).reshape(1, 1, height * width, channels)
         q, k, v = linear(tokens, self.qkv, self.qkv_bias).chunk(3, dim=-1)  # [1, 1, height * width, channels]
         out = linear(scaled_dot_product_attention(q, k, v), self.proj_out)
@@ -201,7 +201,7 @@ class FastUpsample(nn.Module):
                 for i in range(self.t):
                     shape = (self.conv.out_channels // (4 * self.t), 2 * y.shape[2], 2 * y.shape[3])
                     out = empty_frame(y, *shape)
-                    sums.append(spread(y, self.conv.bias, x.tensors[t], out, i))
+                    sums.append(depth_to_space(y, self.conv.bias, x.tensors[t], out, i))
                     made.tensors[t * self.t + i] = out
             del deep, y
         made.sums = total(sums)

@@ -1,4 +1,4 @@
-"""A 3D convolution over a few frames as 2D convolutions (spec section 9: zero padding in time, kernel 3).
+"""A 3D convolution over a few frames as 2D convolutions (docs/model.md, section 9: zero padding in time, kernel 3).
 
 Output frame t is the sum over d of kernel[d] over input frame t + d - 1, where frames outside the stretch are zero.
 So what frame t needs are its one, two or three real neighbours: laid side by side as channels, a 2D convolution with
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from hunyuan.accel.vae.frame_operations import channel_sums, group_affine, normalise
+from hunyuan.accel.vae.frame_operations import channel_sums, group_affine, normalize
 from hunyuan.accel.vae.frames import empty_frame
 
 _ALIGNED = 8  # tensor cores want channels in multiples of this
@@ -60,9 +60,9 @@ class FrameNorm(nn.Module):
         self.weight, self.bias = constant(norm.weight.float()), constant(norm.bias.float())
 
     def affine(self, x: Frames) -> tuple[Tensor, Tensor]:
-        """Factor and summand a channel, fp32, that normalise all frames of `x` together."""
+        """Factor and summand a channel, fp32, that normalize all frames of `x` together."""
         if x.sums is None:
-            raise ValueError("these frames carry no sums to normalise by")
+            raise ValueError("these frames carry no sums to normalize by")
         return group_affine(x.sums, x.count, self.weight, self.bias, x.offset, self.groups, self.eps)
 
 
@@ -118,7 +118,7 @@ class FrameConv(nn.Module):
             if affine is None:
                 part.copy_(x.tensors[t])
             else:
-                normalise(x.tensors[t], *affine, out=part, activate=True)
+                normalize(x.tensors[t], *affine, out=part, activate=True)
         return window
 
     def all_frames(self, x: Frames, norm: FrameNorm | None, release: bool = False) -> Frames:

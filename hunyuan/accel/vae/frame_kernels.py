@@ -42,7 +42,7 @@ def _sums_kernel(x, sums, places, row, channels, rounds: tl.constexpr, bp: tl.co
 
 
 @triton.jit(do_not_specialize=["places"])
-def _normalise_kernel(
+def _normalize_kernel(
     x,
     out,
     scale,
@@ -151,13 +151,13 @@ def channel_sums(x: Tensor) -> Tensor:
     return sums.sum(0, dtype=torch.float64)
 
 
-def normalise(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, activate: bool) -> None:
-    """See `hunyuan.accel.vae.frame_operations.normalise`."""
+def normalize(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, activate: bool) -> None:
+    """See `hunyuan.accel.vae.frame_operations.normalize`."""
     places, row, channels = frame_rows(x)
     bc = _columns(channels)
     grid = (triton.cdiv(places, _PLACES), triton.cdiv(channels, bc))
     with on_device_of(x):
-        _normalise_kernel[grid](x, out, scale, shift, places, row, frame_rows(out)[1], channels, activate, _PLACES, bc)
+        _normalize_kernel[grid](x, out, scale, shift, places, row, frame_rows(out)[1], channels, activate, _PLACES, bc)
 
 
 def add_residual(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
@@ -171,8 +171,8 @@ def add_residual(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
     return sums.sum(0, dtype=torch.float64)
 
 
-def spread(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tensor:
-    """See `hunyuan.accel.vae.frame_operations.spread`."""
+def depth_to_space(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tensor:
+    """See `hunyuan.accel.vae.frame_operations.depth_to_space`."""
     places, y_row, _ = frame_rows(y)
     _, x_row, inputs = frame_rows(x)
     _, out_row, channels = frame_rows(out)

@@ -1,4 +1,4 @@
-"""What the fast autoencoder does between its convolutions, on frames `[1, channels, height, width]` (spec section 9).
+"""What the fast autoencoder does between its convolutions (docs/model.md, section 9), on frames `[1, channels, h, w]`.
 
 Each operation has two forms: plain torch here, and a Triton kernel (`frame_kernels.py`) that is taken for tensors on a
 GPU. Frames are channels-last (`frames.py`). Sums and norms are fp32 or better whatever the frames' dtype. Knows no
@@ -28,7 +28,7 @@ def channel_sums(x: Tensor) -> Tensor:
 def group_affine(
     sums: Tensor, count: int, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """GroupNorm as one factor and one summand a channel, `[channels]` fp32 each.
+    """GroupNorm as one factor and one summand per channel, `[channels]` fp32 each.
 
     `sums` `[2, channels]` are of `count` values a channel. The norm is of those values plus `offset` `[channels]`
     (a convolution's bias that was not added yet); the pair applies to the values without it.
@@ -46,10 +46,10 @@ def group_affine(
     return scale.float(), shift.float()
 
 
-def normalise(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, activate: bool) -> None:
+def normalize(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, activate: bool) -> None:
     """Writes `silu(x * scale + shift)` (or without the SiLU) to `out`, a frame of x's shape."""
     if x.is_cuda:
-        return _kernels().normalise(x, scale, shift, out, activate)
+        return _kernels().normalize(x, scale, shift, out, activate)
     frame_rows(x), frame_rows(out)
     value = x.float() * scale[:, None, None] + shift[:, None, None]
     out.copy_(silu(value) if activate else value)
@@ -65,7 +65,7 @@ def add_residual(x: Tensor, y: Tensor, bias: Tensor) -> Tensor:
     return channel_sums(x)
 
 
-def spread(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tensor:
+def depth_to_space(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tensor:
     """Fills `out`, one frame of doubled height and width, and returns its `channel_sums`.
 
     Args:
@@ -76,7 +76,7 @@ def spread(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) -> Tenso
         frame: which of the frames in `y`.
     """
     if y.is_cuda:
-        return _kernels().spread(y, bias, x, out, frame)
+        return _kernels().depth_to_space(y, bias, x, out, frame)
     channels = out.shape[1]
     frame_rows(y), frame_rows(x)
     for corner in range(4):

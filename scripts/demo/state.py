@@ -1,0 +1,51 @@
+"""What a training keeps between two slices of time, in files of at most 15 MB.
+
+Parameters and their average as 16-bit floats: half the size, and finer than the bfloat16 that is exported. The
+optimizer's momentum is not kept; the learning rate warms up again after a break instead. Knows names and tensors only.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PART_BYTES = 15 * 1000 * 1000
+
+
+def save(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Writes `name.0.part` and so on; parts of an earlier state that are left over are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(_halved(content), buffer)
+    raw = buffer.getvalue()
+    parts = [raw[start : start + PART_BYTES] for start in range(0, len(raw), PART_BYTES)]
+    for number, part in enumerate(parts):
+        (folder / f"{name}.{number}.part").write_bytes(part)
+    for stale in _parts(folder, name)[len(parts) :]:
+        stale.unlink()
+
+
+def load(folder: Path, name: str) -> dict[str, Any] | None:
+    """The state as it was saved, or None where there is none."""
+    parts = _parts(folder, name)
+    if not parts:
+        return None
+    raw = b"".join(part.read_bytes() for part in parts)
+    return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+
+
+def _parts(folder: Path, name: str) -> list[Path]:
+    return sorted(folder.glob(f"{name}.*.part"), key=lambda path: int(path.suffixes[-2][1:]))
+
+
+def _halved(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().half() if value.is_floating_point() else value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _halved(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,270 @@
+"""Trains the demo checkpoint, a slice of time after the other.
+
+    python -m scripts.demo.train autoencoder --seconds 530
+    python -m scripts.demo.train transformer --seconds 530
+
+Each call goes on from the state folder and says how far it is; the transformer needs a finished autoencoder. Knows the
+order of things; what a step computes is in `autoencoder.py` and `transformer.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hunyuan.model.vae import Vae
+from scripts.demo import autoencoder, sizes, state, transformer, wordings
+from scripts.demo.optimizer import Average, Optimizer, trapezoid
+from scripts.demo.pictures import SIZES, Pictures
+from scripts.demo.sequences import Batch, Sequences, Stream
+from scripts.demo.tasks import SOURCES, Family, beside_size
+
+LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
+
+
+@dataclass
+class Plan:
+    """How long a training is.
+
+    Attributes:
+        steps: of the whole training; the learning rate falls towards it.
+        until: when this slice ends, by `time.monotonic`; earlier when all steps are done.
+        count: samples per step.
+    """
+
+    steps: int
+    until: float
+    count: int
+    seed: int = 0
+    warm: int = 200
+
+
+@dataclass
+class Training:
+    """Parameters on their way: optimizer, average, and what is kept between two slices."""
+
+    name: str
+    model: nn.Module
+    optimizer: Optimizer
+    folder: Path
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        self.average = Average([p for p in self.model.parameters() if p.requires_grad], decay=0.999)
+
+    def resume(self) -> None:
+        """Takes over the state folder's state, if there is one."""
+        kept = state.load(self.folder, self.name)
+        if kept is None:
+            return
+        self.step = kept["step"]
+        with torch.no_grad():
+            for name, parameter, mean in zip(self.names, self.average.parameters, self.average.values, strict=True):
+                parameter.copy_(kept["parameters"][name])
+                mean.copy_(kept["average"][name])
+
+    def save(self) -> None:
+        values = {
+            "parameters": dict(zip(self.names, self.average.parameters, strict=True)),
+            "average": dict(zip(self.names, self.average.values, strict=True)),
+        }
+        state.save(self.folder, self.name, {"step": self.step, **values})
+
+    def run(self, plan: Plan, one: Callable[[], dict[str, Tensor]]) -> None:
+        """Steps until the plan's steps or time are over, then saves.
+
+        Args:
+            one: forward and backward of one step; returns scalars for the progress line.
+        """
+        begun_at = last_step = self.step
+        began = logged = saved = time.monotonic()
+        while self.step < plan.steps and time.monotonic() < plan.until:
+            found = one()
+            fresh = (self.step - begun_at + 1) / plan.warm
+            self.optimizer.step(min(fresh, trapezoid(self.step, plan.steps, plan.warm)))
+            self.step += 1
+            self.average.update(self.step)
+            for key, value in found.items():
+                self.sums[key] = self.sums.get(key, 0) + value.detach()
+            now = time.monotonic()
+            if now - logged > LOG_SECONDS or self.step == plan.steps:
+                rate = (self.step - last_step) * plan.count / (now - logged)
+                print(f"{self.name} {self.step}/{plan.steps} {now - began:.0f} s, {rate:.0f} pictures/s, ", end="")
+                print(
+                    ", ".join(f"{k} {float(v) / (self.step - last_step):.4f}" for k, v in self.sums.items()), flush=True
+                )
+                self.sums, logged, last_step = {}, now, self.step
+            if now - saved > SAVE_SECONDS:
+                self.save()
+                saved = now
+        self.save()
+
+
+def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
+    """One slice of the autoencoder; after its last step writes `autoencoder_done`."""
+    device = torch.device(args.device)
+    vae = autoencoder.build(sizes.vae_config(), plan.seed).to(device)
+    training = Training("autoencoder", vae, _optimizer(autoencoder.matrices_and_others(vae), args), args.state)
+    training.resume()
+    torch.manual_seed(plan.seed + training.step)
+    pictures = Pictures(args.pack, device, plan.seed + training.step)
+
+    drawn: list[Tensor] = []
+
+    def one() -> dict[str, Tensor]:
+        if not drawn:  # drawing takes half as long as a step: each picture is used twice, the second time on its side
+            fresh = pictures.autoencoder(plan.count, 256, 256) * 2 - 1
+            drawn.extend([fresh.transpose(2, 3), fresh])
+        pixels = drawn.pop()
+        noise = torch.randn(autoencoder.latent_shape(vae.config, pixels), device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            # Not compiled: that took 110 to 150 s on an H100, as long as half of the training.
+            total, error = autoencoder.loss(vae, pixels.contiguous(), noise)
+        total.backward()
+        return {"loss": total, "PSNR": -10 * error.log10()}
+
+    training.run(plan, one)
+    training.average.swap()
+    measure_autoencoder(vae, pictures, args.state, done=training.step == plan.steps)
+
+
+def measure_autoencoder(vae: Vae, pictures: Pictures, folder: Path, done: bool) -> None:
+    """Prints how good the averaged autoencoder is, and writes it with its latents' scale when it is done."""
+    device = next(vae.parameters()).device
+    found = autoencoder.held_out(vae, [square(p).to(device) for p in pictures.held_photos()])
+    scale = autoencoder.latent_statistics(vae, lambda: pictures.autoencoder(64, 256, 256) * 2 - 1)
+    print(f"autoencoder on {len(found)} held-out photographs: {sum(found) / len(found):.2f} dB, {scale}", flush=True)
+    if done:
+        content = {"weights": vae.state_dict(), "scaling": 1 / scale["std"], "shift": scale["mean"]}
+        state.save(folder, "autoencoder_done", content)
+
+
+def square(picture: Tensor) -> Tensor:
+    """The middle 256x256 of a picture uint8 `[3, h, w]`, as float in 0..1."""
+    _, h, w = picture.shape
+    y, x = (h - 256) // 2, (w - 256) // 2
+    return picture[:, y : y + 256, x : x + 256].float() / 255
+
+
+class Draws:
+    """What to practice, in its shares."""
+
+    def family(self, rng: random.Random) -> tuple[Family, tuple[int, int]]:
+        """A family and the size of its sources, of the answer where there are none."""
+        family = rng.choices(list(wordings.FAMILY_SHARE), list(wordings.FAMILY_SHARE.values()))[0]
+        height, width, _ = rng.choices(SIZES, [weight for *_, weight in SIZES])[0]
+        return family, (256, 256) if family == "text" else (height, width)
+
+    def request(self, rng: random.Random, family: Family) -> wordings.Request:
+        return wordings.draw(rng, family)
+
+    def sources(self, family: Family) -> int:
+        return SOURCES[family]
+
+    def answer(self, family: Family, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what is painted."""
+        if family == "turn":
+            return size[1], size[0]
+        return beside_size(*size) if family == "beside" else size
+
+
+def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
+    """One slice of the transformer."""
+    device = torch.device(args.device)
+    done = state.load(args.state, "autoencoder_done")
+    if done is None:
+        raise SystemExit(f"{args.state} holds no finished autoencoder: train that first")
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    folder = args.state / "small"
+    config = sizes.write_small_files(folder, tokenizer, sizes.model_config(tokenizer, done["scaling"], done["shift"]))
+    model, operations = transformer.build(config, plan.seed)
+    model.vae.load_state_dict({key: value.float() for key, value in done["weights"].items()})
+    model.to(device)
+    if device.type == "cuda":
+        model.vae.to(torch.bfloat16)
+    training = Training("transformer", model, _optimizer(transformer.matrices_and_others(model), args), args.state)
+    training.resume()
+    seed = plan.seed + training.step
+    torch.manual_seed(seed)
+    trainee = transformer.Trainee(model, operations, plan.count, args.copies, compiled=device.type == "cuda")
+    pictures, sequences = Pictures(args.pack, device, seed), Sequences(folder, config, args.copies)
+    loader = DataLoader(
+        Stream(sequences, Draws(), plan.count, seed),
+        batch_size=None,
+        num_workers=args.workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=8 if args.workers else None,
+    )
+    batches = iter(loader)
+
+    drawn: list[tuple[Batch, list[Tensor], list[Tensor], Tensor]] = []
+
+    def one() -> dict[str, Tensor]:
+        if not drawn:  # drawing and encoding take as long as a step: each batch is used twice, at other times
+            batch = next(batches).to(device)
+            with torch.no_grad():
+                sources, target = pictures.draw(batch.requests, *batch.size)
+                conds = [trainee.latents(source, draw=True) for source in sources]
+                drawn.extend([(batch, sources, conds, trainee.latents(target, draw=False))] * 2)
+        batch, sources, conds, clean = drawn.pop()
+        losses = trainee.losses(batch, sources, conds, transformer.Noisy.draw(clean, trainee.copies))
+        losses.total.backward()
+        return {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
+
+    training.run(plan, one)
+
+
+def _optimizer(parameters: tuple[list[nn.Parameter], list[nn.Parameter]], args: argparse.Namespace) -> Optimizer:
+    return Optimizer(*parameters, matrix_rate=args.matrix_rate, other_rate=args.other_rate)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train the demo checkpoint.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("part", choices=("autoencoder", "transformer"))
+    parser.add_argument(
+        "--pack", type=Path, default=Path("demo_work/pack.npz"), help="pictures, from scripts.demo.fetch"
+    )
+    parser.add_argument("--tokenizer", type=Path, default=Path("demo_work/tokenizer.json"))
+    parser.add_argument("--state", type=Path, default=Path("demo_work/state"), help="what is kept between two slices")
+    parser.add_argument("--steps", type=int, required=True, help="of the whole training")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1e9,
+        help="of this slice, start included",
+    )
+    parser.add_argument("--count", type=int, default=64, help="samples per step")
+    parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
+    parser.add_argument("--workers", type=int, default=8, help="processes that make token sequences")
+    parser.add_argument("--matrix-rate", type=float, default=1.5e-3, help="learning rate of matrices (Muon)")
+    parser.add_argument("--other-rate", type=float, default=1e-3, help="learning rate of all others (AdamW)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    began = time.monotonic()
+    args = build_parser().parse_args(argv)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    plan = Plan(args.steps, began + args.seconds, args.count, args.seed)
+    {"autoencoder": train_autoencoder, "transformer": train_transformer}[args.part](args, plan)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

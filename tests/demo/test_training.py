@@ -1,0 +1,186 @@
+"""The trainers: a few steps lower the losses, and the trained network is the product's own, number for number."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from small_model import noise
+from torch import Tensor
+
+from hunyuan.checkpoint import tiny, tiny_tokenizer
+from hunyuan.checkpoint.load import load_model, read_config
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.generation.denoise import Denoiser
+from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.prefill import Conditions, CondTokens, prefill
+from hunyuan.generation.scheduler import Schedule
+from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.vae import Vae
+from hunyuan.prompt.images import vision_grid
+from hunyuan.prompt.layout import Layout
+from hunyuan.prompt.resolution import Size
+from scripts.demo import autoencoder, sizes, transformer
+from scripts.demo.export import official_weights
+from scripts.demo.optimizer import Optimizer
+from scripts.demo.sequences import TASKS, Batch, Sequences
+from scripts.demo.tasks import UNKNOWN
+from scripts.demo.transformer import Noisy, Trainee
+from scripts.demo.wordings import Request
+
+CPU = torch.device("cpu")
+
+
+BLUE = Request(UNKNOWN, "make it blue", "en", 1, "Keep the photo", "Bright picture")
+LONGER = Request(UNKNOWN, "make it blue and then darker", "en", 1, "Keep", "Picture with light")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's small files, with the tiny tokenizer and a narrow autoencoder."""
+    out = tmp_path_factory.mktemp("demo")
+    tokenizer = tiny_tokenizer.build_tokenizer()
+    raw = sizes.model_config(tokenizer, 0.7, 0.1, block_out_channels=[32] * 5, latent_channels=16)
+    sizes.write_small_files(out, tokenizer, raw)
+    return out
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> CheckpointConfig:
+    return read_config(folder)
+
+
+def trainee(config: CheckpointConfig, count: int, copies: int) -> Trainee:
+    """At its start, shaken so that nothing is zero."""
+    model, operations = transformer.build(config, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("vae."):
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return Trainee(model, operations, count, copies)
+
+
+def packed(folder: Path, config: CheckpointConfig, requests: list[Request], sources: int) -> Batch:
+    sequences = Sequences(folder, config, 2, dropout=0.0)
+    return sequences.batch(random.Random(3), requests, sources, (208, 304), (208, 304), drop=0.0)
+
+
+@pytest.mark.parametrize("sources", [0, 1, 2])
+def test_the_trainers_velocity_is_the_products(
+    folder: Path, config: CheckpointConfig, tmp_path: Path, sources: int
+) -> None:
+    """Whole sequences with several noisy copies against prefill and one denoising step with a cache."""
+    requests = [BLUE, LONGER]
+    batch, schedule, index = packed(folder, config, requests, sources), Schedule.create(12, 3.0), 5
+    trained = trainee(config, count=2, copies=2)
+    shape = (4, config.vae.latent_channels, 13, 19)
+    pictures = [noise(2, 3, 208, 304, seed=i).sigmoid() for i in range(sources)]
+    conds = [noise(2, *shape[1:], seed=10 + i) for i in range(sources)]
+    sigma = schedule.sigmas[index].expand(4).contiguous()
+    noisy = Noisy(noise(*shape, seed=20), sigma, noise(*shape, seed=21))
+    with torch.no_grad():
+        losses = trained.losses(batch, pictures, conds, noisy)
+        assert torch.allclose(losses.velocity, (losses.predicted - noisy.wanted).square().mean((1, 2, 3)))
+
+    product = _product(trained, config, folder, tmp_path)
+    for sample in range(2):
+        length = int(batch.length[sample])
+        layout = _layout(folder, config, requests[sample], sources)
+        assert layout.ids[:length] == batch.prefix[sample, :length].tolist()
+        with torch.no_grad():
+            conditions = _conditions(trained, product, [p[sample : sample + 1] for p in pictures], conds, sample)
+            kv = KVCache.allocate(config, 1, len(layout), torch.float32, CPU)
+            prefill(product, layout, layout.ids, conditions, (0, length), kv)
+            denoiser = Denoiser(product, layout, layout.generated, kv, schedule, 1.0)
+            for copy in (2 * sample, 2 * sample + 1):
+                wanted = denoiser.predict(noisy.latents[copy : copy + 1], index)
+                error = (losses.predicted[copy] - wanted[0]).norm() / wanted.norm()
+                assert float(error) < 1e-4, (sample, copy)
+
+
+def _product(trained: Trainee, config: CheckpointConfig, folder: Path, out: Path) -> HunyuanImage3:
+    """The same weights, exported and loaded as the product does."""
+    for small in folder.iterdir():
+        (out / small.name).write_bytes(small.read_bytes())
+    weights = official_weights(trained.model, config)
+    tiny.write_weights(out, tiny.as_stored(weights, config, torch.float32))
+    return load_model(out, config, CPU, torch.float32)
+
+
+def _layout(folder: Path, config: CheckpointConfig, request: Request, sources: int) -> Layout:
+    sequences = Sequences(folder, config, 2, dropout=0.0)
+    shapes = [sequences.shape(208, 304)] * sources
+    rng = random.Random(3)
+    tasks = list(_tasks(rng, 2))
+    task = tasks[0] if request == BLUE else tasks[1]
+    return sequences.layout(request, shapes, sequences.bucket(208, 304), task)
+
+
+def _tasks(rng: random.Random, count: int) -> Iterator[str]:
+    """The tasks that `Sequences.batch` draws first."""
+    for _ in range(count):
+        yield rng.choices(list(TASKS), list(TASKS.values()))[0]
+
+
+def _conditions(
+    trained: Trainee, product: HunyuanImage3, pictures: list[Tensor], conds: list[Tensor], sample: int
+) -> Conditions:
+    if not pictures:
+        return Conditions((), torch.empty(0))
+    config, zero, tokens = trained.model.config, torch.zeros(1), []
+    rows_columns = vision_grid(Size(304, 208), config.vit.patch_size, config.vit_processor.max_num_patches)
+    for picture, cond in zip(pictures, conds, strict=True):
+        patches, mask = transformer.vision_patches(picture, rows_columns, config)
+        vit = product.embed_vision(patches, torch.tensor([rows_columns]), mask)
+        tokens.append(CondTokens(product.embed_latents(cond[sample : sample + 1], zero)[0], vit[0]))
+    return Conditions(tuple(tokens), product.timestep_emb(zero))
+
+
+def test_the_trained_autoencoder_is_the_products() -> None:
+    config = sizes.vae_config(block_out_channels=[32] * 5, latent_channels=16)
+    planar = autoencoder.build(config, seed=0)
+    product = Vae(config)
+    product.load_state_dict(autoencoder.product_weights(planar))
+    pixels = noise(1, 3, 64, 96).clamp(-1, 1)
+    with torch.no_grad():
+        made, mean, logvar = autoencoder.reconstruct(planar, pixels, torch.zeros(1))
+        posterior = product.encode(pixels)
+        assert torch.allclose(mean, posterior.mean, atol=1e-4)
+        assert torch.allclose(logvar, posterior.logvar, atol=1e-4)
+        assert torch.allclose(made, product.decode(mean[:, :, 0]), atol=1e-4)
+
+
+def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: CheckpointConfig) -> None:
+    batch = packed(folder, config, [BLUE] * 2, 1)
+    model, operations = transformer.build(config, seed=0)
+    trained = Trainee(model, operations, 2, 1)
+    optimizer = Optimizer(*transformer.matrices_and_others(model), matrix_rate=2e-3, other_rate=1e-3)
+    picture, cond = noise(2, 3, 208, 304).sigmoid(), noise(2, config.vae.latent_channels, 13, 19)
+    noisy = Noisy.draw(cond, 1)
+    found = []
+    for _ in range(5):
+        losses = trained.losses(batch, [picture], [cond], noisy)
+        losses.total.backward()
+        optimizer.step(1.0)
+        found.append((losses.velocity.mean().item(), losses.text.item()))
+    assert found[-1][0] < 0.9 * found[0][0], found
+    assert found[-1][1] < 0.9 * found[0][1], found
+
+
+def test_steps_of_the_autoencoder_lower_its_loss() -> None:
+    config = sizes.vae_config(block_out_channels=[32] * 5, latent_channels=16)
+    vae = autoencoder.build(config, seed=0)
+    optimizer = Optimizer(*autoencoder.matrices_and_others(vae), matrix_rate=2e-3, other_rate=1e-3)
+    pixels = torch.nn.functional.interpolate(noise(2, 3, 8, 8), size=(64, 64), mode="bilinear").clamp(-1, 1)
+    latent = noise(*autoencoder.latent_shape(config, pixels))
+    found = []
+    for _ in range(12):
+        total, _ = autoencoder.loss(vae, pixels, latent)
+        total.backward()
+        optimizer.step(1.0)
+        found.append(total.item())
+    assert found[-1] < 0.75 * found[0], found
