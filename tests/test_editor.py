@@ -204,8 +204,11 @@ def test_a_request_goes_to_the_engine_as_it_is(editor: Editor, engine: Recording
 
     def on_progress(stage: str, done: int, total: int) -> None: ...
 
-    result = editor.run(request, on_progress, cancel)
-    assert engine.calls == [{"request": request, "seed": 5, "steps": 4, "on_progress": on_progress, "cancel": cancel}]
+    def on_text(piece: str) -> None: ...
+
+    result = editor.run(request, on_progress, cancel, on_text)
+    callbacks = {"on_progress": on_progress, "cancel": cancel, "on_text": on_text}
+    assert engine.calls == [{"request": request, "seed": 5, "steps": 4, **callbacks}]
     assert engine.calls[0]["request"] is request
     assert request == before
     assert (result.seed, result.steps) == (5, 4)

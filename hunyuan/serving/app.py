@@ -22,8 +22,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from hunyuan.serving.api_page import use_our_page
-from hunyuan.serving.calls import Call
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
+from hunyuan.serving.records import RequestRecord
 
 API_PATH = "/edit"
 _FRAMEWORK_ERRORS = "bentoml._internal.server.http_app"  # the logger of its tracebacks
@@ -54,7 +54,7 @@ _ANSWER_HEADERS = {
 
 
 @attrs.define
-class Dressing:
+class AppHooks:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
@@ -64,14 +64,14 @@ class Dressing:
     max_body_bytes: int
     model_name: Callable[[], str | None]
     describe: Callable[[], str]
-    on_end: Callable[[Call], None]
+    on_end: Callable[[RequestRecord], None]
     before: Callable[[], None]
 
 
-def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
+def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
     """A service class for `@bentoml.service(service_class=...)`."""
 
-    class DressedService(bentoml.Service[Any]):
+    class ServiceWithEnvelope(bentoml.Service[Any]):
         @property
         def openapi_spec(self) -> Any:
             specification = super().openapi_spec
@@ -99,7 +99,7 @@ def dressed_service(dressing: Dressing) -> type[bentoml.Service[Any]]:
                 app.add_middleware(CORSMiddleware, **cors)
             return app
 
-    return DressedService
+    return ServiceWithEnvelope
 
 
 def _take_cors_out(app: Starlette) -> dict[str, Any] | None:

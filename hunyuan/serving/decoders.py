@@ -54,7 +54,7 @@ KILL_REASONS: tuple[KillReason, ...] = ("caller", "cpu", "hang", "crash")
 
 
 @dataclass(eq=False)
-class _Job:
+class _Decoding:
     data: bytes
     done: Future[Image.Image] = field(default_factory=Future)
     process: subprocess.Popen[bytes] | None = None
@@ -99,7 +99,7 @@ class Decoders:
     ) -> None:
         self.max_pixels, self.cpu_s = max_pixels, cpu_s
         self.on_seconds, self.on_kill, self._on_ready = on_seconds, on_kill, on_ready
-        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[_Decoding | None] = queue.SimpleQueue()
         self._stuck_s = stuck_s
         self._slots = [_Slot(self, f"decoder-{i}") for i in range(number)]
 
@@ -140,7 +140,7 @@ class Decoders:
             InvalidImage: what `read_picture` raises, or the file takes more time or memory than is allowed.
             Restarting: no process can be had.
         """
-        job = _Job(data)
+        job = _Decoding(data)
         self.jobs.put(job)
         future = asyncio.wrap_future(job.done)
         try:
@@ -194,7 +194,7 @@ class _Slot:
         finally:
             self._end_process()
 
-    def _serve(self, job: _Job) -> None:
+    def _serve(self, job: _Decoding) -> None:
         """Whatever happens, the caller hears of it and the thread goes on."""
         if not job.done.set_running_or_notify_cancel():
             return
@@ -212,7 +212,7 @@ class _Slot:
         else:
             job.done.set_result(outcome)
 
-    def _decoded(self, job: _Job) -> Image.Image:
+    def _decoded(self, job: _Decoding) -> Image.Image:
         assert self.process is not None
         assert self._socket is not None
         if not job.taken_by(self.process):
@@ -256,7 +256,7 @@ class _Slot:
         finally:
             os.close(file)
 
-    def _failure(self, job: _Job, hung: bool = False) -> HunyuanError:
+    def _failure(self, job: _Decoding, hung: bool = False) -> HunyuanError:
         """The process has ended, or is being killed: what its caller is told, and a new process."""
         assert self.process is not None
         self._set_missing()
@@ -267,7 +267,7 @@ class _Slot:
             logger.warning("a decoder was replaced: %s (status %d)", reason, status)
         return error
 
-    def _why(self, job: _Job, hung: bool, status: int) -> tuple[KillReason, HunyuanError]:
+    def _why(self, job: _Decoding, hung: bool, status: int) -> tuple[KillReason, HunyuanError]:
         if job.left:
             return "caller", InferenceFailed("the caller has gone")
         if hung:

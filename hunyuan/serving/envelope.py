@@ -3,7 +3,7 @@
 `Envelope` is the outermost ASGI layer, so that it also sees the answers the framework makes by itself (wrong method,
 its own timeout, a shutdown that cancels a request). It knows nothing of edits.
 
-An error of ours travels beside the framework: `reporting` notes it in the request's `Call`, the framework then
+An error of ours travels beside the framework: `reporting` notes it in the request's `RequestRecord`, the framework then
 answers whatever it likes, and the envelope replaces that answer by the noted error.
 """
 
@@ -25,7 +25,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hunyuan.errors import Cancelled, HunyuanError
-from hunyuan.serving.calls import CALL, Call, call_of
 from hunyuan.serving.http_errors import (
     PayloadTooLarge,
     ShuttingDown,
@@ -33,6 +32,7 @@ from hunyuan.serving.http_errors import (
     error_of_status,
     failed,
 )
+from hunyuan.serving.records import RECORD, RequestRecord, record_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +55,21 @@ def reporting(scope: Scope, hide: str = "") -> Iterator[None]:
     Args:
         hide: the prompt, which must not reach the log.
     """
-    call = call_of(scope)
+    record = record_of(scope)
     try:
         yield
     except HunyuanError as error:
-        call.error = error
+        record.error = error
         if error.status >= 500 and error.__cause__ is not None:
-            logger.error("request %s: %s", call.request_id, describe_failure(error, hide))
+            logger.error("request %s: %s", record.request_id, describe_failure(error, hide))
         raise
     except ClientDisconnect:
-        call.error = Cancelled("the client went away")
-        raise call.error from None
+        record.error = Cancelled("the client went away")
+        raise record.error from None
     except Exception as error:
-        logger.error("request %s: %s", call.request_id, describe_failure(error, hide))
-        call.error = failed()
-        raise call.error from None
+        logger.error("request %s: %s", record.request_id, describe_failure(error, hide))
+        record.error = failed()
+        raise record.error from None
 
 
 def let_go(error: BaseException | None) -> None:
@@ -112,7 +112,7 @@ class Envelope:
         max_body_bytes: int,
         model_name: Callable[[], str | None],
         known_paths: Collection[str] | None = None,
-        on_end: Callable[[Call], None] = lambda call: None,
+        on_end: Callable[[RequestRecord], None] = lambda record: None,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
@@ -126,22 +126,22 @@ class Envelope:
             return
         if scope["type"] == "websocket":
             send = _as_refusal(send)
-        call = scope[CALL] = Call(request_id_from(scope), scope["path"])
+        record = scope[RECORD] = RequestRecord(request_id_from(scope), scope["path"])
         plain = scope["path"] in PLAIN_PATHS
         try:
-            await self._answered(scope, receive, _Answer(call, send, self.model_name, plain))
+            await self._answered(scope, receive, _Answer(record, send, self.model_name, plain))
         finally:
-            call.ended = time.monotonic()
+            record.ended = time.monotonic()
             if not plain:
-                self.on_end(call)
-            let_go(call.error)
+                self.on_end(record)
+            let_go(record.error)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        call = call_of(scope)
+        record = record_of(scope)
         try:
             self._check_path(scope)
             self._check_announced_length(scope)
-            await self.app(scope, self._counted(receive, call), answer.send)
+            await self.app(scope, self._counted(receive, record), answer.send)
         except HunyuanError as error:
             await answer.fail(error)
         except asyncio.CancelledError:  # the web server's patience with a shutdown is over
@@ -149,7 +149,7 @@ class Envelope:
                 raise
             await answer.fail(ShuttingDown())  # with an answer out, nobody above needs to hear of it
         except Exception as error:
-            logger.error("request %s: %s", call.request_id, describe_failure(error))
+            logger.error("request %s: %s", record.request_id, describe_failure(error))
             if answer.started:
                 raise  # half an answer is out; closing the connection is all that is left
             await answer.fail(failed())
@@ -164,7 +164,7 @@ class Envelope:
         if announced.isdecimal() and int(announced) > self.max_body_bytes:
             raise PayloadTooLarge(self.max_body_bytes)
 
-    def _counted(self, receive: Receive, call: Call) -> Receive:
+    def _counted(self, receive: Receive, record: RequestRecord) -> Receive:
         """A chunked body announces no length, so what really comes is counted as well."""
         seen = 0
 
@@ -172,10 +172,10 @@ class Envelope:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            call.bytes_in = seen
+            record.bytes_in = seen
             if seen > self.max_body_bytes:
-                call.error = PayloadTooLarge(self.max_body_bytes)
-                raise call.error
+                record.error = PayloadTooLarge(self.max_body_bytes)
+                raise record.error
             return message
 
         return counted
@@ -191,11 +191,11 @@ class TrueStatus:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = scope.get(CALL)
+        record = scope.get(RECORD)
 
         async def corrected(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400 and call and call.error:
-                message["status"] = call.error.status
+            if message["type"] == "http.response.start" and message["status"] >= 400 and record and record.error:
+                message["status"] = record.error.status
             await send(message)
 
         await self.app(scope, receive, corrected)
@@ -213,9 +213,9 @@ def _as_refusal(send: Send) -> Send:
 class _Answer:
     """Passes one answer on, or puts the error envelope in its place."""
 
-    def __init__(self, call: Call, send: Send, model_name: Callable[[], str | None], plain: bool) -> None:
+    def __init__(self, record: RequestRecord, send: Send, model_name: Callable[[], str | None], plain: bool) -> None:
         self.started = False
-        self._call = call
+        self._record = record
         self._send = send
         self._model_name = model_name
         self._plain = plain
@@ -226,19 +226,19 @@ class _Answer:
             return  # the rest of an answer that `fail` has replaced
         if message["type"] == "http.response.start":
             if message["status"] >= 400 and not self._plain:
-                await self.fail(self._call.error or error_of_status(message["status"]), message)
+                await self.fail(self._record.error or error_of_status(message["status"]), message)
                 return
             self.started = True
-            self._call.status = message["status"]
+            self._record.status = message["status"]
             self._mark(MutableHeaders(raw=message.setdefault("headers", [])))
-        self._call.bytes_out += len(message.get("body", b""))
+        self._record.bytes_out += len(message.get("body", b""))
         await self._send(message)
 
     async def fail(self, error: HunyuanError, replaced: Message | None = None) -> None:
         """Sends the envelope of `error`, keeping what a client needs of the answer it replaces."""
         self.started = self._replaced = True
-        self._call.status, self._call.error = error.status, error
-        body = {"error": error.code, "message": str(error), "request_id": self._call.request_id}
+        self._record.status, self._record.error = error.status, error
+        body = {"error": error.code, "message": str(error), "request_id": self._record.request_id}
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(content))})
         given = Headers(raw=replaced.get("headers", []) if replaced else [])
@@ -249,12 +249,12 @@ class _Answer:
         if retry_after_s is not None:
             headers["retry-after"] = str(retry_after_s)
         self._mark(headers)
-        self._call.bytes_out = len(content)
+        self._record.bytes_out = len(content)
         await self._send({"type": "http.response.start", "status": error.status, "headers": headers.raw})
         await self._send({"type": "http.response.body", "body": content})
 
     def _mark(self, headers: MutableHeaders) -> None:
-        headers["X-Request-ID"] = self._call.request_id
+        headers["X-Request-ID"] = self._record.request_id
         name = self._model_name()
         if name is not None:
             headers["X-Model"] = _NOT_PRINTABLE.sub("?", name)  # a folder's name may be anything

@@ -20,9 +20,9 @@ from starlette.requests import Request
 from hunyuan.errors import InvalidImage, InvalidPrompt
 from hunyuan.pictures.reader import ALLOWED
 from hunyuan.requests import MAX_SEED, MAX_STEPS, EditRequest
-from hunyuan.serving.calls import call_of
 from hunyuan.serving.envelope import reporting
 from hunyuan.serving.multipart import MULTIPART, Form, read_form
+from hunyuan.serving.records import record_of
 from hunyuan.serving.uploads import Upload as Arriving
 from hunyuan.settings import Settings
 from hunyuan.validation import validate
@@ -75,7 +75,7 @@ def edit_form(
         @classmethod
         async def from_http_request(cls, request: Request, serde: Serde) -> bentoml.IODescriptor:
             with reporting(request.scope):
-                deadline = call_of(request.scope).started + settings.request_timeout_s
+                deadline = record_of(request.scope).started + settings.request_timeout_s
                 async with one_upload(request, deadline) as upload:
                     form = await read_form(request, FILES, TEXTS, upload.receive)
                 if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):

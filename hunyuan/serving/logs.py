@@ -1,9 +1,8 @@
 """What goes into the log: one JSON object per line, or lines for a person, written by a thread of its own.
 
 `ServiceLog` takes over the loggers of this project ("hunyuan" and below) and gives the lines of the framework and the
-web server the same form; `request_record` is the one line about a
-request. No prompt, no picture and no header value gets here: the record is built from `Call` and `EditFacts`, which
-hold none.
+web server the same form; `request_record` is the one line about a request. No prompt, no picture and no header value
+gets here: the line is built from `RequestRecord` and `EditRecord`, which hold none.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from logging.handlers import QueueHandler, QueueListener
 from typing import Any, Literal, TextIO
 
 from hunyuan.requests import Stage
-from hunyuan.serving.calls import Call, EditFacts
 from hunyuan.serving.log_text import BAR, TerminalHandler, TextLines
+from hunyuan.serving.records import EditRecord, RequestRecord
 
 LogForm = Literal["auto", "json", "text"]
 
@@ -28,7 +27,7 @@ ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
 KNOWN_PATHS = frozenset({"/edit", "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
-_NO_FACTS = EditFacts(0, "", None, None)
+_NO_EDIT = EditRecord(0, "", None, None)
 
 requests_logger = logging.getLogger(f"{ROOT}.request")
 
@@ -124,24 +123,24 @@ class ServiceLog:
         self._listener.stop()
 
 
-def log_request(call: Call) -> None:
-    requests_logger.info("request", extra={"fields": request_record(call)})
+def log_request(record: RequestRecord) -> None:
+    requests_logger.info("request", extra={"fields": request_record(record)})
 
 
-def request_record(call: Call) -> dict[str, Any]:
+def request_record(record: RequestRecord) -> dict[str, Any]:
     """The line about one request. Fields that do not apply are null, so that every line has the same ones."""
-    edit = call.edit or _NO_FACTS
-    record: dict[str, Any] = {
+    edit = record.edit or _NO_EDIT
+    fields: dict[str, Any] = {
         "event": "request",
-        "request_id": call.request_id,
-        "path": call.path if call.path in KNOWN_PATHS else "other",
-        "status": call.status,
-        "error": call.error.code if call.error else None,
-        "seconds": round(call.seconds, 4),
-        "bytes_in": call.bytes_in,
-        "bytes_out": call.bytes_out,
+        "request_id": record.request_id,
+        "path": record.path if record.path in KNOWN_PATHS else "other",
+        "status": record.status,
+        "error": record.error.code if record.error else None,
+        "seconds": round(record.seconds, 4),
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
     }
-    facts: dict[str, Any] = {
+    about_edit: dict[str, Any] = {
         "prompt_chars": edit.prompt_chars,
         "seed": edit.seed,
         "images": edit.images,
@@ -155,7 +154,7 @@ def request_record(call: Call) -> dict[str, Any]:
         "stages": {stage: round(seconds, 4) for stage, seconds in edit.stages.items()},
         "gpu_memory": asdict(edit.gpu_memory) if edit.gpu_memory else None,
     }
-    return record | (facts if call.edit else dict.fromkeys(facts))
+    return fields | (about_edit if record.edit else dict.fromkeys(about_edit))
 
 
 def _size(pixels: tuple[int, int] | None) -> str | None:

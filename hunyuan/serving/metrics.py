@@ -1,7 +1,7 @@
 """Prometheus figures of the service, on BentoML's own /metrics.
 
 Every label value comes from a fixed set: a client cannot make new series by what it sends. The figures are fed from
-`Call` and `EditFacts` once a request is over, so the way to an answer does not pass through here.
+`RequestRecord` and `EditRecord` once a request is over, so the way to an answer does not pass through here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import functools
 
 from hunyuan.errors import Cancelled, DeadlineExceeded
 from hunyuan.requests import STAGES
-from hunyuan.serving.calls import Call, EditFacts
 from hunyuan.serving.connections import REASONS as CLOSED
 from hunyuan.serving.decoders import KILL_REASONS
 from hunyuan.serving.http_errors import ShuttingDown
+from hunyuan.serving.records import EditRecord, RequestRecord
 
 EDIT_PATH = "/edit"
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 90, 120, 180, 300, 600)
@@ -65,37 +65,37 @@ class Metrics:
         for reason in _REASONS.values():
             self.cancellations.labels(reason)
 
-    def request(self, call: Call) -> None:
+    def request(self, record: RequestRecord) -> None:
         """Counts a request that is over."""
-        self.requests.labels(str(call.status or 0), call.error.code if call.error else "").inc()
-        if call.path == EDIT_PATH:
-            self.whole.labels(str(call.status or 0)).observe(call.seconds)
-        if call.edit is not None:
-            self._edit(call.edit)
-            if call.error is None:
-                self._speeds(call.edit)
+        self.requests.labels(str(record.status or 0), record.error.code if record.error else "").inc()
+        if record.path == EDIT_PATH:
+            self.whole.labels(str(record.status or 0)).observe(record.seconds)
+        if record.edit is not None:
+            self._edit(record.edit)
+            if record.error is None:
+                self._speeds(record.edit)
             for kind, reason in _REASONS.items():
-                if call.edit.admitted and isinstance(call.error, kind):
+                if record.edit.admitted and isinstance(record.error, kind):
                     self.cancellations.labels(reason).inc()
 
-    def _edit(self, facts: EditFacts) -> None:
-        if facts.queue_s is not None:
-            self.queue_wait.observe(facts.queue_s)
-        if facts.gpu_memory is not None:
-            self.gpu_memory.labels("before").set(facts.gpu_memory.before)
-            self.gpu_memory.labels("after").set(facts.gpu_memory.after)
-            self.gpu_memory.labels("peak").set(facts.gpu_memory.peak)
+    def _edit(self, edit: EditRecord) -> None:
+        if edit.queue_s is not None:
+            self.queue_wait.observe(edit.queue_s)
+        if edit.gpu_memory is not None:
+            self.gpu_memory.labels("before").set(edit.gpu_memory.before)
+            self.gpu_memory.labels("after").set(edit.gpu_memory.after)
+            self.gpu_memory.labels("peak").set(edit.gpu_memory.peak)
 
-    def _speeds(self, facts: EditFacts) -> None:
+    def _speeds(self, edit: EditRecord) -> None:
         """Of finished edits only: a stage that was cut short says nothing of how long that stage takes."""
         for stage in (*STAGES, "total"):
-            if stage in facts.stages:
-                self.stage.labels(stage).observe(facts.stages[stage])
-        think, denoise = facts.stages.get("think", 0.0), facts.stages.get("denoise", 0.0)
-        if facts.tokens and think > 0:
-            self.tokens.observe(facts.tokens / think)
-        if facts.steps_done > 1 and denoise > 0:
-            self.steps.observe((facts.steps_done - 1) / denoise)  # the first step has a stage of its own
+            if stage in edit.stages:
+                self.stage.labels(stage).observe(edit.stages[stage])
+        think, denoise = edit.stages.get("think", 0.0), edit.stages.get("denoise", 0.0)
+        if edit.tokens and think > 0:
+            self.tokens.observe(edit.tokens / think)
+        if edit.steps_done > 1 and denoise > 0:
+            self.steps.observe((edit.steps_done - 1) / denoise)  # the first step has a stage of its own
 
 
 @functools.cache

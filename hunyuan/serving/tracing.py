@@ -2,7 +2,7 @@
 
 BentoML has tracing of its own, but it listens to its configuration file only and drops every span unless that file
 sets a rate. This span is independent of it: it belongs to the trace that the client's `traceparent` names, goes where
-`OTEL_TRACES_EXPORTER` or `OTEL_EXPORTER_OTLP_ENDPOINT` say, and carries the figures of `EditFacts`.
+`OTEL_TRACES_EXPORTER` or `OTEL_EXPORTER_OTLP_ENDPOINT` say, and carries the figures of `EditRecord`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from hunyuan.serving.calls import Call
+from hunyuan.serving.records import RequestRecord
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -60,7 +60,7 @@ class Tracing:
             self._provider.shutdown()  # sends what is left
 
     @contextmanager
-    def edit(self, headers: Mapping[str, str], call: Call) -> Iterator[None]:
+    def edit(self, headers: Mapping[str, str], record: RequestRecord) -> Iterator[None]:
         """The span of one edit. `headers` are only searched for the caller's trace."""
         if self._provider is None:
             yield
@@ -75,7 +75,7 @@ class Tracing:
             try:
                 yield
             finally:
-                _describe(span, call)
+                _describe(span, record)
 
 
 def _keys(name: str) -> tuple[str, ...]:
@@ -86,18 +86,18 @@ def _keys(name: str) -> tuple[str, ...]:
     return ("otlp_proto_grpc", "otlp") if protocol == "grpc" else ("otlp_proto_http",)
 
 
-def _describe(span: Span, call: Call) -> None:
+def _describe(span: Span, record: RequestRecord) -> None:
     from opentelemetry.trace import StatusCode
 
-    facts, error = call.edit, call.error
-    values: dict[str, str | float | None] = {"request_id": call.request_id, "error": error.code if error else None}
-    if facts is not None:
+    edit, error = record.edit, record.error
+    values: dict[str, str | float | None] = {"request_id": record.request_id, "error": error.code if error else None}
+    if edit is not None:
         values |= {
-            "seed": None if facts.seed is None else str(facts.seed),  # larger than a span's whole numbers may be
-            "steps": facts.steps_done,
-            "tokens": facts.tokens,
-            "queue_s": facts.queue_s,
-            **{f"stage.{name}_s": seconds for name, seconds in facts.stages.items()},
+            "seed": None if edit.seed is None else str(edit.seed),  # larger than a span's whole numbers may be
+            "steps": edit.steps_done,
+            "tokens": edit.tokens,
+            "queue_s": edit.queue_s,
+            **{f"stage.{name}_s": seconds for name, seconds in edit.stages.items()},
         }
     span.set_attributes({f"hunyuan.{name}": value for name, value in values.items() if value is not None})
     if error is not None and error.status >= 500:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 
 from hunyuan.errors import HunyuanError
-from hunyuan.serving.attend import timed_out
+from hunyuan.serving.disconnect import timed_out
 from hunyuan.serving.http_errors import QueueFull, TooSlow
 from hunyuan.serving.pace import Least, Pace
 

@@ -17,9 +17,9 @@ from typing import Protocol
 from hunyuan.errors import HunyuanError, OutOfMemory
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage
 from hunyuan.serving import gpu
-from hunyuan.serving.calls import EditFacts, GpuMemory
 from hunyuan.serving.http_errors import Loading, Restarting, ShuttingDown
-from hunyuan.serving.queue import EditQueue, Job, State
+from hunyuan.serving.queue import EditQueue, QueuedEdit, State
+from hunyuan.serving.records import EditRecord, GpuMemory
 from hunyuan.serving.stage_clock import StageClock
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class EditorWorker:
 
     Args:
         load: builds the editor; called on the worker's own thread.
-        queue: where the jobs come from.
+        queue: where the edits come from.
         stuck_s: how long an edit may go on after its caller has gone before `alive` turns false.
         on_failure: called when loading or warming up has failed, after the reason was logged.
         on_ready: called once, with the line that says what is served.
@@ -130,29 +130,29 @@ class EditorWorker:
     # -- the event loop's side ---------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def place(self, cancel: CancelToken, facts: EditFacts) -> AsyncIterator[Job]:
+    async def place(self, cancel: CancelToken, edit: EditRecord) -> AsyncIterator[QueuedEdit]:
         """Holds a place in the queue for as long as the caller is inside.
 
         Raises:
             QueueFull, Loading, ShuttingDown, Restarting: there is no place to be had.
         """
         self.require_usable()
-        job = Job(cancel, facts)
-        self._queue.admit(job)
-        facts.admitted = True
+        queued = QueuedEdit(cancel, edit)
+        self._queue.admit(queued)
+        edit.admitted = True
         try:
             self.require_usable()  # again: between the two, those who wait may have been sent away
-            yield job
+            yield queued
         finally:
-            if self._queue.leave(job):
-                asyncio.get_running_loop().call_later(self._stuck_s, self._look_after, job)
+            if self._queue.leave(queued):
+                asyncio.get_running_loop().call_later(self._stuck_s, self._look_after, queued)
 
-    async def run(self, job: Job, request: EditRequest) -> EditResult:
+    async def run(self, queued: QueuedEdit, request: EditRequest) -> EditResult:
         """Waits for the thread and for the edit."""
-        self._queue.put(job, request)
-        return await asyncio.wrap_future(job.done)
+        self._queue.put(queued, request)
+        return await asyncio.wrap_future(queued.done)
 
-    def _look_after(self, left: Job) -> None:
+    def _look_after(self, left: QueuedEdit) -> None:
         """Called when `left` should have stopped long ago. If it has not, nobody needs to wait behind it."""
         if left.state is State.ENDED:
             return
@@ -173,8 +173,8 @@ class EditorWorker:
         self._editor = editor
         self._on_ready(self.describe())
         while True:
-            job = self._queue.next()
-            self._queue.end(job, self._outcome(job, editor))
+            queued = self._queue.next()
+            self._queue.end(queued, self._outcome(queued, editor))
 
     def _bring_up(self) -> EditorLike | None:
         try:
@@ -191,10 +191,10 @@ class EditorWorker:
             return editor
         return None
 
-    def _outcome(self, job: Job, editor: EditorLike) -> EditResult | BaseException:
+    def _outcome(self, queued: QueuedEdit, editor: EditorLike) -> EditResult | BaseException:
         """Whatever happens, the caller hears of it and the thread goes on."""
         try:
-            return _run(job, editor, self._on_progress)
+            return _run(queued, editor, self._on_progress)
         except BaseException as error:
             if gpu.is_lost(error):
                 self._lost = True
@@ -205,11 +205,11 @@ class EditorWorker:
             return failure
 
 
-def _run(job: Job, editor: EditorLike, watch: ProgressCallback) -> EditResult:
+def _run(queued: QueuedEdit, editor: EditorLike, watch: ProgressCallback) -> EditResult:
     """One edit, with its figures written down as they become known."""
-    facts, request = job.facts, job.request
+    edit, request = queued.edit, queued.request
     assert request is not None
-    job.request = None  # its pictures go when the edit is over, not when the answer is out
+    queued.request = None  # its pictures go when the edit is over, not when the answer is out
     before = gpu.memory_used()
     gpu.forget_peak()
     clock = StageClock()
@@ -218,22 +218,22 @@ def _run(job: Job, editor: EditorLike, watch: ProgressCallback) -> EditResult:
         clock.progress(stage, done, total)
         watch(stage, done, total)
         if stage == "think":
-            facts.tokens = done
+            edit.tokens = done
         elif stage == "denoise":
-            facts.steps_done = done
+            edit.steps_done = done
 
     try:
-        job.cancel.check()
-        result = editor.run(request, on_progress, job.cancel)
+        queued.cancel.check()
+        result = editor.run(request, on_progress, queued.cancel)
     except BaseException:
-        facts.stages = clock.so_far()
+        edit.stages = clock.so_far()
         raise
     finally:
         after, peak = gpu.memory_used(), gpu.memory_peak()
         if after is not None and peak is not None:
-            facts.gpu_memory = GpuMemory(before or 0, after, peak)
-    facts.seed, facts.steps, facts.output_size = result.seed, result.steps, result.size
-    facts.steps_done, facts.tokens, facts.stages = result.steps, result.tokens, dict(result.timings)
+            edit.gpu_memory = GpuMemory(before or 0, after, peak)
+    edit.seed, edit.steps, edit.output_size = result.seed, result.steps, result.size
+    edit.steps_done, edit.tokens, edit.stages = result.steps, result.tokens, dict(result.timings)
     return result
 
 

@@ -12,4 +12,4 @@ def fail() -> None:
     raise RuntimeError("this part cannot be started")
 
 
-service.watch_connections = fail
+service.SERVER.watch_connections = fail  # type: ignore[method-assign]

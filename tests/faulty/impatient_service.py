@@ -6,12 +6,12 @@ import asyncio
 
 import bentoml
 
-from hunyuan.serving.app import Dressing, dressed_service
+from hunyuan.serving.app import AppHooks, service_class
 
 
 @bentoml.service(
     name="Impatient",
-    service_class=dressed_service(Dressing(1000, lambda: None, lambda: "impatient", lambda call: None)),
+    service_class=service_class(AppHooks(1000, lambda: None, lambda: "impatient", lambda record: None, lambda: None)),
     traffic={"timeout": 1, "max_concurrency": 1},
     logging={"access": {"enabled": False}},
 )

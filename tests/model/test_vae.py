@@ -46,7 +46,7 @@ def small() -> Vae:
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_single_frame_meets_the_middle_of_a_kernel_alone(size, frames, monkeypatch):
-    conv = randomised(FrameConv3d(5, 4, size, padding=size // 2))
+    conv = randomized(FrameConv3d(5, 4, size, padding=size // 2))
     x = noise(2, 5, frames, 6, 7)
     expected = conv3d(x, conv.weight, conv.bias, padding=size // 2)
     whole = []

@@ -47,6 +47,7 @@ def test_every_section_is_known(golden: Path) -> None:
 @pytest.mark.parametrize(
     "section", json.loads((Path(__file__).parents[1] / "data/golden_a/manifest.json").read_text())["sections"]
 )
+@pytest.mark.slow
 def test_section_agrees(shared: Golden, section: str) -> None:
     check = check_goldens.check_section(shared, section)
     assert check.failures == []

@@ -19,9 +19,9 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from hunyuan.errors import Cancelled, InferenceFailed, InvalidPrompt, OutOfMemory
-from hunyuan.serving.calls import CALL, Call, call_of
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, reporting
 from hunyuan.serving.http_errors import Loading, describe_failure, error_of_status
+from hunyuan.serving.records import RECORD, RequestRecord, record_of
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -34,7 +34,7 @@ def client_of(endpoint: Endpoint, model: str | None = "tiny", limit: int = 1000)
 
 
 async def echo(request: Request) -> Response:
-    return PlainTextResponse(f"{call_of(request.scope).request_id} {len(await request.body())}")
+    return PlainTextResponse(f"{record_of(request.scope).request_id} {len(await request.body())}")
 
 
 def assert_envelope(answer: httpx.Response, status: int, code: str) -> dict[str, str]:
@@ -161,14 +161,14 @@ def test_a_long_body_is_refused_by_what_really_comes() -> None:
 
 
 def scope() -> dict[str, object]:
-    return {CALL: Call("id-1")}
+    return {RECORD: RequestRecord("id-1")}
 
 
 def test_reporting_leaves_a_callers_mistake_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     noted = scope()
     with pytest.raises(InvalidPrompt), reporting(noted):
         raise InvalidPrompt("it is blank")
-    assert isinstance(call_of(noted).error, InvalidPrompt)
+    assert isinstance(record_of(noted).error, InvalidPrompt)
     assert not caplog.records
 
 
@@ -188,7 +188,7 @@ def test_reporting_hides_the_prompt_and_keeps_the_rest(caplog: pytest.LogCapture
     assert "RuntimeError: cannot tokenize <prompt>" in caplog.text
     assert "in engine" in caplog.text
     assert "request id-1" in caplog.text
-    assert "secret" not in str(call_of(noted).error)
+    assert "secret" not in str(record_of(noted).error)
 
 
 def test_reporting_logs_the_cause_of_a_server_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -234,10 +234,12 @@ def test_the_framework_logs_only_what_is_unexpected(error: Exception | None, sho
     assert HideExpectedErrors().filter(record) is shown
 
 
-def run_alone(app: ASGIApp, path: str = "/x", kind: str = "http", **options: Any) -> tuple[list[Any], list[Call]]:
+def run_alone(
+    app: ASGIApp, path: str = "/x", kind: str = "http", **options: Any
+) -> tuple[list[Any], list[RequestRecord]]:
     """One request without a server; returns what was sent and what was reported at the end."""
     sent: list[Any] = []
-    ended: list[Call] = []
+    ended: list[RequestRecord] = []
 
     async def receive() -> Any:
         return {"type": "http.request", "body": b"abc", "more_body": False}

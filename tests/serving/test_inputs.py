@@ -11,10 +11,10 @@ from starlette.requests import Request
 
 from hunyuan.errors import HunyuanError, InvalidImage, InvalidPrompt, InvalidRequest, UnknownField
 from hunyuan.requests import EditRequest
-from hunyuan.serving.calls import CALL, Call
 from hunyuan.serving.http_errors import UnsupportedMediaType
 from hunyuan.serving.inputs import MAX_SEED, edit_form, json_decoded, max_body_bytes
 from hunyuan.serving.pace import Least
+from hunyuan.serving.records import RECORD, RequestRecord
 from hunyuan.serving.uploads import Uploads
 from hunyuan.settings import Settings
 from hunyuan.validation import validate
@@ -47,7 +47,7 @@ def parse(
     data = body if body is not None else body_of(parts)
     pieces = [data[i : i + chunk] for i in range(0, len(data), chunk)] or [b""]
     headers = [(b"content-type", content_type.encode()), (b"user-agent", agent.encode())]
-    scope = {"type": "http", "method": "POST", "path": "/edit", "headers": headers, CALL: Call("id")}
+    scope = {"type": "http", "method": "POST", "path": "/edit", "headers": headers, RECORD: RequestRecord("id")}
 
     async def receive() -> dict[str, Any]:
         piece = pieces.pop(0)

@@ -10,25 +10,25 @@ from io import StringIO
 import pytest
 
 from hunyuan.errors import Cancelled, DeadlineExceeded, HunyuanError, InvalidPrompt
-from hunyuan.serving.calls import Call, EditFacts, GpuMemory
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.logs import LogForm, ServiceLog, log_request, request_record
 from hunyuan.serving.metrics import metrics
+from hunyuan.serving.records import EditRecord, GpuMemory, RequestRecord
 
 
-def full_call() -> Call:
-    facts = EditFacts(9, "4:3", 7, 8, admitted=True)
+def full_record() -> RequestRecord:
+    facts = EditRecord(9, "4:3", 7, 8, admitted=True)
     facts.input_size, facts.output_size = (40, 30), (1024, 768)
     facts.tokens, facts.steps_done, facts.queue_s = 100, 8, 0.25
     facts.stages = {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0}
     facts.gpu_memory = GpuMemory(1, 2, 3)
-    call = Call("id-1", "/edit", started=10.0, ended=17.0, status=200, bytes_in=5, bytes_out=6)
+    call = RequestRecord("id-1", "/edit", started=10.0, ended=17.0, status=200, bytes_in=5, bytes_out=6)
     call.edit = facts
     return call
 
 
 def test_the_line_about_an_edit() -> None:
-    assert request_record(full_call()) == {
+    assert request_record(full_record()) == {
         "event": "request",
         "request_id": "id-1",
         "path": "/edit",
@@ -53,9 +53,9 @@ def test_the_line_about_an_edit() -> None:
 
 
 def test_the_line_about_a_refused_request_has_the_same_fields() -> None:
-    call = Call("id-2", "/somewhere?else", error=InvalidPrompt("secret"), status=400)
+    call = RequestRecord("id-2", "/somewhere?else", error=InvalidPrompt("secret"), status=400)
     record = request_record(call)
-    assert set(record) == set(request_record(full_call()))
+    assert set(record) == set(request_record(full_record()))
     assert (record["path"], record["error"], record["steps"], record["stages"]) == (
         "other",
         "invalid_prompt",
@@ -75,7 +75,7 @@ def test_lines_are_json_and_all_are_out_when_it_stops() -> None:
             raise ValueError("a reason")
         except ValueError:
             logging.getLogger("hunyuan.somewhere").exception("it failed")
-        log_request(full_call())
+        log_request(full_record())
     finally:
         log.stop()
         log.stop()
@@ -101,7 +101,7 @@ def test_figures_of_a_request() -> None:
         "steps": sample("hunyuan_steps_per_second_sum"),
         "denoise": sample("hunyuan_stage_seconds_sum", stage="denoise"),
     }
-    metrics().request(full_call())
+    metrics().request(full_record())
     assert sample("hunyuan_requests_total", status="200", error="") == before["count"] + 1
     assert sample("hunyuan_tokens_per_second_sum") == before["tokens"] + 50
     assert sample("hunyuan_steps_per_second_sum") == before["steps"] + 2
@@ -116,9 +116,9 @@ def test_only_an_admitted_edit_counts_as_cancelled() -> None:
 
     metrics()
     before = count()
-    metrics().request(Call("x", error=Cancelled("gone"), status=499))
+    metrics().request(RequestRecord("x", error=Cancelled("gone"), status=499))
     assert count() == before
-    call = full_call()
+    call = full_record()
     call.error, call.status = Cancelled("gone"), 499
     metrics().request(call)
     assert count() == before + 1
@@ -127,8 +127,8 @@ def test_only_an_admitted_edit_counts_as_cancelled() -> None:
 @pytest.mark.parametrize("error", [ShuttingDown(), DeadlineExceeded("late"), Cancelled("gone")])
 def test_an_edit_that_never_had_a_place_is_no_cancellation(error: HunyuanError) -> None:
     reason = {"shutting_down": "shutdown", "timeout": "deadline", "cancelled": "disconnect"}[error.code]
-    call = Call("x", "/edit", error=error, status=error.status)
-    call.edit = EditFacts(9, "auto", None, None)
+    call = RequestRecord("x", "/edit", error=error, status=error.status)
+    call.edit = EditRecord(9, "auto", None, None)
     before = sample("hunyuan_cancellations_total", reason=reason)
     metrics().request(call)
     assert sample("hunyuan_cancellations_total", reason=reason) == before
@@ -138,7 +138,7 @@ def test_an_edit_that_never_had_a_place_is_no_cancellation(error: HunyuanError) 
 
 
 def test_stages_of_an_edit_that_did_not_finish_are_logged_and_not_measured() -> None:
-    call = full_call()
+    call = full_record()
     call.error, call.status = Cancelled("gone"), 499
     names = [("hunyuan_stage_seconds_count", {"stage": "denoise"}), ("hunyuan_tokens_per_second_count", {})]
     before = [sample(name, **labels) for name, labels in names]
@@ -154,11 +154,11 @@ def test_the_whole_request_is_measured_between_half_a_minute_and_a_minute() -> N
     metrics()
     edges = ["30.0", "35.0", "40.0", "45.0", "50.0", "60.0"]
     before = [count(le) for le in edges]
-    call = full_call()
+    call = full_record()
     call.ended = call.started + 37
     metrics().request(call)
     assert [count(le) - old for le, old in zip(edges, before, strict=True)] == [0, 0, 1, 1, 1, 1]
-    page = Call("p", "/", started=0.0, ended=37.0, status=200)
+    page = RequestRecord("p", "/", started=0.0, ended=37.0, status=200)
     metrics().request(page)
     assert count("60.0") == before[-1] + 1
 
@@ -177,7 +177,7 @@ def written(log: ServiceLog) -> None:
         logging.getLogger("hunyuan.somewhere").warning("hm")
         for done in range(1, 101):
             log.progress("denoise", done, 100)
-        log_request(full_call())
+        log_request(full_record())
     finally:
         log.stop()
 

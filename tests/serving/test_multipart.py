@@ -12,10 +12,10 @@ import pytest
 from starlette.requests import Request
 
 from hunyuan.errors import HunyuanError, InvalidImage, InvalidPrompt, InvalidRequest
-from hunyuan.serving.calls import CALL, Call
 from hunyuan.serving.http_errors import UnsupportedMediaType
 from hunyuan.serving.inputs import json_decoded
 from hunyuan.serving.multipart import Form, read_form
+from hunyuan.serving.records import RECORD, RequestRecord
 
 TYPE = "multipart/form-data; boundary=b"
 IMAGE = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\npixels\r\n'
@@ -26,7 +26,7 @@ END = b"--b--\r\n"
 def read(body: bytes, headers: Mapping[str, str] | None = None, chunk: int = 65536) -> Form:
     pieces = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
     raw = [(k.lower().encode(), v.encode("latin-1")) for k, v in ({"Content-Type": TYPE} | dict(headers or {})).items()]
-    scope = {"type": "http", "method": "POST", "path": "/edit", "headers": raw, CALL: Call("id")}
+    scope = {"type": "http", "method": "POST", "path": "/edit", "headers": raw, RECORD: RequestRecord("id")}
 
     async def receive() -> dict[str, Any]:
         piece = pieces.pop(0)

@@ -7,9 +7,9 @@ from PIL import Image
 
 from hunyuan.errors import Cancelled
 from hunyuan.requests import CancelToken, EditRequest, EditResult
-from hunyuan.serving.calls import EditFacts
 from hunyuan.serving.http_errors import QueueFull, ShuttingDown
-from hunyuan.serving.queue import EditQueue, Job, State
+from hunyuan.serving.queue import EditQueue, QueuedEdit, State
+from hunyuan.serving.records import EditRecord
 
 RESULT = EditResult(Image.new("RGB", (1, 1)), None, 0, (1, 1), 1, 0)
 
@@ -21,11 +21,11 @@ class Clock:
         return self.now
 
 
-def job() -> Job:
-    return Job(CancelToken(), EditFacts(1, "auto", None, None))
+def job() -> QueuedEdit:
+    return QueuedEdit(CancelToken(), EditRecord(1, "auto", None, None))
 
 
-def admitted(queue: EditQueue, *, put: bool = True) -> Job:
+def admitted(queue: EditQueue, *, put: bool = True) -> QueuedEdit:
     new = job()
     queue.admit(new)
     if put:
@@ -59,7 +59,7 @@ def test_first_come_first_served_and_the_wait_is_measured() -> None:
     clock.now += 3
     queue.end(jobs[0], RESULT)
     assert queue.next() is jobs[1]
-    assert [job.facts.queue_s for job in jobs] == [2, 5, None]
+    assert [job.edit.queue_s for job in jobs] == [2, 5, None]
     assert depths == [1, 2, 3, 2, 1]
     assert jobs[0].done.result() is RESULT
 
@@ -69,7 +69,7 @@ def test_a_waiting_job_that_is_left_frees_its_place_at_once() -> None:
     running, waiting = admitted(queue), admitted(queue)
     assert queue.next() is running
     queue.leave(waiting)
-    assert (waiting.state, queue.depth, queue.attended) == (State.ENDED, 0, 1)
+    assert (waiting.state, queue.depth, queue.awaited) == (State.ENDED, 0, 1)
     admitted(queue)
 
 
@@ -81,7 +81,7 @@ def test_a_running_job_that_is_left_keeps_its_place_until_it_ends() -> None:
     admitted(queue)
     queue.leave(running)
     assert running.cancel.cancelled
-    assert queue.attended == 1
+    assert queue.awaited == 1
     with pytest.raises(QueueFull):
         queue.admit(job())
     clock.now += 7
@@ -124,7 +124,7 @@ def test_closing_answers_all_who_wait_and_lets_the_running_one_be() -> None:
         queue.admit(job())
     queue.end(running, RESULT)
     assert running.done.result() is RESULT
-    assert queue.attended == 0
+    assert queue.awaited == 0
 
 
 def test_sending_away_is_for_those_who_wait_now() -> None:

@@ -8,7 +8,7 @@ import pytest
 from span_collector import collecting
 
 from hunyuan.errors import Cancelled, OutOfMemory
-from hunyuan.serving.calls import Call, EditFacts
+from hunyuan.serving.records import EditRecord, RequestRecord
 from hunyuan.serving.tracing import Tracing
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -23,15 +23,15 @@ def _no_variables_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def call_of_an_edit(request_id: str = "id-1") -> Call:
-    facts = EditFacts(9, "4:3", 2**63 - 1, 8)
+def record_of_an_edit(request_id: str = "id-1") -> RequestRecord:
+    facts = EditRecord(9, "4:3", 2**63 - 1, 8)
     facts.tokens, facts.steps_done, facts.queue_s, facts.stages = 100, 8, 0.25, {"denoise": 3.5}
-    call = Call(request_id, "/edit", status=200)
+    call = RequestRecord(request_id, "/edit", status=200)
     call.edit = facts
     return call
 
 
-def trace(call: Call, **headers: str) -> None:
+def trace(call: RequestRecord, **headers: str) -> None:
     tracing = Tracing()
     tracing.start()
     try:
@@ -42,7 +42,7 @@ def trace(call: Call, **headers: str) -> None:
 
 
 def test_no_variable_no_tracing(caplog: pytest.LogCaptureFixture) -> None:
-    trace(call_of_an_edit())
+    trace(record_of_an_edit())
     assert not caplog.records
 
 
@@ -54,7 +54,7 @@ def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, switch: dict[st
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans.url)
         for name, value in switch.items():
             monkeypatch.setenv(name, value)
-        trace(call_of_an_edit())
+        trace(record_of_an_edit())
     assert spans.got == []
 
 
@@ -67,7 +67,7 @@ def test_a_span_carries_the_figures_into_the_callers_trace(
     with collecting() as spans:
         monkeypatch.setenv(variable, f"{spans.url}{path}")
         monkeypatch.setenv("OTEL_SERVICE_NAME", "pictures")
-        trace(call_of_an_edit(), traceparent=TRACEPARENT)
+        trace(record_of_an_edit(), traceparent=TRACEPARENT)
         service, span, attributes = spans.of_request("id-1")
     assert (service, span.name, span.trace_id.hex()) == ("pictures", "edit", TRACE_ID)
     assert attributes == {
@@ -95,12 +95,12 @@ def test_a_trace_has_a_service_name_that_nobody_set(
     with collecting() as spans:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans.url)
         monkeypatch.setenv(variable, value)
-        trace(call_of_an_edit())
+        trace(record_of_an_edit())
         assert spans.of_request("id-1")[0] == name
 
 
 def test_a_failure_of_ours_is_an_error_and_a_client_that_left_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = [call_of_an_edit("full"), call_of_an_edit("left")]
+    calls = [record_of_an_edit("full"), record_of_an_edit("left")]
     calls[0].error, calls[1].error = OutOfMemory("no room"), Cancelled("gone")
     with collecting() as spans:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans.url)
@@ -129,5 +129,5 @@ def test_an_exporter_that_is_not_installed_is_named(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with caplog.at_level(logging.WARNING):
-        trace(call_of_an_edit())
+        trace(record_of_an_edit())
     assert wanted in caplog.text

@@ -13,9 +13,9 @@ from PIL import Image
 
 from hunyuan.errors import CheckpointError, OutOfMemory
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
-from hunyuan.serving.calls import EditFacts
 from hunyuan.serving.http_errors import Loading, QueueFull, Restarting, ShuttingDown
 from hunyuan.serving.queue import EditQueue
+from hunyuan.serving.records import EditRecord
 from hunyuan.serving.worker import EditorLike, EditorWorker
 
 STUCK_S = 1.0  # far more than collecting the garbage of a cancelled edit takes
@@ -83,11 +83,11 @@ def serving(editor: SlowEditor, size: int = 30, stuck_s: float = 60) -> Iterator
         editor.gate.set()
 
 
-def facts_of(prompt: str = "x") -> EditFacts:
-    return EditFacts(len(prompt), "auto", None, None)
+def facts_of(prompt: str = "x") -> EditRecord:
+    return EditRecord(len(prompt), "auto", None, None)
 
 
-async def edit(worker: EditorWorker, prompt: str, seed: int = 0, facts: EditFacts | None = None) -> EditResult:
+async def edit(worker: EditorWorker, prompt: str, seed: int = 0, facts: EditRecord | None = None) -> EditResult:
     async with worker.place(CancelToken(), facts or facts_of(prompt)) as job:
         return await worker.run(job, EditRequest(prompt, seed=seed))
 
@@ -272,7 +272,7 @@ def test_an_edit_that_stops_late_but_in_time_sends_nobody_away() -> None:
 @pytest.mark.parametrize("ending", ["cancelled", "fail"])
 def test_an_edit_that_does_not_finish_leaves_the_stages_it_went_through(ending: str) -> None:
     editor = SlowEditor()
-    facts = EditFacts(1, "auto", None, None)
+    facts = EditRecord(1, "auto", None, None)
 
     async def run(worker: EditorWorker) -> None:
         if ending == "cancelled":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hunyuan.errors import Cancelled, DeadlineExceeded
-from hunyuan.serving.attend import attended
+from hunyuan.serving.disconnect import while_connected
 
 
 async def never() -> bool:
@@ -35,7 +35,7 @@ class Work:
 
 def attend(work: Any, seconds: float = 5, is_gone: Any = never) -> Any:
     async def main() -> Any:
-        return await attended(work(), time.monotonic() + seconds, is_gone, poll_s=0.01)
+        return await while_connected(work(), time.monotonic() + seconds, is_gone, poll_s=0.01)
 
     return asyncio.run(main())
 

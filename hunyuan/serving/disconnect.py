@@ -16,7 +16,7 @@ POLL_S = 0.1  # how often the connection is looked at
 Result = TypeVar("Result")
 
 
-async def attended(
+async def while_connected(
     work: Coroutine[Any, Any, Result], deadline: float, is_gone: Callable[[], Awaitable[bool]], poll_s: float = POLL_S
 ) -> Result:
     """Runs `work` to its end, or cancels it.

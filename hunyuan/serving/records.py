@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from hunyuan.errors import HunyuanError
 
-CALL = "hunyuan.call"  # the key of the `Call` in the ASGI scope
+RECORD = "hunyuan.record"  # the key of the `RequestRecord` in the ASGI scope
 
 Pixels = tuple[int, int]  # (width, height)
 
@@ -28,7 +28,7 @@ class GpuMemory:
 
 
 @dataclass
-class EditFacts:
+class EditRecord:
     """What is known of one edit. None: not known, or the request ended before."""
 
     prompt_chars: int
@@ -47,7 +47,7 @@ class EditFacts:
 
 
 @dataclass
-class Call:
+class RequestRecord:
     """One HTTP request. `started` and `ended` are `time.monotonic()` values; `status` is None until it is sent."""
 
     request_id: str
@@ -58,14 +58,14 @@ class Call:
     status: int | None = None
     bytes_in: int = 0
     bytes_out: int = 0
-    edit: EditFacts | None = None
+    edit: EditRecord | None = None
 
     @property
     def seconds(self) -> float:
         return (time.monotonic() if self.ended is None else self.ended) - self.started
 
 
-def call_of(scope: Scope) -> Call:
-    call = scope[CALL]
-    assert isinstance(call, Call)
-    return call
+def record_of(scope: Scope) -> RequestRecord:
+    record = scope[RECORD]
+    assert isinstance(record, RequestRecord)
+    return record

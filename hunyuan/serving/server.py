@@ -1,0 +1,191 @@
+"""The parts of one serving process, made from the settings and put together: who tells whom.
+
+Knows which part there is and what each hears of the others. What an endpoint answers is `service.py`'s; how a part
+works is in its own file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+
+from starlette.requests import Request
+
+from hunyuan.serving import metric_files
+from hunyuan.serving.address import address_of, invitation
+from hunyuan.serving.app import AppHooks
+from hunyuan.serving.connections import Connections
+from hunyuan.serving.decoders import Decoders
+from hunyuan.serving.http11 import host_of, watch_over
+from hunyuan.serving.http_errors import ShuttingDown
+from hunyuan.serving.inputs import max_body_bytes
+from hunyuan.serving.lifecycle import Drain, web_server
+from hunyuan.serving.logs import ServiceLog, log_request
+from hunyuan.serving.memory import return_large_blocks
+from hunyuan.serving.metrics import metrics
+from hunyuan.serving.pace import Least
+from hunyuan.serving.peers import Peers
+from hunyuan.serving.processes import end_both
+from hunyuan.serving.queue import EditQueue
+from hunyuan.serving.records import RequestRecord
+from hunyuan.serving.tracing import Tracing
+from hunyuan.serving.uploads import Upload, Uploads
+from hunyuan.serving.worker import EditorLike, EditorWorker
+from hunyuan.settings import Settings, ignored_variables
+
+MAX_UPLOADS = 32
+STOP_MARGIN_S = 20  # after the last edit's deadline the process is ended by force
+PROCESSES = 2  # that decode pictures, and threads that encode them
+
+logger = logging.getLogger(__name__)
+
+
+class EditServer:
+    """One process's parts.
+
+    Args:
+        name: of the BentoML service, whose address the log tells.
+        load: builds the editor; called on the worker's own thread.
+    """
+
+    def __init__(self, name: str, settings: Settings, load: Callable[[], EditorLike]) -> None:
+        self.name, self.settings = name, settings
+        self.log = ServiceLog(settings.log_format)
+        self.tracing = Tracing()
+        self.queue = EditQueue(settings.queue_size, on_depth=show_depth)
+        self.worker = EditorWorker(
+            load, self.queue, settings.stuck_s, self.cannot_serve, self.say_ready, self.log.progress
+        )
+        least = Least(settings.idle_s, settings.min_rate_kb_s * 1024)
+        self.peers = Peers(settings.trusted_proxies or ())
+        self.uploads = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * settings.peer_share)), least)
+        self.connections = Connections(
+            settings.max_connections,
+            settings.peer_share,
+            least,
+            count_closed,
+            show_connections,
+        )
+        self.drain = Drain(
+            self.refuse_work,
+            lambda: self.queue.awaited > 0,
+            self.connections.end_soon,
+            settings.request_timeout_s + STOP_MARGIN_S,
+            self.cannot_serve,
+        )
+        self.decoders = Decoders(
+            PROCESSES,
+            settings.max_pixels,
+            settings.max_decode_s,
+            settings.stuck_s,
+            show_decoding,
+            count_killed_decoder,
+            show_decoders,
+        )
+        self.encoding = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
+
+    def hooks(self) -> AppHooks:
+        """What the ASGI app around the endpoints asks and tells."""
+        limit = max_body_bytes(self.settings)
+        return AppHooks(limit, lambda: self.worker.model_name, self.describe, self.finished, self.make_room)
+
+    def start(self) -> None:
+        """Everything that runs beside the web server; call it on the event loop."""
+        self.tracing.start()
+        metrics()  # so that all names are there from the first scrape on
+        for line in self.settings.lines():
+            logger.info("setting %s", line)
+        if names := ignored_variables():
+            logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
+        return_large_blocks()
+        self.watch_connections()
+        self.drain.install()
+        self.decoders.start()
+        self.worker.start()
+
+    def stop(self) -> None:
+        self.worker.shut_down()
+        self.queue.stop_running()
+        self.decoders.stop()
+        self.tracing.stop()
+        self.log.stop()
+
+    @property
+    def ready(self) -> bool:
+        return self.worker.ready and self.decoders.alive
+
+    @property
+    def alive(self) -> bool:
+        return self.worker.alive and self.decoders.alive
+
+    def describe(self) -> str:
+        """One line on what is being served, or why nothing is."""
+        return self.decoders.trouble or self.worker.describe()
+
+    def one_upload(self, request: Request, deadline: float) -> AbstractAsyncContextManager[Upload]:
+        """A place for a request's body, on the account of whoever sends it."""
+        peer = self.peers.of_request(host_of(request.scope), request.headers)
+        announced = request.headers.get("content-length", "")
+        return self.uploads.one(peer, int(announced) if announced.isdecimal() else None, deadline)
+
+    def finished(self, record: RequestRecord) -> None:
+        """After every answer. Both only hand figures over; the log is written by a thread of its own."""
+        log_request(record)
+        metrics().request(record)
+
+    def refuse_work(self) -> None:
+        self.worker.shut_down()
+        self.uploads.close(ShuttingDown)
+
+    def watch_connections(self) -> None:
+        server = web_server()
+        if server is None:
+            logger.warning("not under uvicorn: connections have no limits of ours, slow ones may stay")
+        else:
+            watch_over(server, self.connections, self.peers)
+
+    def say_ready(self, serving: str) -> None:
+        """The last line of the start: what, where, and a command to try."""
+        logger.info("ready: serving %s%s", serving, invitation(address_of(self.name)))
+
+    def make_room(self) -> None:
+        """Before the framework's app: already its start writes figures."""
+        try:
+            metric_files.reserve()
+        except metric_files.NoRoomForMetrics as error:
+            self.log.start()
+            logger.critical("cannot serve: %s", error)
+            self.cannot_serve()
+
+    def cannot_serve(self) -> None:
+        self.log.stop()  # writes the reason first
+        end_both()
+
+
+# The figures are made when the process that serves starts, not when these parts are: hence functions.
+
+
+def show_depth(depth: int) -> None:
+    metrics().depth.set(depth)
+
+
+def show_connections(count: int) -> None:
+    metrics().connections.set(count)
+
+
+def count_closed(reason: str) -> None:
+    metrics().closed.labels(reason).inc()
+
+
+def show_decoding(seconds: float) -> None:
+    metrics().decoding.observe(seconds)
+
+
+def count_killed_decoder(reason: str) -> None:
+    metrics().decoders_killed.labels(reason).inc()
+
+
+def show_decoders(number: int) -> None:
+    metrics().decoders.set(number)
