@@ -55,7 +55,7 @@ class TensorSpec:
 
     @property
     def float32(self) -> bool:
-        """The router's weights and fp8's scales stay float32 whatever the model's dtype (spec section 1)."""
+        """The router's weights and fp8's scales stay float32 whatever the model's dtype (docs/model.md, section 1)."""
         return self.kind in ("router", "scale")
 
     @property

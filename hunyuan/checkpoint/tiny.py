@@ -1,4 +1,4 @@
-"""Writes small random checkpoints in the official layout (spec sections 1 to 4, 11 and 16).
+"""Writes small random checkpoints in the official layout (docs/model.md, sections 1 to 4, 11 and 16).
 
 They have every part of the real model at a size that runs on a laptop's CPU in seconds; the service uses one when no
 `MODEL_ID` is given, and tests use them everywhere. Pictures made with them are colourful noise. Knows files and

@@ -1,6 +1,7 @@
 """What a tiny checkpoint's small files say: its sizes, `config.json`, `generation_config.json` and the system prompts.
 
-Knows the official keys (spec sections 2, 3 and 16) and which sizes fit together. Knows no weights and writes no files.
+Knows the official keys (docs/model.md, sections 2, 3 and 16) and which sizes fit together. Knows no weights and writes
+no files.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class TinyShape:
     Attributes:
         expert_width: F, the inner width of one expert.
         base_size: side of a square output in pixels.
-        distil: true makes the Distil variant (spec section 18).
+        distil: true makes the Distil variant (docs/model.md, section 18).
         torch_dtype: what config.json tells a loader to compute in.
 
     Raises:
@@ -104,7 +105,7 @@ def tokenizer_config() -> dict[str, Any]:
 
 
 def generation_config(shape: TinyShape, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What an edit does when the request does not say (spec section 3)."""
+    """What an edit does when the request does not say (docs/model.md, section 3)."""
     return {
         "bot_task": "think_recaption",
         "use_system_prompt": "en_unified",
@@ -126,7 +127,7 @@ def generation_config(shape: TinyShape, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def model_config(shape: TinyShape, tokenizer: Tokenizer) -> dict[str, Any]:
-    """`config.json` (spec section 2): the official keys that say anything about this model."""
+    """`config.json` (docs/model.md, section 2): the official keys that say anything about this model."""
     config: dict[str, Any] = {
         "architectures": ["HunyuanImage3ForCausalMM"],
         "model_type": "hunyuan_image_3_moe",

@@ -1,8 +1,8 @@
 """The tokenizer of a tiny checkpoint, and the words that its text stage says.
 
 A byte-level BPE trained on the few sentences below, followed by every special token of the official tokenizer in the
-official order (spec section 11). The real one differs in having about 128,000 ordinary tokens. Knows nothing of
-weights: `script_pairs` says which token follows which, `tiny_weights.py` makes the weights obey.
+official order (docs/model.md, section 11). The real one differs in having about 128,000 ordinary tokens. Knows nothing
+of weights: `script_pairs` says which token follows which, `tiny_weights.py` makes the weights obey.
 """
 
 from __future__ import annotations

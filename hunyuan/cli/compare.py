@@ -113,7 +113,7 @@ def build_cases(args: argparse.Namespace) -> list[Case]:
 
     from hunyuan.compare.sample_photos import photo
     from hunyuan.compare.weights import Case
-    from hunyuan.pictures.rgb import load_image
+    from hunyuan.pictures.reader import load_image
 
     chosen: list[tuple[str, tuple[Image.Image, ...]]]
     if args.prompt is not None:

@@ -30,7 +30,7 @@ from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.kv_cache import KVCache, layer_devices
 from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_tokens
 from hunyuan.generation.random_numbers import RequestRandom
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import prepare_cond_image
 from hunyuan.prompt.layout import CondShape, TextTask
 from hunyuan.requests import ProgressCallback

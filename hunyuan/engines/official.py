@@ -37,7 +37,7 @@ from hunyuan.checkpoint.folder import checkpoint_name
 from hunyuan.engines.official_loading import check_folder, check_packages, load_arguments, load_model, module_name
 from hunyuan.engines.official_watch import Watch
 from hunyuan.errors import HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The checkpoint's `generation_config.json` and what a request overrides of it (spec section 3)."""
+"""The checkpoint's `generation_config.json` and what a request overrides of it (docs/model.md, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding text without asking the device after each token (spec section 15).
+"""Decoding text without asking the device after each token (docs/model.md, section 15).
 
 `DecodeStep` is one token: run the last one through the network, apply the text stage's rules, draw, write the result
 down. Everything it reads and writes lies in buffers that keep their place, so that the step can be captured once and

@@ -1,4 +1,4 @@
-"""The image stage: from noise to latents, one velocity a step (spec sections 13, 17 and 18).
+"""The image stage: from noise to latents, one velocity a step (docs/model.md, sections 13, 17 and 18).
 
 Everything before the timestep token keeps its keys and values over all steps; a step runs only the special
 tokens and the image's own, for the guided and the unguided row together. What is the same at every step is computed

@@ -28,7 +28,7 @@ from hunyuan.generation.step_cache import StepCache, TaylorCache
 from hunyuan.generation.text import TextPlan, TextStream, read_text
 from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
 from hunyuan.prompt.layout import CondShape, Layout, LayoutBuilder, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group

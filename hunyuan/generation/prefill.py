@@ -1,4 +1,4 @@
-"""Runs stretches of a token sequence through the backbone (spec sections 8, 13 and 14).
+"""Runs stretches of a token sequence through the backbone (docs/model.md, sections 8, 13 and 14).
 
 Knows how a layout's tokens become embeddings and positions, and that each condition image is encoded once a
 request. Does not know which stretch to run when.

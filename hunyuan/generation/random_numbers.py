@@ -14,7 +14,7 @@ _BLOCK = 16
 
 
 class RequestRandom:
-    """The random numbers of one request, all from its one seed (spec section 17).
+    """The random numbers of one request, all from its one seed (docs/model.md, section 17).
 
     `image` draws the condition images' posteriors in order and then the initial noise, on the model's device or,
     for results that do not depend on the device, on the CPU. `text` samples tokens, on the same device.

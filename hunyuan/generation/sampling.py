@@ -1,4 +1,4 @@
-"""From logits to the next token (spec section 15). Order of the filters: temperature, top-k, top-p.
+"""From logits to the next token (docs/model.md, section 15). Order of the filters: temperature, top-k, top-p.
 
 One draw is one uniform number and a search in the cumulated probabilities of the candidates, all of it tensor
 operations of fixed shapes. Every decode step runs the same `draw`, captured or not, so that equal logits give equal

@@ -1,4 +1,4 @@
-"""The flow-matching schedule and its Euler step (spec section 17). Pure arithmetic."""
+"""The flow-matching schedule and its Euler step (docs/model.md, section 17). Pure arithmetic."""
 
 from __future__ import annotations
 

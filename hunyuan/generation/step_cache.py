@@ -1,4 +1,4 @@
-"""Step caching: forecasting the backbone's output at some denoising steps (spec section 19).
+"""Step caching: forecasting the backbone's output at some denoising steps (docs/model.md, section 19).
 
 The backbone's output changes slowly from step to step. Its low and its high frequencies along the token axis
 are each continued by a Taylor series whose derivatives are finite differences between the steps that ran in

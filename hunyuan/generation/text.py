@@ -1,4 +1,4 @@
-"""The text stage: thinking, rewriting and picking the picture's ratio, token by token (spec section 15).
+"""The text stage: thinking, rewriting and picking the picture's ratio, token by token (docs/model.md, section 15).
 
 Knows which tokens are forced after which, where text ends, and how the result reads. How they are decoded is in
 `decoding.py`.

@@ -1,4 +1,4 @@
-"""Attention over a sequence of causal text runs and bidirectional image blocks (spec sections 5 and 14).
+"""Attention over a sequence of causal text runs and bidirectional image blocks (docs/model.md, sections 5 and 14).
 
 Knows which keys a query may see. No dense mask is needed: a text run is causal over everything before it, an
 image block sees everything before it and all of itself, and nothing sees past its own run or block. Does not know the

@@ -1,4 +1,4 @@
-"""The network's shape, read from a checkpoint's `config.json` (spec section 2) and checked.
+"""The network's shape, read from a checkpoint's `config.json` (docs/model.md, section 2) and checked.
 
 Knows names and numbers only: no tensors, no files, no number formats. Fields carry the checkpoint's own names; one that
 is not listed is ignored. A `Literal` of one value changes the arithmetic, and no published checkpoint has another.
@@ -27,7 +27,7 @@ Number = Annotated[float, Field(strict=True)]
 
 @dataclass(frozen=True, config=_STRICT)
 class VaeConfig:
-    """The 3D convolutional autoencoder (spec section 9)."""
+    """The 3D convolutional autoencoder (docs/model.md, section 9)."""
 
     block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1)]
     latent_channels: Count
@@ -92,7 +92,7 @@ class VitProcessorConfig:
 
 @dataclass(frozen=True, config=_STRICT)
 class AlignerConfig:
-    """The MLP from ViT width to the backbone's (spec section 10)."""
+    """The MLP from ViT width to the backbone's (docs/model.md, section 10)."""
 
     input_dim: Count
     n_embed: Count
@@ -210,7 +210,7 @@ class ModelConfig:
 
     @property
     def has_extra_ratios(self) -> bool:
-        """The base model was trained without the four ratio tokens past the first 33 (spec section 11)."""
+        """The base model was trained without the four ratio tokens past the first 33 (docs/model.md, section 11)."""
         return self.model_version != BASE_MODEL
 
     @property

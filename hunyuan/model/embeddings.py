@@ -1,4 +1,4 @@
-"""From numbers and latents to token embeddings and back (spec section 13).
+"""From numbers and latents to token embeddings and back (docs/model.md, section 13).
 
 Knows the timestep embedder and the two small UNet halves around the backbone: `PatchEmbed` turns latents into
 image tokens, `FinalLayer` turns image tokens into a velocity.

@@ -1,4 +1,4 @@
-"""The feed-forward half of a layer: the gated MLP, and the mixture of experts (spec sections 6 and 7).
+"""The feed-forward half of a layer: the gated MLP, and the mixture of experts (docs/model.md, sections 6 and 7).
 
 Holds the weights under the checkpoint's names, experts stacked, and computes the experts by a plain loop. Routing keeps
 every token: no expert has a capacity. Does not know the transformer around it.

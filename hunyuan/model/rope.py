@@ -1,4 +1,4 @@
-"""Two-dimensional rotary position embedding (spec section 8).
+"""Two-dimensional rotary position embedding (docs/model.md, section 8).
 
 Knows where each token of a sequence stands and the angles that follow from it. Tables are computed for the
 positions asked for, never for the whole `max_position_embeddings`.

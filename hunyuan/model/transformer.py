@@ -1,4 +1,4 @@
-"""The decoder stack: attention and mixture-of-experts blocks (spec sections 5 to 7).
+"""The decoder stack: attention and mixture-of-experts blocks (docs/model.md, sections 5 to 7).
 
 Holds weights and no request state: keys and values go into buffers that the caller owns. What happens between the
 weights is a set of operations that can be exchanged (`hunyuan.model.operations`, with the contract for the buffers).

@@ -1,4 +1,4 @@
-"""The autoencoder between pixels and latents: 3D convolutions over a single frame (spec section 9).
+"""The autoencoder between pixels and latents: 3D convolutions over a single frame (docs/model.md, section 9).
 
 Knows pictures as `[n, 3, height, width]` in -1..1 and latents as `[n, channels, height / 16, width / 16]`. This
 is the plain form, padding and all four frames included. Does not draw random numbers.

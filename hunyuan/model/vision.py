@@ -1,4 +1,4 @@
-"""The vision tower: transformers' SigLIP 2 and the MLP to the backbone's width (spec section 10).
+"""The vision tower: transformers' SigLIP 2 and the MLP to the backbone's width (docs/model.md, section 10).
 
 Knows how to build transformers' module from a checkpoint's `vit` entry. All `max_num_patches` rows are kept:
 the backbone attends to the padding rows too.

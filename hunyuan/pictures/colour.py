@@ -44,6 +44,7 @@ _CURVES: dict[int, tuple[float, ...]] = dict.fromkeys((1, 2, 6, 13, 14, 15), _SR
     8: (0, 1.0),
     17: (0, 2.6),
 }
+ADOBE_RGB = Colour(gamma=2.19921875, chromaticities=(0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06))
 _HDR = {16: "PQ", 18: "HLG"}
 
 

@@ -34,7 +34,7 @@ def read_heif(data: bytes) -> PictureFile:
     file = PictureFile(data)
     for kind, body in _boxes(data):
         if kind == b"meta":
-            _note_colour(body[4:], file)
+            _note_properties(body[4:], file)
     return file
 
 
@@ -54,8 +54,8 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     raise BadFile(f"the file has more than {MAX_BOXES:,} boxes; save it again in another program")
 
 
-def _note_colour(meta: bytes, file: PictureFile) -> None:
-    """The colour properties of the primary item."""
+def _note_properties(meta: bytes, file: PictureFile) -> None:
+    """The size and the colour properties of the primary item."""
     parts = {kind: body for kind, body in _boxes(meta) if kind in (b"pitm", b"iinf", b"iprp")}
     info = parts.get(b"iinf", bytes(6))
     items = int.from_bytes(info[4:6] if info[0] == 0 else info[4:8], "big")
@@ -66,7 +66,9 @@ def _note_colour(meta: bytes, file: PictureFile) -> None:
     primary = int.from_bytes(parts.get(b"pitm", b"")[4:], "big")
     for number in _linked(inner.get(b"ipma", b""), primary):
         kind, body = properties[number - 1] if 0 < number <= len(properties) else (b"", b"")
-        if kind == b"colr" and body[:4] in (b"prof", b"rICC") and len(body) <= MAX_PROFILE_BYTES:
+        if kind == b"ispe" and len(body) >= 12:
+            file.claimed = int.from_bytes(body[4:8], "big"), int.from_bytes(body[8:12], "big")
+        elif kind == b"colr" and body[:4] in (b"prof", b"rICC") and len(body) <= MAX_PROFILE_BYTES:
             file.colour.profile = body[4:]
         elif kind == b"colr" and body[:4] == b"nclx" and len(body) >= 11:
             primaries, transfer = int.from_bytes(body[4:6], "big"), int.from_bytes(body[6:8], "big")

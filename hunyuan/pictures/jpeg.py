@@ -118,6 +118,8 @@ def _frame(marker: int, body: bytes) -> _Frame:
         raise BadFile("a lossless or hierarchical JPEG; save it as an ordinary (baseline) one")
     if precision != 8:
         raise BadFile(f"a JPEG with {precision} bits per sample; save it with 8")
+    if height == 0:
+        raise BadFile("a JPEG that tells its height behind the picture (DNL); save it again in another program")
     if components not in (1, 3, 4):
         raise BadFile(f"a JPEG with {components} components; save it as grey, RGB or CMYK")
     progressive = marker in (0xC2, 0xCA)

@@ -33,10 +33,14 @@ class Colour:
 
 @dataclass
 class PictureFile:
-    """`data` is a file of its own, for a decoder. `ended` is false where the end marker is missing."""
+    """`data` is a file of its own, for a decoder. `ended` is false where the end marker is missing.
+
+    `claimed` is the width and height that the file states, where a decoder's own limits are below what it may state.
+    """
 
     data: bytes
     colour: Colour = field(default_factory=Colour)
     exif: bytes | None = None
     xmp: bytes | None = None
     ended: bool = True
+    claimed: tuple[int, int] | None = None

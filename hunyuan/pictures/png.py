@@ -14,7 +14,6 @@ from hunyuan.pictures.parts import MAX_METADATA_BYTES, MAX_PROFILE_BYTES, BadFil
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_CHUNKS = 100_000  # 20 MB in chunks of 200 bytes
 _PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
-_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _XMP = b"XML:com.adobe.xmp"
 _OLD_EXIF = b"Raw profile type exif"  # ImageMagick's, before there was a chunk for it: hexadecimal, below three lines
@@ -24,7 +23,7 @@ def read_png(data: bytes) -> PictureFile:
     """Raises `BadFile` for too many chunks, an animation, and a profile beyond the limit."""
     file = PictureFile(b"")
     parts, seen = [SIGNATURE], set[bytes]()
-    position, chunks = len(SIGNATURE), 0
+    position, chunks, depth, colour_type = len(SIGNATURE), 0, 8, 0
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -33,23 +32,46 @@ def read_png(data: bytes) -> PictureFile:
             raise BadFile(f"the PNG has more than {MAX_CHUNKS:,} chunks; save it again in another program")
         if kind == b"IEND":
             break
+        if kind == b"IHDR" and position + 18 <= len(data):
+            depth, colour_type = data[position + 16], data[position + 17]
+        if kind == b"CgBI":
+            raise BadFile("a PNG that Xcode has rewritten for iOS (CgBI), which is no standard PNG; save it again")
         if kind == b"IDAT" or (kind in _PIXELS and kind != b"tRNS"):
-            parts.append(data[position:end])
+            # A chunk that the file cuts short would take the bytes behind it for its own.
+            whole = end <= len(data)
+            parts.append(data[position:end] if whole else _chunk(kind, data[position + 8 : end - 4]))
+            seen.add(kind)
         elif end <= len(data) and _is_sound(data, position, end):
             body = data[position + 8 : end - 4]
             if kind == b"tRNS":
-                parts.append(data[position:end])
+                parts.append(_transparent(body, depth, colour_type))
+            elif kind == b"acTL" and b"IDAT" in seen:
+                pass  # too late to mean an animation
             elif kind not in seen or kind in _TEXTS:
                 _note(kind, body, file)
             seen.add(kind)
         position = end
-    file.data = b"".join(parts) + _END
+    file.data = b"".join(parts) + _chunk(b"IEND", b"")
     return file
 
 
 def _is_sound(data: bytes, start: int, end: int) -> bool:
     """An ancillary chunk with a wrong checksum is left out, as every viewer does."""
     return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+
+
+def _transparent(body: bytes, depth: int, colour_type: int) -> bytes:
+    """A `tRNS` chunk for Pillow, which makes 8-bit values of the pixels and leaves the transparent colour as it is."""
+    if colour_type == 0 and depth in (2, 4) and len(body) == 2:
+        grey = int.from_bytes(body, "big") & (2**depth - 1)
+        body = struct.pack(">H", grey * 255 // (2**depth - 1))
+    elif colour_type == 2 and depth == 16 and len(body) == 6:
+        body = struct.pack(">3H", *(value >> 8 for value in struct.unpack(">3H", body)))
+    return _chunk(b"tRNS", body)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def _note(kind: bytes, body: bytes, file: PictureFile) -> None:
@@ -69,10 +91,10 @@ def _note(kind: bytes, body: bytes, file: PictureFile) -> None:
         colour.cicp = (body[0], body[1], bool(body[3]))
     elif kind == b"eXIf":
         file.exif = b"Exif\0\0" + body[:MAX_METADATA_BYTES]
-    elif kind == b"iTXt" and body.startswith(_XMP + b"\0"):
-        file.xmp = _xmp(body[len(_XMP) + 1 :])
-    elif kind in (b"tEXt", b"zTXt") and body.startswith(_OLD_EXIF + b"\0"):
-        file.exif = file.exif or _old_exif(body[len(_OLD_EXIF) + 1 :], kind == b"zTXt")
+    elif kind == b"iTXt" and file.xmp is None and body.startswith(_XMP + b"\0"):
+        file.xmp = _xmp(body[len(_XMP) + 1 :]) or b""  # unpacked once, whatever comes of it
+    elif kind in (b"tEXt", b"zTXt") and file.exif is None and body.startswith(_OLD_EXIF + b"\0"):
+        file.exif = _old_exif(body[len(_OLD_EXIF) + 1 :], kind == b"zTXt") or b""
 
 
 def _profile(body: bytes) -> bytes | None:

@@ -1,4 +1,4 @@
-"""An uploaded file's bytes to a picture: the checks of a stranger's file, then the decoding.
+"""A file's bytes to a picture: the checks of a stranger's file, then the decoding.
 
 Knows which decoder gets which format and how large a picture may be. How a file is taken apart is in the walkers
 (`jpeg.py`, `png.py`, `webp.py`, `heif.py`); how much time and memory it may take is limited from outside
@@ -7,23 +7,26 @@ Knows which decoder gets which format and how large a picture may be. How a file
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from hunyuan.errors import InvalidImage, InvalidRequest
 from hunyuan.pictures.heif import read_heif
 from hunyuan.pictures.jpeg import END, read_jpeg
-from hunyuan.pictures.parts import BadFile, PictureFile
+from hunyuan.pictures.parts import BadFile, Colour, PictureFile
 from hunyuan.pictures.png import read_png
 from hunyuan.pictures.rgb import upright_rgb
 from hunyuan.pictures.signatures import ALLOWED, format_of
 from hunyuan.pictures.webp import read_webp
 from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
+from hunyuan.requests import ImageSource
 
-__all__ = ["ALLOWED", "read_picture"]
+__all__ = ["ALLOWED", "load_image", "read_picture"]
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a process is given one picture at a time, and an amount of CPU time for it
 _WALKERS: dict[str, Callable[[bytes], PictureFile]] = {
@@ -45,6 +48,8 @@ def read_picture(data: bytes, max_pixels: int, field: str = "image") -> Image.Im
     try:
         kind = format_of(data)
         file = _WALKERS[kind](data)
+        if file.claimed is not None:
+            _check_size(Size(*file.claimed), max_pixels, field)
         image = _opened(kind, file)
         if getattr(image, "n_frames", 1) > 1 and kind != "HEIF":  # a HEIC file may hold a series; its first is meant
             raise BadFile(f"an animated {kind} file; send a single picture")
@@ -61,6 +66,44 @@ def read_picture(data: bytes, max_pixels: int, field: str = "image") -> Image.Im
         raise InvalidImage(f"more than the {max_pixels:,} pixels allowed", field) from error
     except Exception as error:  # the decoders raise whatever they stumble over
         raise _damaged(error, field) from error
+
+
+def load_image(source: ImageSource, field: str = "image") -> Image.Image:
+    """Opens a path of one's own or takes a PIL image; as `read_picture`, but in any format that Pillow reads.
+
+    Raises:
+        InvalidImage: it cannot be read or decoded, has several frames, or a side or ratio is out of bounds; names
+            the path, where it is one.
+    """
+    if isinstance(source, Image.Image):
+        return upright_rgb(source, field)
+    try:
+        return upright_rgb(*_of_path(Path(source), field))
+    except InvalidImage as error:
+        raise InvalidImage(f"{source}: {str(error).partition(': ')[2]}", field) from error
+    except BadFile as error:
+        raise InvalidImage(f"{source}: {error}", field) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # The system's own words where it is the system that failed; Pillow's errors have no number.
+        number = getattr(error, "errno", None)
+        reason = f"cannot be decoded ({type(error).__name__})" if number is None else os.strerror(number)
+        raise InvalidImage(f"{source}: {reason}", field) from error
+
+
+def _of_path(path: Path, field: str) -> tuple[Image.Image, str, Colour | None]:
+    with open(path, "rb") as opened:
+        data = opened.read()
+    try:
+        kind = format_of(data)
+    except BadFile:  # TIFF, BMP and the like
+        return Image.open(BytesIO(data)), field, None
+    file = _WALKERS[kind](data)
+    image = _opened(kind, file)
+    if not file.ended:
+        _refuse_cut_data(kind, file, image)
+    return image, field, file.colour
 
 
 def _opened(kind: str, file: PictureFile) -> Image.Image:
@@ -98,4 +141,6 @@ def _check_size(size: Size, max_pixels: int, field: str) -> None:
 
 
 def _damaged(error: Exception, field: str) -> InvalidImage:
+    if isinstance(error, UnidentifiedImageError):  # its message is the address of an object
+        return InvalidImage("the file is cut short or damaged: its header cannot be read", field)
     return InvalidImage(f"the file is cut short or damaged ({type(error).__name__}: {str(error)[:100]})", field)

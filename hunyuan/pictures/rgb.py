@@ -5,9 +5,7 @@ Knows Pillow's modes and the EXIF orientation. Which files are opened is `reader
 
 from __future__ import annotations
 
-import os
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,9 @@ import pi_heif
 from PIL import ExifTags, Image
 
 from hunyuan.errors import InvalidImage, InvalidRequest
-from hunyuan.pictures.colour import colour_of, to_srgb
+from hunyuan.pictures.colour import ADOBE_RGB, colour_of, to_srgb
 from hunyuan.pictures.parts import BadFile, Colour
 from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
-from hunyuan.requests import ImageSource
 
 # One thread: a process that decodes is given one picture at a time, and an amount of CPU time for it.
 pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
@@ -34,32 +31,18 @@ _TURNS = {  # EXIF orientation -> what makes the picture upright
 }
 
 
-def load_image(source: ImageSource, field: str = "image") -> Image.Image:
-    """Opens a path or takes a PIL image; returns it upright, in 8-bit RGB, alpha composited on white.
+def upright_rgb(image: Image.Image, field: str, colour: Colour | None = None) -> Image.Image:
+    """A picture that is open: upright, in 8-bit sRGB, alpha composited on white.
+
+    Args:
+        colour: what its file says of it; None: what Pillow knows.
 
     Raises:
-        InvalidImage: it cannot be read or decoded, has several frames, or a side or ratio is out of bounds; names
-            the path, where it is one.
+        InvalidImage: it cannot be decoded, has several frames, or a side or ratio is out of bounds.
     """
-    if isinstance(source, Image.Image):
-        return upright_rgb(source, field)
-    named = f"{source}: " if isinstance(source, str | Path) else ""
-    try:
-        with Image.open(source) as image:
-            return upright_rgb(image, field)
-    except InvalidImage as error:
-        raise InvalidImage(f"{named}{str(error).partition(': ')[2]}", field) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # The system's own words where it is the system that failed; Pillow's errors have no number.
-        number = getattr(error, "errno", None)
-        reason = f"cannot be decoded ({type(error).__name__})" if number is None else os.strerror(number)
-        raise InvalidImage(f"{named}{reason}", field) from error
-
-
-def upright_rgb(image: Image.Image, field: str, colour: Colour | None = None) -> Image.Image:
-    """What `load_image` does with a picture that is open. `colour`: what its file says; None: what Pillow knows."""
-    # A phone's MPO holds further pictures behind the photo; only the first is meant.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    # A phone's MPO holds further pictures behind the photo; only the first is meant,
+    # and a HEIC file may be a series, of which the primary one is meant.
+    if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "HEIF"):
         raise InvalidImage("an animated picture was sent; send a single frame", field)
     size = Size(*image.size)
     if min(size.width, size.height) < MIN_SIDE:
@@ -69,6 +52,10 @@ def upright_rgb(image: Image.Image, field: str, colour: Colour | None = None) ->
     except InvalidRequest as error:
         raise InvalidImage(str(error).partition(": ")[2], field) from error
     try:
+        image.load()  # here, and not while its EXIF is looked for, where an error means that there is none
+        colour = colour_of(image.info) if colour is None else colour
+        if colour == Colour() and _says_adobe_rgb(image):
+            colour = ADOBE_RGB
         turn = _TURNS.get(_orientation(image))
         rgb = to_rgb(image if turn is None else image.transpose(turn), colour)
     except BadFile as error:
@@ -85,6 +72,17 @@ def _orientation(image: Image.Image) -> Any:
         return image.getexif().get(ExifTags.Base.Orientation)
     except (OSError, ValueError, SyntaxError, TypeError, struct.error):
         return None
+
+
+def _says_adobe_rgb(image: Image.Image) -> bool:
+    """How cameras say it that embed no profile (DCF: ColorSpace is "uncalibrated", the interoperability index R03)."""
+    try:
+        exif = image.getexif()
+        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, AttributeError, struct.error):
+        return False
+    return space == 2 or (space != 1 and index in ("R03", b"R03"))
 
 
 def to_rgb(image: Image.Image, colour: Colour | None = None) -> Image.Image:

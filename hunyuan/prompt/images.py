@@ -1,4 +1,4 @@
-"""From an upright RGB picture to the model's two inputs (spec section 10).
+"""From an upright RGB picture to the model's two inputs (docs/model.md, section 10).
 
 Knows pixels: the resize or crop to a bucket for the autoencoder, and the patches for the vision tower. Does not know
 files (`hunyuan.pictures`) and tokens.

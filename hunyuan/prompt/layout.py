@@ -1,4 +1,4 @@
-"""The token sequence of a request (spec section 12).
+"""The token sequence of a request (docs/model.md, section 12).
 
 Knows the order of the pieces, the two chat templates, the image blocks and the unconditional row. The result
 is plain numbers; embeddings, masks and keys are made from them elsewhere.
@@ -90,7 +90,7 @@ class Layout:
 
     @property
     def grids(self) -> list[Grid]:
-        """The stretches with two-dimensional positions, in order (spec section 8)."""
+        """The stretches with two-dimensional positions, in order (docs/model.md, section 8)."""
         grids: list[Grid] = []
         for block in self.conds:
             if self.cond_attention != "causal":
@@ -101,7 +101,7 @@ class Layout:
 
     @property
     def full_blocks(self) -> list[tuple[int, int]]:
-        """The [start, stop) ranges with bidirectional attention, in order (spec section 14)."""
+        """The [start, stop) ranges with bidirectional attention, in order (docs/model.md, section 14)."""
         blocks: list[tuple[int, int]] = []
         for block in self.conds:
             if self.cond_attention == "joint_full":

@@ -1,4 +1,4 @@
-"""Sizes and the model's resolution buckets (spec section 10).
+"""Sizes and the model's resolution buckets (docs/model.md, section 10).
 
 Knows which picture sizes a checkpoint can make and which of them a wish or a source picture snaps to. `Size` is
 the one type that says which number is the width.
@@ -111,7 +111,7 @@ def check_ratio(size: Size, field: str) -> None:
 
 
 def aligned_output_size(sources: list[tuple[Size, int]], output: Bucket, base_size: int) -> Size:
-    """The size the output is resized to under `infer_align_image_size` (spec section 17).
+    """The size the output is resized to under `infer_align_image_size` (docs/model.md, section 17).
 
     The first source whose bucket is the output's decides: its own ratio at about `base_size` squared pixels,
     unless the bucket's ratio is within .01 of it already. No such source: the bucket's size.

@@ -1,4 +1,4 @@
-"""System prompts, read from the checkpoint's `system_prompt.py` without running it (spec section 16).
+"""System prompts, read from the checkpoint's `system_prompt.py` without running it (docs/model.md, section 16).
 
 Knows the constants of the official file and which choice uses which of them. Holds no prompt text itself.
 """

@@ -1,4 +1,4 @@
-"""The checkpoint's tokenizer and its special tokens by name (spec section 11).
+"""The checkpoint's tokenizer and its special tokens by name (docs/model.md, section 11).
 
 Knows ids and text, nothing of how a sequence is laid out.
 """
@@ -20,7 +20,7 @@ MOST_BYTES = 32 << 20
 INSTRUCT_RATIOS = 37
 BASE_RATIOS = 33
 
-# What detokenized English looks like; applied in this order (spec section 15).
+# What detokenized English looks like; applied in this order (docs/model.md, section 15).
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 

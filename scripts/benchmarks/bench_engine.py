@@ -44,7 +44,7 @@ from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files  
 from hunyuan.formats.config import CheckpointConfig  # noqa: E402
 from hunyuan.generation.job import EditJob  # noqa: E402
 from hunyuan.model.attention import Segment, split_segments  # noqa: E402
-from hunyuan.pictures.rgb import load_image  # noqa: E402
+from hunyuan.pictures.reader import load_image  # noqa: E402
 from hunyuan.plan.weights import FORMATS  # noqa: E402
 from hunyuan.prompt.images import prepare_cond_image  # noqa: E402
 from hunyuan.requests import STAGES, EditRequest, EditResult  # noqa: E402

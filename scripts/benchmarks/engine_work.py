@@ -93,7 +93,7 @@ class WorkCounter:
         )
 
     def _image_head(self, rows: int) -> float:
-        """Operations a latent pixel: `patch_embed` once, `final_layer` for every row (spec section 13)."""
+        """Operations a latent pixel: `patch_embed` once, `final_layer` for every row (docs/model.md, section 13)."""
         c = self.config
         hidden, middle, latent = c.hidden_size, c.patch_embed_hidden_dim, c.vae.latent_channels
         embed = 9 * latent * middle + 9 * middle * hidden + 9 * hidden * hidden + middle * hidden

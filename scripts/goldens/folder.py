@@ -17,7 +17,7 @@ from hunyuan.engines.native import NativeEngine
 from hunyuan.generation.job import Checkpoint
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image
 from hunyuan.prompt.layout import CondShape, LayoutBuilder
 from hunyuan.prompt.resolution import ResolutionGroup, Size, resolution_group

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 import service
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
 
 POLL_S = 0.01  # stands for one denoising step: how soon a cancelled edit stops

@@ -82,3 +82,12 @@ def test_a_dead_link_and_a_missing_file_would_be_seen() -> None:
         "scripts/no_such.py",
         "docs/x.md",
     ]
+
+
+def test_nothing_points_outside_the_repository() -> None:
+    """No document or source names a folder beside the repository or a specification that readers do not have."""
+    outside = re.compile(r"\.\./shared|\bspec sections? \d|\(spec \d")
+    files = [path for top in ("hunyuan", "scripts", "docs", "tests") for path in (ROOT / top).rglob("*")]
+    sources = [path for path in files if path.suffix in {".py", ".md", ".sh"} and "data" not in path.parts]
+    found = [str(path.relative_to(ROOT)) for path in sources if outside.search(path.read_text(encoding="utf-8"))]
+    assert [name for name in found if name != "tests/docs/test_documents.py"] == []

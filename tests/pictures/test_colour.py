@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures.picture_files import PNG_SIGNATURE, chunk
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from hunyuan.errors import InvalidImage
 from hunyuan.pictures.colour import matrix_profile
-from hunyuan.pictures.reader import read_picture
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image, read_picture
 
 HEIC = Path(__file__).parents[1] / "data" / "pictures"
 ORANGE = (230, 120, 40)  # in sRGB
@@ -102,6 +101,30 @@ def test_a_phones_heic_is_converted() -> None:
     """Both files hold the values (230, 120, 40), one of them in Display P3."""
     assert near(first((HEIC / "plain.heic").read_bytes()), ORANGE, 2)
     assert near(first((HEIC / "display_p3.heic").read_bytes()), (248, 112, 0), 3)
+
+
+def says(space: int | None, index: str | None) -> bytes:
+    """What cameras write that embed no profile."""
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {
+        **({} if space is None else {ExifTags.Base.ColorSpace: space}),
+        **({} if index is None else {ExifTags.IFD.Interop: {ExifTags.Interop.InteropIndex: index}}),
+    }
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(("space", "index"), [(65535, "R03"), (None, "R03"), (2, None)])
+def test_adobe_rgb_of_a_camera_without_a_profile_is_converted(fmt: str, space: int | None, index: str | None) -> None:
+    options = {"lossless": True} if fmt == "WEBP" else {"quality": 98, "subsampling": 0}
+    data = encoded(plain((205, 119, 50)), fmt, exif=says(space, index), **options)
+    assert near(first(data), ORANGE, 4)
+
+
+@pytest.mark.parametrize(("space", "index"), [(65535, None), (65535, "R98"), (1, "R03"), (1, "R98")])
+def test_other_words_of_a_camera_mean_srgb(space: int, index: str | None) -> None:
+    assert first(encoded(plain(ORANGE), exif=says(space, index))) == ORANGE
+    assert near(first(encoded(plain((216, 126, 61)), exif=says(65535, "R03"), icc_profile=DISPLAY_P3)), ORANGE, 2)
 
 
 def test_a_picture_in_srgb_stays_as_it_is_to_the_last_bit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 from PIL import Image
 
 from hunyuan.errors import InvalidImage
-from hunyuan.pictures.reader import read_picture
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image, read_picture
 
-HEIC = (Path(__file__).parents[1] / "data" / "pictures" / "plain.heic").read_bytes()
+SAMPLES = Path(__file__).parents[1] / "data" / "pictures"
+HEIC = (SAMPLES / "plain.heic").read_bytes()
 
 
 def halves(mode: str = "RGB") -> Image.Image:
@@ -124,3 +125,19 @@ def test_any_other_format_is_named(data: bytes, named: str) -> None:
     assert str(caught.value).startswith("image: ")
     assert named in str(caught.value)
     assert ("HEIC and AVIF" in str(caught.value)) != ("animated" in str(caught.value))
+
+
+def test_the_primary_picture_of_a_heic_series_is_meant(tmp_path: Path) -> None:
+    """Phones write bursts so; the file holds blue, then red, and names red."""
+    data = (SAMPLES / "series.heic").read_bytes()
+    for picture in (read_picture(data, 10**6), load_image(SAMPLES / "series.heic")):
+        red, green, blue = picture.getpixel((30, 20))
+        assert red > 200
+        assert max(green, blue) < 60
+
+
+def test_a_size_beyond_a_decoders_own_limit_is_named() -> None:
+    """And the file is not called damaged."""
+    at = AVIF.index(b"ispe") + 8
+    with pytest.raises(InvalidImage, match="60000x60000 is 3,600,000,000 pixels; at most"):
+        read_picture(AVIF[:at] + struct.pack(">II", 60_000, 60_000) + AVIF[at + 8 :], 50_000_000)

@@ -84,8 +84,10 @@ def test_a_file_made_to_take_long_is_refused_with_the_limit(data: bytes, message
         JPEG[:-2] + b"\xff\xd0" * 10_000_000 + b"\xff\xd9",  # restart markers
         JPEG + b"\xff" * 20_000_000,
         PNG[:HEADER_END] + TEXT_BOMB * 100 + PNG[HEADER_END:],
+        PNG[:HEADER_END] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + ZEROS) * 500 + PNG[HEADER_END:],
+        PNG[:HEADER_END] + chunk(b"zTXt", b"Raw profile type exif\0\0" + ZEROS) * 500 + PNG[HEADER_END:],
     ],
-    ids=["fill", "stuffing", "restarts", "trailer", "text bombs"],
+    ids=["fill", "stuffing", "restarts", "trailer", "text bombs", "XMP bombs", "EXIF bombs"],
 )
 def test_bytes_that_are_no_pixels_cost_next_to_nothing(data: bytes) -> None:
     started = time.process_time()

@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pictures.picture_files import PNG_SIGNATURE, chunk, jpeg_of_empty_scans, se
 from PIL import Image
 
 from hunyuan.errors import InvalidImage
-from hunyuan.pictures.reader import read_picture
+from hunyuan.pictures.reader import load_image, read_picture
 
 LIMIT = 1_000_000
 
@@ -136,11 +137,19 @@ def test_what_is_no_pixel_of_a_webp_does_not_matter() -> None:
     assert pixels(data[:-1_000_000]) == photo().tobytes()  # the text is cut short, the pixels are not
 
 
+def test_a_header_that_cannot_be_read_is_said_in_words() -> None:
+    with pytest.raises(InvalidImage) as caught:
+        pixels(PNG[:20] + b"?" + PNG[21:])  # the header's checksum is wrong
+    assert str(caught.value) == "image: the file is cut short or damaged: its header cannot be read"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (jpeg_of_empty_scans(64, 64, 20).replace(b"\xff\xc2\0\x0b\x08", b"\xff\xc2\0\x0b\x0c"), "12 bits per sample"),
         (jpeg_of_empty_scans(64, 64, 20).replace(b"\xff\xc2", b"\xff\xc3"), "lossless or hierarchical JPEG"),
+        (jpeg_of_empty_scans(64, 0, 20), "its height behind the picture (DNL)"),
+        (PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:], "rewritten for iOS (CgBI)"),
         (JPEG[:2] + segment(0xC0, struct.pack(">BHHB", 8, 64, 64, 2) + bytes(6)) + JPEG[2:], "with 2 components"),
     ],
 )
@@ -149,3 +158,61 @@ def test_what_the_decoder_cannot_read_is_named_and_not_called_damaged(data: byte
         pixels(data)
     assert message in str(caught.value)
     assert "damaged" not in str(caught.value)
+
+
+def test_a_file_of_ones_own_is_taken_apart_the_same_way(tmp_path: Path) -> None:
+    """The command line and the Python interface get the same files as the service."""
+    path = tmp_path / "photo"
+    for data in (with_chunks(chunk(b"zTXt", b"workflow\0\0" + zlib.compress(TEXT))), PNG[:-12]):
+        path.write_bytes(data)
+        assert load_image(path).tobytes() == photo().tobytes()
+    path.write_bytes(JPEG[:-2])
+    assert load_image(path).tobytes() == pixels(JPEG)
+    path.write_bytes(JPEG[: len(JPEG) // 2])
+    with pytest.raises(InvalidImage, match="cut short or damaged"):
+        load_image(path)
+    photo().save(path, "TIFF")
+    assert load_image(path).tobytes() == photo().tobytes()
+
+
+def test_a_png_that_lacks_its_last_bytes_is_whole_or_refused() -> None:
+    """The decoder must not take the end mark for pixels."""
+    for missing in range(1, 60):
+        try:
+            seen = pixels(PNG[:-missing])
+        except InvalidImage:
+            continue
+        assert seen == photo().tobytes(), missing
+
+
+def test_a_cut_picture_that_the_caller_has_opened_is_refused() -> None:
+    with pytest.raises(InvalidImage, match="cannot be decoded"):
+        load_image(Image.open(BytesIO(PNG[: len(PNG) // 2])))
+
+
+def test_a_note_of_an_animation_behind_the_pixels_means_nothing() -> None:
+    assert pixels(PNG[:-12] + chunk(b"acTL", struct.pack(">II", 2, 0)) + PNG[-12:]) == photo().tobytes()
+
+
+def plain_png(depth: int, colour_type: int, pixel: bytes, clear: bytes) -> bytes:
+    """64x64 of one value, with a transparent colour."""
+    header = struct.pack(">IIBBBBB", 64, 64, depth, colour_type, 0, 0, 0)
+    rows = (b"\0" + pixel) * 64
+    return (
+        PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"tRNS", clear) + chunk(b"IDAT", zlib.compress(rows)) + PNG[-12:]
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_transparent_grey_is_white_at_every_depth(depth: int, clear: bool) -> None:
+    value = 1
+    packed = b"\0\1" * 64 if depth == 16 else bytes([sum(value << at for at in range(0, 8, depth))]) * (8 * depth)
+    data = plain_png(depth, 0, packed, struct.pack(">H", value if clear else 0))
+    shown = value >> 8 if depth == 16 else value * 255 // (2**depth - 1)
+    assert read_picture(data, LIMIT).getpixel((5, 5)) == ((255 if clear else shown),) * 3
+
+
+def test_a_dark_transparent_colour_of_sixteen_bits_is_white() -> None:
+    pixel = struct.pack(">3H", 1, 2, 3)
+    assert read_picture(plain_png(16, 2, pixel * 64, pixel), LIMIT).getpixel((5, 5)) == (255, 255, 255)

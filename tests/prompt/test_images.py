@@ -24,7 +24,8 @@ from hunyuan.checkpoint.load import read_config
 from hunyuan.errors import InvalidImage
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.config import VitProcessorConfig
-from hunyuan.pictures.rgb import load_image, to_rgb
+from hunyuan.pictures.reader import load_image
+from hunyuan.pictures.rgb import to_rgb
 from hunyuan.prompt.images import centre_crop, prepare_cond_image, stretch, to_pil, vision_grid, vision_input
 from hunyuan.prompt.resolution import Size
 
@@ -292,10 +293,12 @@ def test_of_a_phones_mpo_the_first_picture_is_taken():
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("keep", [0.02, 0.5])
-def test_a_file_that_is_cut_short_is_refused(kind, keep):
+def test_a_file_that_is_cut_short_is_refused(tmp_path, kind, keep):
     data = encoded(gradient(160, 120), kind).getvalue()
-    with pytest.raises(InvalidImage, match=r"^image: cannot be decoded \(\w+\)$"):
-        load_image(io.BytesIO(data[: int(len(data) * keep)]))  # type: ignore[arg-type]
+    path = tmp_path / "photo"
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(InvalidImage, match=r": (cannot be decoded \(\w+\)|the file is cut short or damaged.*)$"):
+        load_image(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(2000), b"\x89PNG\r\n\x1a\n" + b"x" * 100, b"<svg/>"])

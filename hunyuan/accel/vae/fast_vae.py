@@ -1,4 +1,4 @@
-"""The autoencoder for a GPU: the plain form's numbers from 2D convolutions in 16 bit (spec section 9).
+"""The autoencoder for a GPU: the plain form's numbers from 2D convolutions in 16 bit (docs/model.md, section 9).
 
 Built once from a loaded `Vae`, whose weights it copies into its own form, and used in its place. One picture becomes
 four frames inside the decoder, and its encoder sees it four times, so time cannot be dropped: all frames reach the

@@ -1,4 +1,4 @@
-"""A 3D convolution over a few frames as 2D convolutions (spec section 9: zero padding in time, kernel 3).
+"""A 3D convolution over a few frames as 2D convolutions (docs/model.md, section 9: zero padding in time, kernel 3).
 
 Output frame t is the sum over d of kernel[d] over input frame t + d - 1, where frames outside the stretch are zero.
 So what frame t needs are its one, two or three real neighbours: laid side by side as channels, a 2D convolution with

@@ -1,4 +1,4 @@
-"""What the fast autoencoder does between its convolutions, on frames `[1, channels, height, width]` (spec section 9).
+"""What the fast autoencoder does between its convolutions (docs/model.md, section 9), on frames `[1, channels, h, w]`.
 
 Each operation has two forms: plain torch here, and a Triton kernel (`frame_kernels.py`) that is taken for tensors on a
 GPU. Frames are channels-last (`frames.py`). Sums and norms are fp32 or better whatever the frames' dtype. Knows no
