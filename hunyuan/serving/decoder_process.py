@@ -22,15 +22,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from hunyuan.errors import InvalidImage
 from hunyuan.pictures.reader import read_picture
+from hunyuan.serving.pixel_file import new_pixel_file, write_pixels
 
 MESSAGE_BYTES = 4096
 READY = b"ready"
-PIXEL = "RGBX"  # as Pillow keeps RGB in memory: packing is a plain copy, and the service needs none
-PIXEL_BYTES = len(PIXEL)
 _BYTES_A_PIXEL = 32  # of memory at the worst moment: a picture with alpha is there in several forms at once
 _BASE_BYTES = 256 * 2**20
 _PR_SET_PDEATHSIG = 1
@@ -64,7 +63,7 @@ def _answer(connection: socket.socket, job: dict[str, Any], file: int, ready_byt
     # Counts CPU seconds of all threads; the kernel ends the process, wherever it is then.
     signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])
     answer: dict[str, Any]
-    with open(os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as pixels:
+    with new_pixel_file() as pixels:
         try:
             answer = {"size": _decode(file, pixels, job["max_pixels"])}
         except InvalidImage as error:
@@ -85,8 +84,7 @@ def _decode(file: int, pixels: BinaryIO, max_pixels: int) -> tuple[int, int]:
     with open(file, "rb") as upload:
         upload.seek(0)
         picture = read_picture(upload.read(), max_pixels)
-    # Straight from Pillow's rows to the file, in small pieces; `tobytes` would make two more copies of it all.
-    ImageFile._save(picture, pixels, [ImageFile._Tile("raw", (0, 0, *picture.size), 0, (PIXEL, 0, 1))])
+    write_pixels(picture, pixels)
     return picture.size
 
 

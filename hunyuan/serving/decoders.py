@@ -10,10 +10,8 @@ one behind.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
-import mmap
 import os
 import queue
 import signal
@@ -31,8 +29,9 @@ from typing import Literal
 from PIL import Image
 
 from hunyuan.errors import HunyuanError, InferenceFailed, InvalidImage, OutOfMemory
-from hunyuan.serving.decoder_process import MESSAGE_BYTES, PIXEL, PIXEL_BYTES, READY
+from hunyuan.serving.decoder_process import MESSAGE_BYTES, READY
 from hunyuan.serving.http_errors import Restarting
+from hunyuan.serving.pixel_file import picture_of
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +251,7 @@ class _Slot:
             raise InvalidImage(str(answer["invalid"]))
         (file,) = files
         try:
-            return _picture_of(file, *answer["size"])  # type: ignore[misc]
+            return picture_of(file, *answer["size"])  # type: ignore[misc]
         finally:
             os.close(file)
 
@@ -340,14 +339,6 @@ class _Slot:
         if self.missing_since is None:
             self.missing_since = time.monotonic()
             self._pool.count()
-
-
-def _picture_of(file: int, width: int, height: int) -> Image.Image:
-    """The decoded pixels where they lie: RGB as Pillow keeps it, which it calls RGBX. Nothing is copied."""
-    # A file that shrinks, or changes, under its mapping would end or deceive the service.
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
-    pixels = mmap.mmap(file, width * height * PIXEL_BYTES, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-    return Image.frombuffer(PIXEL, (width, height), pixels, "raw", PIXEL, 0, 1)  # type: ignore[arg-type]
 
 
 def _environment() -> dict[str, str]:

@@ -21,11 +21,11 @@ from pictures.picture_files import jpeg_of_empty_scans
 from server_process import ROOT, photo_bytes
 
 from hunyuan.errors import InvalidImage, OutOfMemory
-from hunyuan.pictures.reader import read_picture
-from hunyuan.pictures.rgb import load_image
+from hunyuan.pictures.reader import load_image, read_picture
 from hunyuan.serving import decoders
 from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.http_errors import Restarting
+from hunyuan.serving.pixel_file import picture_of
 
 MAX_PIXELS = 50_000_000
 # A file that nobody's structure check refuses and that takes long: 50 million pixels of the slowest kind.
@@ -107,12 +107,12 @@ def test_a_picture_stays_as_it_is() -> None:
 def test_nothing_shrinks_or_changes_a_picture_under_the_service() -> None:
     file = os.memfd_create("pixels", os.MFD_ALLOW_SEALING)
     os.write(file, bytes(16 * 16 * 4))
-    picture = decoders._picture_of(file, 16, 16)
+    picture = picture_of(file, 16, 16)
     for change in (lambda: os.ftruncate(file, 0), lambda: os.pwrite(file, b"x", 0)):
         with pytest.raises(PermissionError):
             change()
     with pytest.raises(ValueError, match="length"):
-        decoders._picture_of(file, 16, 17)  # larger than what is there
+        picture_of(file, 16, 17)  # larger than what is there
     os.close(file)
     assert picture.convert("RGB").tobytes() == bytes(16 * 16 * 3)
 
