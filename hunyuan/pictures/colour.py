@@ -62,19 +62,21 @@ def colour_of(info: Mapping[Any, Any]) -> Colour:
 def to_srgb(image: Image.Image, colour: Colour) -> Image.Image:
     """`L`, `RGB` or `CMYK` as 8-bit sRGB (`RGB`). A profile that is broken or of another kind is passed over.
 
+    The same image where there is nothing to do: a copy of 50 megapixels is 200 MB.
+
     Raises:
         BadFile: the file says that its values are of a kind that is not read (HDR, unknown curves).
     """
     profile = _stated_profile(colour)
     if profile is None:
-        return image.convert("RGB")
+        return _as_rgb(image)
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         space = source.profile.xcolor_space
         if image.mode == "L" and space == "RGB ":  # PNG's gAMA, or a grey picture with its editor's working space
             image = image.convert("RGB")
         if space != _SPACES[image.mode]:
-            return image.convert("RGB")
+            return _as_rgb(image)
         transform = ImageCms.buildTransform(
             source,
             ImageCms.createProfile("sRGB"),
@@ -84,12 +86,16 @@ def to_srgb(image: Image.Image, colour: Colour) -> Image.Image:
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
         if _changes_nothing(transform, image.mode):
-            return image.convert("RGB")
+            return _as_rgb(image)
         converted = ImageCms.applyTransform(image, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, SyntaxError):
-        return image.convert("RGB")
+        return _as_rgb(image)
     assert converted is not None
     return converted
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _stated_profile(colour: Colour) -> bytes | None:

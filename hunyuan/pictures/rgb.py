@@ -62,6 +62,8 @@ def upright_rgb(image: Image.Image, field: str, colour: Colour | None = None) ->
         raise InvalidImage(str(error), field) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidImage(f"cannot be decoded ({type(error).__name__})", field) from error
+    if rgb is image:  # the caller's, or a file's, which stays as it is
+        rgb = image.copy()
     rgb.info = {}  # the orientation among it has been applied and must not be again
     return rgb
 
@@ -86,7 +88,7 @@ def _says_adobe_rgb(image: Image.Image) -> bool:
 
 
 def to_rgb(image: Image.Image, colour: Colour | None = None) -> Image.Image:
-    """Any mode to 8-bit sRGB. `colour`: what the values mean; None: what Pillow knows of it."""
+    """Any mode to 8-bit sRGB; the same image where it is. `colour`: what its values mean; None: what Pillow knows."""
     colour = colour_of(image.info) if colour is None else colour
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _grey_of_integers(image)

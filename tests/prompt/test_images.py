@@ -564,3 +564,15 @@ def test_a_turned_photo_with_an_ill_typed_exif_tag_does_not_crash(tag):
     except InvalidImage:
         return
     assert size == (20, 40)
+
+
+def test_a_picture_is_copied_once_and_never_changed() -> None:
+    """50 megapixels are 200 MB; what is given stays its owner's, with all that it says of itself."""
+    given = halves("RGB", (1, 2, 3), (250, 251, 252))
+    given.info["comment"] = "mine"
+    assert to_rgb(given) is given
+    loaded = load_image(given)
+    assert loaded is not given
+    assert (given.info, loaded.info) == ({"comment": "mine"}, {})
+    loaded.putpixel((0, 0), (9, 9, 9))
+    assert given.getpixel((0, 0)) == (1, 2, 3)
