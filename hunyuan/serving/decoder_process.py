@@ -3,8 +3,9 @@
 Knows limits and memory files. Which process gets which picture, and when one is killed, is `decoders.py`; what a
 file may hold is `hunyuan.pictures`. Started as `python -m hunyuan.serving.decoder_process SOCKET PARENT`.
 
-A job is a message of JSON with the file in a memory file (memfd) beside it; so is the answer, with 4 bytes per pixel.
-Nothing has a name in any file system, so nothing is left behind by a process that is killed.
+A job is a message of JSON with the file in a memory file (memfd) beside it; so is the answer, with 4 bytes per pixel
+in a new one each time: the service keeps it as the picture. Nothing has a name in any file system, so nothing is left
+behind by a process that is killed.
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ import resource
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from hunyuan.errors import InvalidImage
 from hunyuan.pictures.reader import read_picture
+from hunyuan.serving.pixel_file import new_pixel_file, write_pixels
 
 MESSAGE_BYTES = 4096
 READY = b"ready"
-PIXEL = "RGBX"  # as Pillow keeps RGB in memory: packing and unpacking are plain copies
-PIXEL_BYTES = len(PIXEL)
-_KEPT_BYTES = 64 * 2**20  # of the memory file between two pictures: new pages cost more than what is written to them
 _BYTES_A_PIXEL = 32  # of memory at the worst moment: a picture with alpha is there in several forms at once
 _BASE_BYTES = 256 * 2**20
 _PR_SET_PDEATHSIG = 1
@@ -49,51 +49,43 @@ def main(descriptor: int, parent: int) -> None:
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and its message too
     ready_bytes = _address_space()
     connection = socket.socket(fileno=descriptor)
-    pixels = os.memfd_create("pixels")
+    warnings.simplefilter("ignore")  # Pillow's remarks on odd files; the log is not for them
     connection.send(READY)
     while True:
         message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 1)
         if not message:
             return  # the service has gone
-        if os.fstat(pixels).st_size > _KEPT_BYTES:
-            os.ftruncate(pixels, 0)
-        _answer(connection, json.loads(message), files[0], pixels, ready_bytes)
+        _answer(connection, json.loads(message), files[0], ready_bytes)
 
 
-def _answer(connection: socket.socket, job: dict[str, Any], file: int, pixels: int, ready_bytes: int) -> None:
+def _answer(connection: socket.socket, job: dict[str, Any], file: int, ready_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ready_bytes + memory_limit(job["max_pixels"]), resource.RLIM_INFINITY))
     # Counts CPU seconds of all threads; the kernel ends the process, wherever it is then.
     signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])
     answer: dict[str, Any]
-    try:
-        with open(file, "rb") as upload:
-            upload.seek(0)
-            picture = read_picture(upload.read(), job["max_pixels"])
-        _write(picture, pixels)
-        answer = {"size": picture.size}
-    except InvalidImage as error:
-        answer = {"invalid": str(error).removeprefix(f"{error.field}: ")}
-    except MemoryError:
-        answer = {"memory": memory_limit(job["max_pixels"])}
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-    message = json.dumps(answer).encode()
-    if "size" in answer:
-        socket.send_fds(connection, [message], [pixels])
-    else:
-        connection.send(message)
+    with new_pixel_file() as pixels:
+        try:
+            answer = {"size": _decode(file, pixels, job["max_pixels"])}
+        except InvalidImage as error:
+            answer = {"invalid": str(error).removeprefix(f"{error.field}: ")}
+        except MemoryError:
+            answer = {"memory": memory_limit(job["max_pixels"])}
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        # The picture is freed by now: no process that waits for its next job holds one.
+        message = json.dumps(answer).encode()
+        if "size" in answer:
+            socket.send_fds(connection, [message], [pixels.fileno()])
+        else:
+            connection.send(message)
 
 
-def _write(picture: Image.Image, file: int) -> None:
-    """The pixels' bytes into the memory file, a band of rows at a time so that no second copy is needed.
-
-    The service has read the last picture before it sends a job, so that the same file can be used again.
-    """
-    width, height = picture.size
-    rows = max(1, 2**20 // (width * PIXEL_BYTES))
-    for top in range(0, height, rows):
-        band = picture.crop((0, top, width, min(top + rows, height)))
-        os.pwrite(file, band.tobytes("raw", PIXEL), top * width * PIXEL_BYTES)
+def _decode(file: int, pixels: BinaryIO, max_pixels: int) -> tuple[int, int]:
+    with open(file, "rb") as upload:
+        upload.seek(0)
+        picture = read_picture(upload.read(), max_pixels)
+    write_pixels(picture, pixels)
+    return picture.size
 
 
 def _end_with(parent: int) -> None:

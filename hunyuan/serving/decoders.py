@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mmap
 import os
 import queue
 import signal
@@ -30,8 +29,9 @@ from typing import Literal
 from PIL import Image
 
 from hunyuan.errors import HunyuanError, InferenceFailed, InvalidImage, OutOfMemory
-from hunyuan.serving.decoder_process import MESSAGE_BYTES, PIXEL, PIXEL_BYTES, READY
+from hunyuan.serving.decoder_process import MESSAGE_BYTES, READY
 from hunyuan.serving.http_errors import Restarting
+from hunyuan.serving.pixel_file import picture_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,12 @@ POLL_S = 1.0
 START_WITHIN_S = 60.0
 HANG_FACTOR = 6  # a process may wait for the CPU, but not this many times as long as it may use it
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "VIRTUAL_ENV")
-# What a picture of some 20 megapixels took is kept for the next one: asking the kernel for new pages costs more than
-# decoding into them; what a larger one took is given back.
+# Memory goes back when a picture is freed (`TRIM`, of the heap, from which all but the largest blocks come: `MMAP`);
+# keeping it for the next one would save nothing, because huge pages make new memory cheap where the kernel has them.
 _SETTINGS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1") | {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(2 * 2**20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
 # Why a process was replaced: its caller left (or the deadline passed), its CPU time was used up, it neither answered
@@ -134,7 +135,7 @@ class Decoders:
         self._on_ready(len(self.processes))
 
     async def decode(self, data: bytes) -> Image.Image:
-        """An uploaded file's picture: upright, RGB. Cancelling this kills the process that works on it.
+        """An uploaded file's picture: upright, RGB (in mode RGBX). Cancelling this kills the process that works on it.
 
         Raises:
             InvalidImage: what `read_picture` raises, or the file takes more time or memory than is allowed.
@@ -249,10 +250,8 @@ class _Slot:
                 raise InvalidImage(f"decoding it takes more memory than the {answer['memory']:,} bytes allowed")
             raise InvalidImage(str(answer["invalid"]))
         (file,) = files
-        width, height = (int(side) for side in answer["size"])  # type: ignore[attr-defined]
         try:
-            with mmap.mmap(file, width * height * PIXEL_BYTES, access=mmap.ACCESS_READ) as pixels:
-                return Image.frombytes("RGB", (width, height), pixels, "raw", PIXEL)  # type: ignore[arg-type]
+            return picture_of(file, *answer["size"])  # type: ignore[misc]
         finally:
             os.close(file)
 

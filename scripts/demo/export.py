@@ -42,7 +42,7 @@ def export(out: Path, tokenizer: Tokenizer, autoencoder: Mapping, average: Mappi
     """Writes the folder.
 
     Args:
-        autoencoder: the state `autoencoder_done`: planar weights, `scaling` and `shift`.
+        autoencoder: the state `autoencoder_average`: planar weights, `scaling` and `shift`.
         average: the transformer's weights by name; what is not among them was never trained and is zero.
     """
     from scripts.demo.transformer import build
@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, default=Path("demo_work/state"))
     parser.add_argument("--tokenizer", type=Path, default=Path("demo_work/tokenizer.json"))
     args = parser.parse_args(argv)
-    autoencoder, transformer = state.load(args.state, "autoencoder_done"), state.load(args.state, "transformer")
+    autoencoder, transformer = state.load(args.state, "autoencoder_average"), state.load(args.state, "transformer")
     if autoencoder is None or transformer is None:
-        parser.error(f"{args.state} does not hold a finished autoencoder and a transformer")
+        parser.error(f"{args.state} does not hold an autoencoder and a transformer")
     export(args.out, Tokenizer.from_file(str(args.tokenizer)), autoencoder, transformer["average"])
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"wrote {args.out}: {size / 1e6:.1f} MB, transformer at step {transformer['step']}")

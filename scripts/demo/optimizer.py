@@ -130,7 +130,6 @@ class Average:
             value.copy_(kept)
 
 
-def trapezoid(step: int, steps: int, warm: int, falling: float = 0.45) -> float:
-    """The learning rate's factor at `step`: up over `warm` steps, flat, and down to 0 over the last part."""
-    fall = max(1, int(steps * falling))
-    return max(0.0, min(1.0, (step + 1) / warm, (steps - step) / fall))
+def trapezoid(progress: float, falling: float = 0.45) -> float:
+    """The learning rate's factor when `progress` (0 to 1) of a training is over: flat, then down to 0."""
+    return max(0.0, min(1.0, (1 - progress) / falling))

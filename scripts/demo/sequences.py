@@ -134,7 +134,7 @@ class Sequences:
         return self.builder.image_layout(SYSTEM, request.prompt, sources, answer, texts[task])
 
     def shape(self, height: int, width: int) -> CondShape:
-        size, most = Size(width, height), self.config.vit_processor.max_num_patches
+        size = Size(width, height)
         return CondShape(
             self.bucket(height, width),
             vision_grid(size, self.config.vit.patch_size, most),

@@ -38,6 +38,7 @@ class Plan:
     Attributes:
         steps: of the whole training; the learning rate falls towards it.
         until: when this slice ends, by `time.monotonic`; earlier when all steps are done.
+        last: no slice follows: the learning rate has fallen when this one ends, whatever the step.
         count: samples per step.
     """
 
@@ -45,7 +46,15 @@ class Plan:
     until: float
     count: int
     seed: int = 0
+    last: bool = False
     warm: int = 200
+
+    def factor(self, step: int, fresh: int, began: float) -> float:
+        """The learning rate's, at `step` of the training, `fresh` of this slice, which runs since `began`."""
+        done = step / self.steps
+        if self.last:
+            done = max(done, (time.monotonic() - began) / (self.until - began))
+        return min((fresh + 1) / self.warm, trapezoid(done))
 
 
 @dataclass
@@ -87,12 +96,13 @@ class Training:
         Args:
             one: forward and backward of one step; returns scalars for the progress line.
         """
-        begun_at = last_step = self.step
+        first = last_step = self.step
         began = logged = saved = time.monotonic()
         while self.step < plan.steps and time.monotonic() < plan.until:
             found = one()
-            fresh = (self.step - begun_at + 1) / plan.warm
-            self.optimizer.step(min(fresh, trapezoid(self.step, plan.steps, plan.warm)))
+            if self.step == first:
+                began = time.monotonic()  # before this, kernels were compiled
+            self.optimizer.step(plan.factor(self.step, self.step - first, began))
             self.step += 1
             self.average.update(self.step)
             for key, value in found.items():
@@ -112,7 +122,7 @@ class Training:
 
 
 def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
-    """One slice of the autoencoder; after its last step writes `autoencoder_done`."""
+    """One slice of the autoencoder; at its end writes `autoencoder_average`."""
     device = torch.device(args.device)
     vae = autoencoder.build(sizes.vae_config(), plan.seed).to(device)
     training = Training("autoencoder", vae, _optimizer(autoencoder.matrices_and_others(vae), args), args.state)
@@ -136,18 +146,17 @@ def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
 
     training.run(plan, one)
     training.average.swap()
-    measure_autoencoder(vae, pictures, args.state, done=training.step == plan.steps)
+    finish_autoencoder(vae, pictures, args.state)
 
 
-def measure_autoencoder(vae: Vae, pictures: Pictures, folder: Path, done: bool) -> None:
-    """Prints how good the averaged autoencoder is, and writes it with its latents' scale when it is done."""
+def finish_autoencoder(vae: Vae, pictures: Pictures, folder: Path) -> None:
+    """Prints how good the averaged autoencoder is, and writes it with its latents' scale for the transformer."""
     device = next(vae.parameters()).device
     found = autoencoder.held_out(vae, [square(p).to(device) for p in pictures.held_photos()])
     scale = autoencoder.latent_statistics(vae, lambda: pictures.autoencoder(64, 256, 256) * 2 - 1)
     print(f"autoencoder on {len(found)} held-out photographs: {sum(found) / len(found):.2f} dB, {scale}", flush=True)
-    if done:
-        content = {"weights": vae.state_dict(), "scaling": 1 / scale["std"], "shift": scale["mean"]}
-        state.save(folder, "autoencoder_done", content)
+    content = {"weights": vae.state_dict(), "scaling": 1 / scale["std"], "shift": scale["mean"]}
+    state.save(folder, "autoencoder_average", content)
 
 
 def square(picture: Tensor) -> Tensor:
@@ -182,9 +191,9 @@ class Draws:
 def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     """One slice of the transformer."""
     device = torch.device(args.device)
-    done = state.load(args.state, "autoencoder_done")
+    done = state.load(args.state, "autoencoder_average")
     if done is None:
-        raise SystemExit(f"{args.state} holds no finished autoencoder: train that first")
+        raise SystemExit(f"{args.state} holds no autoencoder: train that first")
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     folder = args.state / "small"
     config = sizes.write_small_files(folder, tokenizer, sizes.model_config(tokenizer, done["scaling"], done["shift"]))
@@ -246,6 +255,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=1e9,
         help="of this slice, start included",
     )
+    parser.add_argument("--last", action="store_true", help="no slice follows: end with the learning rate at zero")
     parser.add_argument("--count", type=int, default=64, help="samples per step")
     parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
     parser.add_argument("--workers", type=int, default=8, help="processes that make token sequences")
@@ -261,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    plan = Plan(args.steps, began + args.seconds, args.count, args.seed)
+    plan = Plan(args.steps, began + args.seconds, args.count, args.seed, args.last)
     {"autoencoder": train_autoencoder, "transformer": train_transformer}[args.part](args, plan)
     return 0
 

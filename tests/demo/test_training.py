@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,11 +26,12 @@ from hunyuan.model.vae import Vae
 from hunyuan.prompt.images import vision_grid
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import Size
-from scripts.demo import autoencoder, sizes, transformer
+from scripts.demo import autoencoder, sizes, state, transformer
 from scripts.demo.export import official_weights
-from scripts.demo.optimizer import Optimizer
+from scripts.demo.optimizer import Optimizer, orthogonalized
 from scripts.demo.sequences import TASKS, Batch, Sequences
 from scripts.demo.tasks import UNKNOWN
+from scripts.demo.train import Plan
 from scripts.demo.transformer import Noisy, Trainee
 from scripts.demo.wordings import Request
 
@@ -184,3 +188,36 @@ def test_steps_of_the_autoencoder_lower_its_loss() -> None:
         optimizer.step(1.0)
         found.append(total.item())
     assert found[-1] < 0.75 * found[0], found
+
+
+def test_the_rate_warms_up_and_falls_towards_the_last_step() -> None:
+    plan = Plan(steps=1000, until=math.inf, count=1, warm=10)
+    factors = [plan.factor(step, step, 0.0) for step in (0, 100, 500, 800, 1000)]
+    assert factors == [pytest.approx(f) for f in (0.1, 1.0, 1.0, 0.2 / 0.45, 0.0)]
+    assert plan.factor(500, 4, 0.0) == pytest.approx(0.5)  # after a break it warms up again
+
+
+def test_in_the_last_slice_the_rate_falls_with_the_time() -> None:
+    now = time.monotonic()
+    plan = Plan(steps=1000, until=now + 10, count=1, last=True, warm=1)
+    assert plan.factor(0, 5, now - 90) == pytest.approx(0.1 / 0.45, abs=0.01)
+    assert replace(plan, last=False).factor(0, 5, now - 90) == 1.0
+
+
+def test_a_kept_state_comes_back_and_larger_old_ones_leave_nothing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(state, "PART_BYTES", 2000)
+    assert state.load(tmp_path, "x") is None
+    state.save(tmp_path, "x", {"step": 1, "average": {"w": noise(5000)}})
+    assert len(list(tmp_path.glob("x.*.part"))) > 5
+    state.save(tmp_path, "x", {"step": 2, "average": {"w": noise(100), "n": torch.arange(3)}})
+    kept = state.load(tmp_path, "x")
+    assert kept is not None
+    assert kept["step"] == 2
+    assert torch.equal(kept["average"]["w"], noise(100).half())
+    assert torch.equal(kept["average"]["n"], torch.arange(3))
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    for shape in ((3, 8, 20), (3, 20, 8)):
+        values = torch.linalg.svdvals(orthogonalized(noise(*shape)))
+        assert 0.6 < float(values.min()) <= float(values.max()) < 1.3

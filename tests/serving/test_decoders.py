@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from pictures.picture_files import jpeg_of_empty_scans
 from server_process import ROOT, photo_bytes
 
 from hunyuan.errors import InvalidImage, OutOfMemory
-from hunyuan.pictures.reader import read_picture
+from hunyuan.pictures.reader import load_image, read_picture
 from hunyuan.serving import decoders
 from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.http_errors import Restarting
+from hunyuan.serving.pixel_file import picture_of
 
 MAX_PIXELS = 50_000_000
 # A file that nobody's structure check refuses and that takes long: 50 million pixels of the slowest kind.
@@ -82,7 +83,56 @@ async def killed(pid: int) -> None:
 def test_the_pixels_are_those_of_decoding_here(data: bytes) -> None:
     async def work() -> None:
         async with pool() as decoders:
-            assert (await decoders.decode(data)).tobytes() == read_picture(data, MAX_PIXELS).tobytes()
+            picture, here = await decoders.decode(data), read_picture(data, MAX_PIXELS)
+            assert picture.convert("RGB").tobytes() == here.tobytes()
+            assert load_image(picture).tobytes() == here.tobytes()  # what the engine makes of it
+
+    run(work())
+
+
+def test_a_picture_stays_as_it_is() -> None:
+    """Not copied: whatever becomes of the process and of later pictures."""
+
+    async def work() -> None:
+        async with pool() as decoders:
+            first, second = photo_bytes(64, 48), photo_bytes(1200, 1000, "PNG")
+            pictures = [(data, await decoders.decode(data)) for data in (first, second, first)]
+            await killed(decoders.processes[0])
+            for data, picture in pictures:
+                assert picture.convert("RGB").tobytes() == read_picture(data, MAX_PIXELS).tobytes()
+
+    run(work())
+
+
+def test_nothing_shrinks_or_changes_a_picture_under_the_service() -> None:
+    file = os.memfd_create("pixels", os.MFD_ALLOW_SEALING)
+    os.write(file, bytes(16 * 16 * 4))
+    picture = picture_of(file, 16, 16)
+    for change in (lambda: os.ftruncate(file, 0), lambda: os.pwrite(file, b"x", 0)):
+        with pytest.raises(PermissionError):
+            change()
+    with pytest.raises(ValueError, match="length"):
+        picture_of(file, 16, 17)  # larger than what is there
+    os.close(file)
+    assert picture.convert("RGB").tobytes() == bytes(16 * 16 * 3)
+
+
+def test_a_waiting_process_holds_no_picture_and_uses_no_cpu() -> None:
+    """Of 12 megapixels, which are 48 MB, and of more that are claimed than are there."""
+
+    async def work() -> None:
+        async with pool() as decoders:
+            process = psutil.Process(decoders.processes[0])
+            before = process.memory_info().rss
+            whole = photo_bytes(4000, 3000, "PNG", compress_level=1)
+            for data in (whole, whole[: len(whole) // 2], photo_bytes(4000, 3000), photo_bytes(2000, 1500, "WEBP")):
+                with suppress(InvalidImage):
+                    await decoders.decode(data)
+            await asyncio.sleep(0.1)
+            assert process.memory_info().rss - before < 12 * 2**20
+            used = sum(process.cpu_times()[:2])
+            await asyncio.sleep(1)
+            assert sum(process.cpu_times()[:2]) == used
 
     run(work())
 
