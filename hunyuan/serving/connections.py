@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 PRESSED_S = 2.0  # where places are short, an answer that nobody takes for so long has to go
 LINGER_S = 2.0  # for a client to read its answer before the connection is closed for good
+DRAIN_S = 300.0  # for a body whose answer is out: some clients read only when all is sent, but one may have no end
 LAST_S = 10.0  # for all answers that are out when the process ends
 RESERVED = 64  # file descriptors for everything that is no connection
 FEWEST = 16
@@ -186,7 +187,8 @@ class Connections:
             return spent_s >= LINGER_S
         if ending is None:
             if watch.phase in (Phase.ANSWER, Phase.DRAIN):
-                return watch.pace.fault(now) is not None
+                endless = watch.phase is Phase.DRAIN and spent_s >= DRAIN_S
+                return endless or watch.pace.fault(now) is not None
             return spent_s >= self._least.idle_s
         if watch.phase is Phase.ANSWER:
             return watch.pace.stalls(now, LINGER_S) or ending_s >= LAST_S

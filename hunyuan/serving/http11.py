@@ -115,6 +115,8 @@ class StrictConnection(h11.Connection):
 
 
 def _framing_fault(request: h11.Request) -> HunyuanError | None:
+    if request.http_version not in (b"1.0", b"1.1"):
+        return bad_http("this server speaks HTTP/1.1")
     names = {name for name, _ in request.headers}
     if b"transfer-encoding" not in names:
         return None

@@ -11,6 +11,7 @@ what refers to it (the library's own `FormParser` does).
 from __future__ import annotations
 
 import binascii
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -27,6 +28,9 @@ from hunyuan.serving.http_errors import NOT_MULTIPART, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
+
+# It quotes a malformed body, a line each time; the answer says what is wrong, to the one who sent it.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 MULTIPART = "multipart/form-data"
 _AS_IT_IS = ("", "7bit", "8bit", "binary")

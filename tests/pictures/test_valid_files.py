@@ -90,6 +90,17 @@ def test_a_jpeg_that_lacks_pixels_is_refused(data: bytes, missing: int) -> None:
         pixels(data[:-missing])
 
 
+@pytest.mark.parametrize("quality", [60, 90])
+@pytest.mark.parametrize("missing", range(3, 20))
+def test_a_jpeg_that_lacks_its_last_bytes_is_whole_or_refused(quality: int, missing: int) -> None:
+    whole = encoded("JPEG", quality=quality)
+    try:
+        seen = pixels(whole[:-missing])
+    except InvalidImage:
+        return
+    assert seen == pixels(whole)
+
+
 def test_a_progressive_jpeg_that_ends_between_two_scans_is_refused() -> None:
     starts = [at for at in range(len(PROGRESSIVE)) if PROGRESSIVE.startswith(b"\xff\xda", at)]
     assert len(starts) > 4

@@ -10,7 +10,7 @@ import pytest
 
 from hunyuan.errors import HunyuanError
 from hunyuan.serving import connections as module
-from hunyuan.serving.connections import FEWEST, LAST_S, LINGER_S, REASONS, Connections, Phase
+from hunyuan.serving.connections import DRAIN_S, FEWEST, LAST_S, LINGER_S, REASONS, Connections, Phase
 from hunyuan.serving.http_errors import TooManyConnections, TooSlow
 from hunyuan.serving.pace import Least
 
@@ -128,6 +128,23 @@ def test_an_answer_that_is_taken_goes_on_and_one_that_creeps_does_not(clock: Clo
         assert (quick.gone, slow.gone) == (False, True)
 
     inside(body)
+
+
+def test_a_body_without_end_is_not_taken_for_ever_when_its_answer_is_out(clock: Clock) -> None:
+    reasons: list[str] = []
+    connections, one = of(reasons), Fake(phase=Phase.DRAIN)
+
+    def body() -> None:
+        connections.admit(one)
+        for second in range(1, int(DRAIN_S)):
+            one.moved += int(RATE * 100)
+            connections.sweep(clock.now + second)
+        assert not one.gone
+        connections.sweep(clock.now + DRAIN_S)
+        assert one.gone
+
+    inside(body)
+    assert reasons == ["slow_body"]
 
 
 def test_who_waits_for_the_server_waits_as_long_as_it_takes(clock: Clock) -> None:

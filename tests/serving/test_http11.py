@@ -46,6 +46,8 @@ def fault_of(data: bytes, piece: int = 65536) -> HunyuanError | None:
         (b"POST /edit HTTP/1.1\nHost: x\n\n", 400, "ends in LF alone"),
         (HEAD + b"X: a\x00b\r\n\r\n", 400, "`Name: value`"),
         (b"POST /edit HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "HTTP/1.0 knows no Transfer"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "this server speaks HTTP/1.1"),
+        (b"GET /livez HTTP/1.9\r\nHost: x\r\n\r\n", 400, "this server speaks HTTP/1.1"),
         (b"POST /edit HTTP/1.1\r\n\r\n", 400, "no Host header"),
         (HEAD + b"Host: y\r\n\r\n", 400, "more than one Host"),
         (b"POST  /edit HTTP/1.1\r\nHost: x\r\n\r\n", 400, "`METHOD PATH HTTP/1.1`"),

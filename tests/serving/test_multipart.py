@@ -167,3 +167,10 @@ def test_only_whole_json_strings_are_decoded() -> None:
     assert json_decoded({"prompt": '"a" b'}) == {"prompt": '"a" b'}
     deep = "[" * 3900
     assert json_decoded({"prompt": f'"{deep}"'}) == {"prompt": deep}
+
+
+@pytest.mark.parametrize("body", [b"SECRET", part("Se\x01cret", b"x"), part(PROMPT_HEADER, b"x")[:-1] + b"SECRET"])
+def test_a_malformed_body_is_quoted_in_no_log(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"), pytest.raises(InvalidRequest):
+        read(body)
+    assert caplog.records == []
