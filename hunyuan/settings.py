@@ -23,6 +23,7 @@ ENV_PREFIX = "HUNYUAN_"
 LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
 DEMO = "demo"
 """The value of MODEL_ID that asks for the built-in checkpoint; a folder of that name is `./demo`."""
+TILDE = "~ stands for the home folder in a shell only; write the whole path"
 _IN_AN_IMAGE = ("BENTOML_CONTAINERIZED", "BENTOCLOUD_DEPLOYMENT_URL")  # as BentoML itself tells
 
 
@@ -56,11 +57,11 @@ class Settings(BaseSettings):
     default_steps: int | None = Field(None, ge=1, le=100, description="unset: 28, and 8 for a Distil checkpoint")
     request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
     stuck_s: float = Field(120, gt=0, le=LONGEST_S)
-    queue_size: int = Field(8, ge=1)
+    queue_size: int = Field(8, ge=1, le=10_000)
     max_upload_mb: float = Field(20, ge=0.001, le=4096)
-    max_pixels: int = Field(50_000_000, ge=256)
+    max_pixels: int = Field(50_000_000, ge=256, le=10**9)
     max_decode_s: float = Field(10, gt=0, le=3600)
-    prompt_max_chars: int = Field(4000, ge=1)
+    prompt_max_chars: int = Field(4000, ge=1, le=10**6)
     idle_s: float = Field(10, ge=0.1, le=LONGEST_S, description="that a request or an answer may stand still")
     min_rate_kb_s: float = Field(16, ge=0, le=1024, description="KiB a second, of bodies and answers")
     max_connections: int = Field(1024, ge=16, le=100_000)
@@ -96,7 +97,7 @@ class Settings(BaseSettings):
     def _is_a_folder(cls, path: Path | str | None) -> Path | str | None:
         try:
             if isinstance(path, Path) and not path.is_dir():
-                raise ValueError(f"no such folder: {path} (a local path is meant; nothing is downloaded at start)")
+                raise ValueError(_why_no_folder(path))
         except OSError as error:
             raise ValueError(f"the folder cannot be looked at: {error.strerror}") from error
         return path
@@ -106,7 +107,14 @@ class Settings(BaseSettings):
     def _are_addresses(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return tuple(ip_network(item.strip(), strict=False) for item in value.split(",") if item.strip())
+        return tuple(_network(item.strip()) for item in value.split(",") if item.strip())
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _is_a_whole_path(cls, path: Path | None) -> Path | None:
+        if path is not None and str(path).startswith("~"):
+            raise ValueError(TILDE)
+        return path
 
     @model_validator(mode="after")
     def _names_a_model_in_an_image(self) -> Settings:
@@ -124,6 +132,28 @@ class Settings(BaseSettings):
     def lines(self) -> list[str]:
         """One `NAME=value` line a setting, for the log at start."""
         return [f"{variable(name)}={_shown(getattr(self, name))}" for name in type(self).model_fields]
+
+
+def _why_no_folder(path: Path) -> str:
+    text = str(path)
+    if path.exists():
+        return f"{text} is a file; a checkpoint folder is meant"
+    if path.is_symlink():
+        return f"{text} is a link to {os.readlink(path)}, which is not there"
+    if text.startswith("~"):
+        return TILDE
+    if text != text.strip():
+        return f"no such folder: {text!r}; are the blanks meant?"
+    if text[0] in "\"'":
+        return f"no such folder: {text} (the quotes are a part of the name here; leave them out)"
+    return f"no such folder: {text} (a local path is meant; nothing is downloaded at start)"
+
+
+def _network(text: str) -> Network:
+    """Callers' IPv4 addresses are compared as such, also where a socket for both kinds shows them as IPv6."""
+    network = ip_network(text, strict=False)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return network if mapped is None else ip_network(f"{mapped}/{network.prefixlen - 96}", strict=False)
 
 
 def _shown(value: Any) -> str:

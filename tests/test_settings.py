@@ -299,7 +299,39 @@ def test_file_is_no_checkpoint_folder(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     message = refused(model_id=tmp_path / "model.safetensors")
     assert message.startswith("MODEL_ID=")
-    assert "no such folder" in message
+    assert "is a file; a checkpoint folder is meant" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("~", "~ stands for the home folder in a shell only"),
+        ("~/models", "~ stands for the home folder in a shell only"),
+        (" demo", "are the blanks meant?"),
+        ("demo ", "are the blanks meant?"),
+        ("'/models'", "the quotes are a part of the name here"),
+        ('"/models"', "the quotes are a part of the name here"),
+        ("gone", "is a link to nowhere, which is not there"),
+        ("tencent/HunyuanImage-3.0-Instruct", "nothing is downloaded at start"),
+    ],
+)
+def test_a_model_that_is_no_folder_is_explained(monkeypatch, tmp_path, text, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").symlink_to("nowhere")
+    monkeypatch.setenv("MODEL_ID", text)
+    assert words in refused()
+
+
+def test_a_cache_folder_is_not_made_in_a_folder_called_tilde(monkeypatch):
+    monkeypatch.setenv("HUNYUAN_CACHE_DIR", "~/cache")
+    assert "write the whole path" in refused()
+
+
+@pytest.mark.parametrize("name", ["HUNYUAN_MAX_PIXELS", "HUNYUAN_QUEUE_SIZE", "HUNYUAN_PROMPT_MAX_CHARS"])
+def test_no_number_is_without_bounds(monkeypatch, name):
+    """Beyond them the system itself would fail, at the first picture."""
+    monkeypatch.setenv(name, "99999999999999999999")
+    assert refused().startswith(f"{name}='99999999999999999999': Input should be less than")
 
 
 # --- keyword arguments
@@ -346,6 +378,12 @@ def test_lines_show_every_setting_under_its_variable(monkeypatch, tmp_path):
     shown = {"model_id": tmp_path, **{field: value for field, _, _, value in EXAMPLES}}
     shown |= {"trusted_proxies": "10.0.0.0/8,2001:db8::1/128"}
     assert Settings().lines() == [f"{variable(field)}={shown[field]}" for field in DEFAULTS]
+
+
+def test_a_proxy_s_address_of_both_kinds_is_its_ipv4_address():
+    """Connections that a socket for both kinds takes are known by their IPv4 address."""
+    networks = Settings(trusted_proxies="::ffff:10.0.0.1, ::ffff:10.1.0.0/112, fd00::/8").trusted_proxies
+    assert list(map(str, networks)) == ["10.0.0.1/32", "10.1.0.0/16", "fd00::/8"]
 
 
 @pytest.mark.parametrize("text", ["proxy.example", "10.0.0.0/33", "*", "10.0.0.1 10.0.0.2"])
