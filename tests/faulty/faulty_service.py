@@ -37,6 +37,9 @@ class FaultyEditor:
 
     def warm_up(self) -> None:
         time.sleep(float(os.environ.get("FAULTS_WARM_UP_S", "0.2")))
+        until = os.environ.get("FAULTS_WARM_UP_UNTIL")  # a file that the test makes when it has seen enough
+        while until is not None and not Path(until).exists():
+            time.sleep(0.01)
 
     def run(
         self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
