@@ -335,7 +335,7 @@ def test_bad_sources_are_refused_before_anything_is_written(source, four_bit, tm
     assert refused(short, out).startswith(f"{path.name} cannot be read as safetensors: the file has ")
     narrow = write_tiny_checkpoint(tmp_path / "narrow", TinyShape(expert_width=24))
     key = "model.layers.0.mlp.experts.down_proj"
-    assert refused(narrow, out) == f"{key}: 24 columns; MXFP4 needs a multiple of 32"
+    assert refused(narrow, out) == f"config.json: {key}: 24 columns; MXFP4 needs a multiple of 32"
     small = QuantizeOptions("mixed", budget_gib=1.0)
     assert "the budget of 1.0 GiB is too small" in refused(source, out, small)
     assert not out.exists()
