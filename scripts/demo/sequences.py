@@ -137,7 +137,7 @@ class Sequences:
         size = Size(width, height)
         return CondShape(
             self.bucket(height, width),
-            vision_grid(size, self.config.vit.patch_size, most),
+            vision_grid(size, self.config.vit.patch_size, self.config.vit_processor.max_num_patches),
         )
 
     def batch(
