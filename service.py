@@ -18,6 +18,7 @@ from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving.app import API_PATH, configured_workers, service_class
 from hunyuan.serving.disconnect import while_connected
 from hunyuan.serving.envelope import reporting
+from hunyuan.serving.header_text import percent_encoded
 from hunyuan.serving.inputs import edit_form
 from hunyuan.serving.png import encode_png
 from hunyuan.serving.processes import has_master, join_master, prepare_master
@@ -135,9 +136,10 @@ def headers_of(result: EditResult, edit: EditRecord) -> dict[str, str]:
     """What the answer says about the edit; the envelope adds `X-Request-ID` and `X-Model`."""
     width, height = result.size
     timings = {"queue": edit.queue_s or 0.0, **result.timings}
-    return {
+    headers = {
         "X-Seed": str(result.seed),
         "X-Image-Size": f"{width}x{height}",
         "X-Steps": str(result.steps),
         "Server-Timing": ", ".join(f"{stage};dur={seconds * 1e3:.1f}" for stage, seconds in timings.items()),
     }
+    return headers if not result.recaption else headers | {"X-Recaption": percent_encoded(result.recaption)}

@@ -84,6 +84,12 @@ class EditResult:
     tokens: int
     timings: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def recaption(self) -> str | None:
+        """The prompt as the model rewrote it, without its tags; None where it wrote none."""
+        _, opening, rest = (self.cot_text or "").partition("<recaption>")
+        return rest.partition("</recaption>")[0].strip() if opening else None
+
 
 class CancelToken:
     """Tells a running edit to stop; looked at before each token and each step.

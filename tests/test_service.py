@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from types import ModuleType
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -66,7 +67,8 @@ class StandInEditor:
         assert isinstance(image, Image.Image)
         seed = 7 if request.seed is None else request.seed
         timings = {"prepare": 0.0012, "total": 1.5}
-        return EditResult(image.convert("RGB"), "thought", seed, image.size, request.steps or 28, 3, timings)
+        cot = "<think>a sea</think><recaption>a blue boat, 蓝</recaption>"
+        return EditResult(image.convert("RGB"), cot, seed, image.size, request.steps or 28, 3, timings)
 
 
 class Served(NamedTuple):
@@ -175,6 +177,7 @@ def test_defaults_are_the_engines_business(served: Served) -> None:
     request = served.editor.requests[-1]
     assert (request.seed, request.steps, request.resolution) == (None, None, "auto")
     assert (answer.headers["x-seed"], answer.headers["x-steps"]) == ("7", "28")
+    assert unquote(answer.headers["x-recaption"]) == "a blue boat, 蓝"
 
 
 @pytest.mark.parametrize("prompt", ["42", "true", '"quoted"', '{"a": 1}', "把背景变蓝"])

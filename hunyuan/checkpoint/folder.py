@@ -26,6 +26,7 @@ INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 JOURNAL_FILE = "quantization_journal.json"
 """What `hunyuan quantize` has done so far; it goes when the folder is complete."""
+MOST_FILES = 4096  # those of the 80B model are 32
 _SHOWN = 200
 
 
@@ -90,6 +91,8 @@ def weight_files(folder: Path) -> list[str]:
     else:
         name = checkpoint_name(folder)
         raise CheckpointError(f"neither {INDEX_FILE} nor {SINGLE_FILE} is in the checkpoint folder {name}")
+    if len(names) > MOST_FILES:
+        raise CheckpointError(f"{INDEX_FILE} names {len(names)} weight files; at most {MOST_FILES} are read")
     missing = [n for n in names if not os.path.lexists(folder / n)]
     if missing:
         raise CheckpointError(f"weight files named by {INDEX_FILE} are missing: {some(missing)}")

@@ -23,6 +23,8 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e9)]
+Epsilon = Annotated[float, Field(strict=True, gt=0, le=0.1)]  # beyond, a norm is none, or no number
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -36,7 +38,7 @@ class VaeConfig:
     ffactor_temporal: Count
     in_channels: Count = 3
     out_channels: Count = 3
-    scaling_factor: Number | None = None
+    scaling_factor: Positive | None = None
     shift_factor: Number | None = None
     downsample_match_channel: Literal[True] = True
     upsample_match_channel: Literal[True] = True
@@ -74,8 +76,8 @@ class VitConfig:
     num_patches: Count
     patch_size: Count
     num_channels: Count = 3
-    hidden_act: str = "gelu_pytorch_tanh"
-    layer_norm_eps: Number = 1e-6
+    hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
+    layer_norm_eps: Epsilon = 1e-6
     attention_dropout: Number = 0.0
     vision_use_head: Flag = True
 
@@ -85,9 +87,9 @@ class VitProcessorConfig:
     """How pixels become the vision tower's input."""
 
     max_num_patches: Count
-    image_mean: tuple[Number, ...] = (0.5, 0.5, 0.5)
-    image_std: tuple[Number, ...] = (0.5, 0.5, 0.5)
-    rescale_factor: Number = 1 / 255
+    image_mean: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
+    image_std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
+    rescale_factor: Positive = 1 / 255
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -133,8 +135,8 @@ class ModelConfig:
     moe_layer_num_skipped: Natural = 0
     use_mixed_mlp_moe: Flag = True
     use_qk_norm: Flag = True
-    rms_norm_eps: Number = 1e-5
-    rope_theta: Number = 10000.0
+    rms_norm_eps: Epsilon = 1e-5
+    rope_theta: Positive = 10000.0
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: Flag = False
     image_base_size: Annotated[int, Field(strict=True, ge=16)] = 1024

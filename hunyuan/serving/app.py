@@ -48,6 +48,7 @@ _ANSWER_HEADERS = {
     "X-Seed": "the seed that was used; with the same fields it gives the same picture",
     "X-Image-Size": "WIDTHxHEIGHT",
     "X-Steps": "denoising steps",
+    "X-Recaption": "the prompt as the model rewrote it, percent-encoded, at most 1,024 bytes; absent if it did not",
     "X-Model": "the checkpoint's name",
     "Server-Timing": "milliseconds in the queue and in each stage",
 }

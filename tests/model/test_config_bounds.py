@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.folder import INDEX_FILE, MOST_FILES, read_config, weight_files
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.errors import CheckpointError
@@ -135,3 +135,33 @@ def test_the_bounds_themselves_cost_little(folder: Path, values: dict[str, Any])
     assert said != "loaded"
     assert memory < 800
     assert seconds < 30
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("rms_norm_eps", -1.0),
+        ("rms_norm_eps", 1e9),
+        ("vit.layer_norm_eps", 0.0),
+        ("rope_theta", -1.0),
+        ("rope_theta", 0.0),
+        ("vae.scaling_factor", 0.0),
+        ("vit_processor.image_mean", []),
+        ("vit_processor.image_std", [0.5, 0.0, 0.5]),
+        ("vit_processor.rescale_factor", -1.0),
+        ("vit.hidden_act", "x" * 10**6),
+    ],
+)
+def test_numbers_that_make_no_picture_are_refused_by_name(folder: Path, path: str, value: Any) -> None:
+    change(folder, path, value)
+    with pytest.raises(CheckpointError) as caught:
+        read_config(folder)
+    assert path in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_an_index_of_countless_files_is_refused_at_once(folder: Path) -> None:
+    index = {"weight_map": {f"key{i}": f"file{i}" for i in range(MOST_FILES + 1)}}
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=f"names {MOST_FILES + 1} weight files; at most {MOST_FILES}"):
+        weight_files(folder)

@@ -29,7 +29,7 @@ CORS = (
     f"services.HunyuanImage.http.cors.access_control_allow_origins={ORIGIN} "
     "services.HunyuanImage.http.cors.access_control_allow_methods=POST"
 )
-OURS = {"retry-after", "x-request-id", "x-seed", "x-image-size", "x-steps", "x-model", "server-timing"}
+OURS = {"retry-after", "x-request-id", "x-seed", "x-image-size", "x-steps", "x-model", "x-recaption", "server-timing"}
 PAGE = ("/", "/api.css", "/api.js")
 
 
