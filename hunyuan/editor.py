@@ -73,7 +73,7 @@ class Editor:
         if folder is None:
             folder = builtin_checkpoint(settings.cache_dir)
             asked = f"MODEL_ID={settings.model_id}" if settings.model_id else "MODEL_ID is unset"
-            log.warning("%s: serving the built-in tiny checkpoint of random weights", asked)
+            log.warning("%s: this is the built-in tiny checkpoint of random weights", asked)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
         name = BUILTIN_NAME if builtin else checkpoint_name(folder)

@@ -1,7 +1,7 @@
 """Every setting of the service, read once from the environment and validated.
 
 This file does not know what the settings are used for; `Editor.load` and `service.py` do. The names and
-defaults are part of the public interface (README, section Settings). Which variables only look like ours is in
+defaults are part of the public interface (docs/settings.md). Which variables only look like ours is in
 `platform_variables.py`.
 """
 
@@ -193,5 +193,7 @@ def _describe(error: ValidationError) -> str:
             continue
         name = str(item["loc"][0])
         shown = variable(name) if name in Settings.model_fields else name
-        parts.append(f"{shown}={item.get('input')!r}: {item['msg'].removeprefix('Value error, ')}")
+        given = item.get("input")
+        given = str(given) if isinstance(given, Path) else given
+        parts.append(f"{shown}={given!r}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(dict.fromkeys(parts))

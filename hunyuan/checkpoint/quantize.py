@@ -2,7 +2,7 @@
 
 Holds one matrix a worker at a time. Every finished file is durable and in the journal, so a job that was killed goes
 on where it was; index and config come last, so that a half-written folder is never taken for a whole one. Knows which
-tensor is stored how; the arithmetic is in `hunyuan.formats.numbers`, the bytes in `shards.py`.
+tensor is stored how; the arithmetic is in `hunyuan.formats.numbers`, the bytes in `safetensors_file.py`.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def build_report(
 
 
 def table(report: Report) -> str:
-    """A line a layer, then the size."""
+    """One line per layer, then the size."""
     lines = [f"{'layer':>5}  {'experts':<8}{'error':>8}  gate_and_up     down  worst expert"]
     for row in report["layers"]:
         name = f"model.layers.{row['layer']}.mlp.experts"

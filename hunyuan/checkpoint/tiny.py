@@ -165,7 +165,7 @@ def _prepare_folder(out: Path, force: bool) -> None:
         raise CheckpointError(f"{out} is a file, not a folder")
     if out.is_dir() and any(out.iterdir()):
         if not force:
-            raise CheckpointError(f"{out} is not empty; choose another folder or force it")
+            raise CheckpointError(f"{out} is not empty; choose another folder, or --force (force=True) to replace it")
         # An old shard left behind would make the new folder a mixture of two checkpoints.
         for stale in (*out.glob("model*.safetensors"), out / _INDEX):
             stale.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ no files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -87,7 +87,9 @@ class TinyShape:
         ]
         broken = [message for holds, message in rules if not holds]
         if broken:
-            raise CheckpointError(f"tiny checkpoint: {'; '.join(broken)}; got {self}")
+            told = "; ".join(broken)
+            got = [f"{name}={value!r}" for name, value in asdict(self).items() if name in told]
+            raise CheckpointError(f"tiny checkpoint: {told}; got {', '.join(got)}")
 
 
 DEFAULT_SHAPE = TinyShape()

@@ -24,7 +24,7 @@ BESIDES = ("config.json", "generation_config.json", "tokenizer.json", "system_pr
 def problems(folder: Path) -> list[str]:
     """What is wrong with the folder, a line each; nothing for a complete one."""
     if not folder.is_dir():
-        return [f"no such folder: {folder}"]
+        return [f"{folder} is a file; a folder is meant" if folder.exists() else f"no such folder: {folder}"]
     found = [line for name in BESIDES for line in besides_problems(folder, name)]
     if not os.path.lexists(folder / INDEX):
         alone = folder / ONE_FILE

@@ -75,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidRequest("--image", "needs --prompt")
     if not 1 <= args.requests <= len(BUILT_IN):
         raise InvalidRequest("--requests", f"got {args.requests}; 1 to {len(BUILT_IN)} are allowed")
+    for option, path in (("--json", args.json), ("--sheet", args.sheet)):
+        if path is not None and not path.parent.is_dir():
+            raise InvalidRequest(option, f"there is no folder {path.parent}")
     sides = (
         loader(args, args.a, args.weights_a, args.dense_a),
         loader(args, args.b, args.weights_b, args.dense_b),
@@ -102,9 +105,11 @@ def loader(args: argparse.Namespace, folder: Path, weights: str, dense: str) -> 
     from hunyuan.editor import Editor
     from hunyuan.settings import Settings
 
-    return lambda: Editor.load(
-        Settings(model_id=folder, engine="native", device=args.device, dtype=args.dtype, weights=weights, dense=dense)
+    # Here and not at its turn: a folder that is not there is said before the other side has worked for minutes.
+    settings = Settings(
+        model_id=folder, engine="native", device=args.device, dtype=args.dtype, weights=weights, dense=dense
     )
+    return lambda: Editor.load(settings)
 
 
 def build_cases(args: argparse.Namespace) -> list[Case]:

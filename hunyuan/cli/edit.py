@@ -17,7 +17,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="PHOTO", help="picture to edit: PNG, JPEG or WebP")
+    parser.add_argument("source", type=Path, metavar="PHOTO", help="picture to edit: PNG, JPEG, WebP, HEIC or AVIF")
     parser.add_argument("prompt", metavar="PROMPT", help="what to change")
     parser.add_argument(
         "--photo", type=Path, action="append", default=[], metavar="PHOTO", help="a second or third picture"

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from hunyuan.cli.types import positive
+from hunyuan.errors import InvalidRequest
 
 DESCRIPTION = """\
 Compiles the FlashInfer kernels that the engine calls, for Hopper, into FlashInfer's own folder of compiled modules;
@@ -42,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
     from hunyuan.accel.build import command
     from hunyuan.accel.build.specs import prepare_environment
 
+    known = (*flashinfer_modules.ENGINE_MODULES, flashinfer_modules.NORM)
+    for name in args.module or ():
+        if name not in known:
+            raise InvalidRequest("--module", f"there is no module {name!r}; allowed are {', '.join(known)}")
     names = tuple(args.module or flashinfer_modules.ENGINE_MODULES)
     if args.check:
         return command.check(names)

@@ -14,6 +14,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from hunyuan.errors import CheckpointError, HunyuanError, InvalidRequest, SettingsError
 
@@ -32,6 +33,13 @@ COMMANDS = {
 WRONG = (SettingsError, CheckpointError, InvalidRequest)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as every other error is said; the usage is `--help`'s."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}; see `{self.prog} --help`\n")
+
+
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults; leaves the examples' lines alone."""
 
@@ -44,7 +52,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """The parser of all commands; only `chosen` has its arguments, the others their name and one line."""
     from hunyuan import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hunyuan",
         description="HunyuanImage-3.0-Instruct: serve it, edit pictures with it, prepare its weights.",
         epilog="`hunyuan COMMAND --help` has a command's options and examples.",

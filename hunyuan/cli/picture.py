@@ -34,18 +34,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def make(args: argparse.Namespace, photos: list[Path]) -> int:
     """Runs the request and writes the picture; the exit status."""
     check_out(args.out)
-    for photo in photos:
-        photo.open("rb").close()  # before minutes of loading
 
     from hunyuan.cli.progress import Progress
     from hunyuan.editor import Editor
+    from hunyuan.pictures.reader import load_image
     from hunyuan.settings import Settings
     from hunyuan.validation import validate
 
     settings = Settings() if args.model is None else Settings(model_id=args.model)
     request = EditRequest(
         args.prompt,
-        images=photos,
+        images=[load_image(photo) for photo in photos],  # before minutes of loading
         seed=args.seed,
         steps=args.steps,
         resolution=args.size,

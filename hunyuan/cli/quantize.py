@@ -11,6 +11,8 @@ import resource
 import time
 from pathlib import Path
 
+from hunyuan.cli.types import not_negative
+
 DESCRIPTION = """Quantizes a checkpoint folder. Needs no GPU and little memory; started again after an interruption, it
 goes on where it was. docs/weights.md describes what is written."""
 EXAMPLES = """\
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     parser.add_argument(
-        "--workers", type=int, default=0, help="matrices worked on at a time; 0: one per CPU, 4 on a GPU"
+        "--workers", type=not_negative, default=0, help="matrices worked on at a time; 0: one per CPU, 4 on a GPU"
     )
 
 

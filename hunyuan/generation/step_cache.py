@@ -69,7 +69,7 @@ class TaylorCache:
             return
         orders = (self.settings.low_order, self.settings.high_order)
         self._derivatives = tuple(  # type: ignore[assignment]
-            differences(band, old, distance, order)
+            derivatives(band, old, distance, order)
             for band, old, order in zip(split_bands(hidden), self._derivatives, orders, strict=True)
         )
 
@@ -97,7 +97,7 @@ def split_bands(hidden: Tensor) -> tuple[Tensor, Tensor]:
     return low.to(hidden.dtype), (full - low).to(hidden.dtype)
 
 
-def differences(value: Tensor, old: list[Tensor], distance: int, order: int) -> list[Tensor]:
+def derivatives(value: Tensor, old: list[Tensor], distance: int, order: int) -> list[Tensor]:
     """Derivatives 0 to `order` from a new value and the last derivatives, `distance` steps ago.
 
     Orders that the history cannot give yet are absent.

@@ -97,8 +97,11 @@ def _of_path(path: Path, field: str) -> tuple[Image.Image, str, Colour | None]:
         data = opened.read()
     try:
         kind = format_of(data)
-    except BadFile:  # TIFF, BMP and the like
-        return Image.open(BytesIO(data)), field, None
+    except BadFile as unknown:
+        try:
+            return Image.open(BytesIO(data)), field, None  # TIFF, BMP and the like
+        except UnidentifiedImageError:
+            raise unknown from None
     file = _WALKERS[kind](data)
     image = _opened(kind, file)
     if not file.ended:

@@ -43,12 +43,12 @@ MODES = {  # name: (backend, format of the weights)
     "eager bf16": ("eager", "bf16"),
     "torch bf16": ("torch", "bf16"),
     "flashinfer bf16": ("flashinfer", "bf16"),
-    "one_token bf16": ("one_token", "bf16"),
+    "small_batch bf16": ("small_batch", "bf16"),
     "torch fp8": ("torch", "fp8"),
     "flashinfer fp8": ("flashinfer", "fp8"),
-    "one_token fp8": ("one_token", "fp8"),
+    "small_batch fp8": ("small_batch", "fp8"),
     "flashinfer humming": ("flashinfer", "mxfp4"),
-    "one_token mxfp4": ("one_token", "mxfp4"),
+    "small_batch mxfp4": ("small_batch", "mxfp4"),
 }
 CHECKED = 256  # tokens compared with fp32
 SETS = {"bf16": 2, "fp8": 3, "mxfp4": 4}  # layers' weights that a timing goes round
@@ -143,7 +143,7 @@ class Bench:
             return [TorchExperts(e) for e in experts]
         from hunyuan.accel.experts.flashinfer import FlashInferExperts, shared_for
 
-        if impl == "one_token":
+        if impl == "small_batch":
             return [OneTokenOnly(e) for e in experts]
         shared = shared_for(experts[0], self.sizes.topk, self.tactics, self.max_tokens, small_batch=False)
         return [FlashInferExperts(e, shared) for e in experts]
@@ -252,7 +252,7 @@ def run_modes(bench: Bench, wanted: list[str], tokens: list[int]) -> list[Row]:
     rows = []
     for mode in wanted:
         impl, kind = MODES[mode]
-        counts = [1, 2, small_batch.MAX_TOKENS] if impl == "one_token" else tokens
+        counts = [1, 2, small_batch.MAX_TOKENS] if impl == "small_batch" else tokens
         try:
             experts = [random_experts(kind, bench.sizes, bench.device, seed) for seed in range(SETS[kind])]
             size = sum(p.numel() * p.element_size() for p in experts[0].parameters())
@@ -296,7 +296,7 @@ def probe(bench: Bench, mode: str, tokens: int) -> dict[str, object]:
 def time_blocks(bench: Bench, kind: str) -> list[dict[str, object]]:
     """Both one-token products with every candidate block size, at one token."""
     experts = [random_experts(kind, bench.sizes, bench.device, seed) for seed in range(SETS[kind])]
-    modules: list[Any] = bench.backends("one_token", experts)
+    modules: list[Any] = bench.backends("small_batch", experts)
     data = [inputs(1, bench.sizes, bench.device, seed) for seed in range(len(modules))]
     results = []
     dtype = modules[0].stacks.gate_and_up.dtype

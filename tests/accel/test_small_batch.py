@@ -71,7 +71,7 @@ def test_scales_far_below_the_largest_lose_bits_and_no_others_do():
 
 
 @pytest.mark.slow
-def test_one_token_kernels_in_the_interpreter_and_no_early_imports():
+def test_small_batch_kernels_in_the_interpreter_and_no_early_imports():
     pytest.importorskip("triton")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).with_name("small_batch_interpreted.py"))]
@@ -151,7 +151,7 @@ def test_byte_permutes_mean_the_documented_numbers():
 
 @pytest.mark.parametrize("kind", [torch.uint8, BF16, FP8])
 @pytest.mark.slow
-def test_one_token_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
+def test_small_batch_kernels_compile_for_hopper(kind, monkeypatch, tmp_path):
     """As far as machine code, which needs no GPU: what the interpreter does not run, such as the byte permutes."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
@@ -195,7 +195,7 @@ def test_blocks_divide_the_real_sizes(kind):
             assert 8 % cut.splits == 0
 
 
-def test_one_token_refuses_odd_sizes_and_other_dtypes():
+def test_small_batch_refuses_odd_sizes_and_other_dtypes():
     with pytest.raises(ValueError, match="expert width 192"):
         small_batch.SmallBatch(small_batch.Stacks(torch.zeros(2, 384, 128), torch.zeros(2, 128, 192)))
     small = small_batch.SmallBatch(small_batch.Stacks(torch.zeros(2, 512, 128), torch.zeros(2, 128, 256)))

@@ -58,7 +58,8 @@ def test_a_picture_from_words_alone(model: Path, tmp_path: Path, capsys) -> None
         (" ", "out.png", [], 2, "prompt: it is blank"),
         ("blue", "out.png", ["--steps", "101"], 2, "steps: got 101"),
         ("blue", "out.png", ["--size", "huge"], 2, "resolution: got 'huge'"),
-        ("blue", "out.png", ["--photo", "missing.png"], 1, "missing.png"),
+        ("blue", "out.png", ["--photo", "missing.png"], 2, "image: missing.png: No such file"),
+        ("blue", "out.png", ["--photo", __file__], 2, "is none of PNG, JPEG, WebP, HEIC and AVIF"),
         ("blue", "out.png", ["--model", "nowhere"], 2, "MODEL_ID="),
     ],
 )

@@ -88,10 +88,30 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["verify"], ["verify", "a", "b"]])
-def test_a_wrong_command_line_is_status_2(words: list[str]) -> None:
+def test_a_wrong_command_line_is_a_line_and_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("--help`")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["kernels", "--check", "--module", "foo"], "--module: there is no module 'foo'"),
+        (["compare", "FOLDER", "nowhere"], "MODEL_ID='nowhere'"),
+        (["compare", "FOLDER", "FOLDER", "--json", "no/numbers.json"], "--json: there is no folder no"),
+        (["tiny", "nowhere", "--heads", "5"], "got heads=5, kv_heads=2"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_work(words, told, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hunyuan.editor.Editor.load", lambda *_: pytest.fail("loaded"))
+    assert cli.main([str(tmp_path) if word == "FOLDER" else word for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
 
 
 def test_python_m_is_the_same() -> None:

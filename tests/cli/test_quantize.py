@@ -34,6 +34,13 @@ def test_quantize_refuses_in_a_line(source: Path, tmp_path: Path, capsys, monkey
     assert capsys.readouterr().err == "error: --device cuda: torch finds no CUDA device; use --device cpu\n"
 
 
+def test_no_number_of_workers_is_negative(source: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["quantize", str(source), str(tmp_path / "out"), "--workers", "-1"])
+    assert end.value.code == 2
+    assert "at least 0" in capsys.readouterr().err
+
+
 def test_verify_says_what_is_missing(tmp_path: Path, capsys) -> None:
     assert main(["verify", str(tmp_path)]) == 1
     assert "config.json is missing" in capsys.readouterr().err.splitlines()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hunyuan.generation.step_cache import TaylorCache, TaylorSettings, differences, split_bands
+from hunyuan.generation.step_cache import TaylorCache, TaylorSettings, derivatives, split_bands
 
 
 def full_steps(steps: int, settings: TaylorSettings) -> list[int]:
@@ -60,7 +60,7 @@ def test_a_straight_line_is_continued_exactly() -> None:
 
 def test_higher_orders_fill_one_a_full_step() -> None:
     zero = torch.zeros(1)
-    assert len(differences(zero, [], 1, 2)) == 1
-    assert len(differences(zero, [zero], 1, 2)) == 2
-    assert len(differences(zero, [zero] * 3, 1, 2)) == 3
-    assert differences(torch.tensor([7.0]), [torch.tensor([1.0])], 3, 2)[1].item() == 2.0
+    assert len(derivatives(zero, [], 1, 2)) == 1
+    assert len(derivatives(zero, [zero], 1, 2)) == 2
+    assert len(derivatives(zero, [zero] * 3, 1, 2)) == 3
+    assert derivatives(torch.tensor([7.0]), [torch.tensor([1.0])], 3, 2)[1].item() == 2.0

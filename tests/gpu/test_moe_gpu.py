@@ -182,7 +182,7 @@ def small(kind: str, seed: int = 0) -> SmallBatch:
 @needs_triton
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind", ["bf16", "fp8", "mxfp4"])
-def test_one_token_kernels_equal_fp32(kind, tokens):
+def test_small_batch_kernels_equal_fp32(kind, tokens):
     given = inputs(tokens, seed=tokens)
     kernels = small(kind)
     out = kernels(*given)
@@ -203,7 +203,7 @@ def test_byte_permutes_equal_plain_decoding():
 @needs_triton
 @needs_flashinfer
 @pytest.mark.parametrize("kind", ["bf16", "fp8", "mxfp4"])
-def test_one_token_equals_the_big_path(tuned, kind):
+def test_small_batch_equals_the_big_path(tuned, kind):
     backend = tuned(kind)
     assert backend.small is not None
     x, weights, index = inputs(9, seed=4)
