@@ -535,7 +535,7 @@ def test_a_picture_that_may_not_be_read_is_named(
     def refuse(*_: object, **__: object) -> None:  # a file's mode does not keep root out
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr("hunyuan.pictures.reader.open", refuse, raising=False)
     with pytest.raises(InvalidImage, match=f"^image: {re.escape(str(path))}: Permission denied$"):
         quick.run(edit(images=[path]))
 

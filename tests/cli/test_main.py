@@ -100,7 +100,7 @@ def test_a_wrong_command_line_is_a_line_and_status_2(words: list[str], capsys: p
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["kernels", "--check", "--module", "foo"], "--module: there is no module 'foo'"),
+        (["kernels", "--module", "foo"], "--module: there is no module 'foo'"),
         (["compare", "FOLDER", "nowhere"], "MODEL_ID='nowhere'"),
         (["compare", "FOLDER", "FOLDER", "--json", "no/numbers.json"], "--json: there is no folder no"),
         (["tiny", "nowhere", "--heads", "5"], "got heads=5, kv_heads=2"),
