@@ -211,7 +211,7 @@ class WatchedProtocol(H11Protocol):
 
     @property
     def unread(self) -> bool:
-        return bool(self.transport.unread)
+        return bool(self.transport.unread)  # type: ignore[attr-defined]
 
     @property
     def phase(self) -> Phase:
