@@ -34,7 +34,7 @@ from scripts.support.attackers import (
     upload_rubbish,
 )
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]  # a good caller's waiting time is measured
 
 IDLE_S = 1.0
 SLACK_S = 2.0  # a look now and then, a busy machine

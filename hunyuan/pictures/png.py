@@ -34,6 +34,8 @@ def read_png(data: bytes) -> PictureFile:
             break
         if kind == b"IHDR" and position + 18 <= len(data):
             depth, colour_type = data[position + 16], data[position + 17]
+            if data[end - 4 : end] == struct.pack(">I", zlib.crc32(data[position + 4 : end - 4])):
+                file.claimed = struct.unpack_from(">II", data, position + 8)
         if kind == b"CgBI":
             raise BadFile("a PNG that Xcode has rewritten for iOS (CgBI), which is no standard PNG; save it again")
         if kind == b"IDAT" or (kind in _PIXELS and kind != b"tRNS"):

@@ -69,6 +69,10 @@ class Connection(Protocol):
     def turn(self) -> int:
         """Grows with every request."""
 
+    @property
+    def unread(self) -> bool:
+        """Whether it has sent bytes that the event loop has not come to yet: it only looks as if it said nothing."""
+
     def refuse(self, error: HunyuanError, at_once: bool = False) -> None:
         """Says why, where nothing was said yet, and hangs up: at once, or when the client has read it."""
 
@@ -206,8 +210,9 @@ class Connections:
     def _end_one_of(self, crowd: Iterable[Connection], now: float, reason: str) -> bool:
         """Makes room: the oldest without a request goes, then one between two, then an answer that nobody takes."""
         victim = (
-            next((one for one in crowd if one.phase in _NO_REQUEST_YET), None)
-            or next((one for one in crowd if one.phase is Phase.IDLE), None)  # a good caller may be about to use it
+            next((one for one in crowd if one.phase in _NO_REQUEST_YET and not one.unread), None)
+            # A good caller may be about to use it.
+            or next((one for one in crowd if one.phase is Phase.IDLE and not one.unread), None)
             or next((one for one in crowd if self._stands_in_the_way(one, now)), None)
         )
         if victim is None:

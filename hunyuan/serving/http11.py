@@ -147,9 +147,17 @@ class _Counted:
 
     def _unconfirmed(self) -> int:
         """Bytes in the kernel's buffer, which takes megabytes from nobody's reading."""
+        return self._kernel_says(termios.TIOCOUTQ)
+
+    @property
+    def unread(self) -> bool:
+        """Whether the client has sent what nobody here has looked at yet."""
+        return self._kernel_says(termios.FIONREAD) > 0
+
+    def _kernel_says(self, question: int) -> int:
         connection, count = self._transport.get_extra_info("socket"), array.array("i", [0])
         try:
-            fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)
+            fcntl.ioctl(connection.fileno(), question, count)
         except (AttributeError, OSError, ValueError):
             return 0  # closed already
         return count[0]
@@ -200,6 +208,10 @@ class WatchedProtocol(H11Protocol):
         return False  # nothing here speaks websockets; the request is then one like any other
 
     # -- what `Connections` calls ------------------------------------------------------------------------------
+
+    @property
+    def unread(self) -> bool:
+        return bool(self.transport.unread)
 
     @property
     def phase(self) -> Phase:

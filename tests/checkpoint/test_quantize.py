@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -300,7 +301,7 @@ def test_quantizing_on_the_way_gives_what_the_script_writes(source, tmp_path, ca
     assert "`hunyuan quantize` does it once and for all" in caplog.text
     caplog.clear()
     theirs = dict(load_model(tmp_path / "out", target, CPU, torch.float32).named_parameters())
-    assert caplog.text == ""
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]  # nothing to advise
     assert ours.keys() == theirs.keys()
     for name, parameter in ours.items():
         assert parameter.dtype == theirs[name].dtype

@@ -64,6 +64,7 @@ BY_OTHERS = INSTALLED | {  # pattern -> the file that runs it, and a word of it 
     r"scripts/checks/audit\.py$": ("scripts/checks/test.sh", "scripts/checks/audit.py"),
 }
 NEEDS = {  # pattern -> what is missing here; their syntax and options are what test_commands.py looks at
+    r"scripts/checks/attack_service\.py$": "twenty minutes (tests/test_attacks.py is its short form)",
     r"^(python3 -m venv \.venv && )?\.venv/bin/pip install -r requirements(-dev)?\.txt$": "time: CI uses uv",
     r"bentoml containerize ": "a Docker engine",
     r"^docker run ": "a Docker engine and a GPU",

@@ -155,7 +155,7 @@ def test_every_key_of_deployment_yaml_is_bentocloud_s(cloud: dict[str, Any]) -> 
     top = {field.name for field in attrs.fields(DeploymentConfigSchema)} | {"name", "bento"}
     assert cloud.keys() <= top
     ((name, service),) = cloud["services"].items()
-    assert f'name="{name}"' in (ROOT / "service.py").read_text()
+    assert f'NAME = "{name}"' in (ROOT / "service.py").read_text()
     assert_known(service, DeploymentServiceConfig)
     traffic = service["config_overrides"]["traffic"]
     assert service["config_overrides"].keys() == {"traffic"}

@@ -72,6 +72,7 @@ def test_a_peer_gets_its_share_and_nobody_more_than_there_is() -> None:
     assert afterwards is None
 
 
+@pytest.mark.alone
 def test_retry_after_says_when_a_place_should_be_free() -> None:
     async def main(seconds: float, rate: float) -> int:
         uploads = Uploads(1, 1, Least(10, 1000))

@@ -21,6 +21,7 @@ class Fake:
     def __init__(self, peer: str | None = "a", phase: Phase = Phase.SILENT) -> None:
         self.peer, self.phase = peer, phase
         self.moved = self.turn = 0
+        self.unread = False
         self.refused: list[HunyuanError] = []
         self.aborted = False
 
@@ -187,6 +188,20 @@ def test_a_newcomer_takes_the_place_of_the_oldest_of_its_peer_without_a_request(
     assert first.aborted
     assert not any(one.gone for one in (works, idle, second, other, newcomer))
     assert reasons == ["share"]
+
+
+def test_whose_request_has_arrived_but_was_not_read_yet_is_not_silent(clock: Clock) -> None:
+    connections, asked, silent, idle = of([]), Fake(), Fake(), Fake(phase=Phase.IDLE)
+    asked.unread = True
+    newcomers = [Fake(), Fake(), Fake()]
+
+    def body() -> None:
+        for one in (asked, idle, silent, *newcomers):
+            connections.admit(one)
+
+    inside(body)
+    assert silent.aborted
+    assert not asked.gone
 
 
 def test_where_all_of_a_peer_are_busy_it_is_told(clock: Clock) -> None:
