@@ -516,7 +516,7 @@ def test_a_picture_that_cannot_be_read_is_the_requests_fault(quick: Editor, tmp_
         tmp_path / "missing.png": "No such file or directory",
         tmp_path / "text.png" / "beneath.png": "Not a directory",
         tmp_path: "Is a directory",
-        tmp_path / "text.png": r"cannot be decoded \(UnidentifiedImageError\)",
+        tmp_path / "text.png": r"the file \(10 bytes\) is none of PNG, JPEG, WebP, HEIC and AVIF, or damaged",
         tmp_path / "small.png": "got 8x8 px; each side must be at least 16 px",
         tmp_path / ("x" * 300): "File name too long",
         tmp_path / "a\0b": r"cannot be decoded \(ValueError\)",

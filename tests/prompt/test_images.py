@@ -301,11 +301,21 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, kind, keep):
         load_image(path)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", bytes(2000), b"\x89PNG\r\n\x1a\n" + b"x" * 100, b"<svg/>"])
-def test_what_is_no_picture_is_refused(tmp_path, data):
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"hello", r"the file \(5 bytes\) is none of PNG, JPEG, WebP, HEIC and AVIF"),
+        (bytes(2000), r"the file \(2,000 bytes\) is none of"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 100, ""),
+        (b"<svg/>", "an SVG drawing"),
+    ],
+    ids=["empty", "text", "zeros", "PNG", "SVG"],
+)
+def test_what_is_no_picture_is_refused(tmp_path, data, reason):
     path = tmp_path / "file.png"
     path.write_bytes(data)
-    with pytest.raises(InvalidImage, match="cannot be decoded"):
+    with pytest.raises(InvalidImage, match=rf"file\.png: {reason}"):
         load_image(path)
 
 
