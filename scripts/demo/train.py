@@ -244,7 +244,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("part", choices=("autoencoder", "transformer"))
     parser.add_argument(
-        "--pack", type=Path, default=Path("demo_work/pack.npz"), help="pictures, from scripts.demo.fetch"
+        "--pack", type=Path, default=Path("demo_work/pack.npz"), help="pictures, from scripts.demo.pack"
     )
     parser.add_argument("--tokenizer", type=Path, default=Path("demo_work/tokenizer.json"))
     parser.add_argument("--state", type=Path, default=Path("demo_work/state"), help="what is kept between two slices")
