@@ -20,7 +20,7 @@ from pictures.picture_files import PNG_SIGNATURE, chunk, jpeg_of_empty_scans
 from server_process import Server, assert_envelope, photo_bytes
 from test_faults import faulty
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]  # a good caller's waiting time is measured
 
 ATTACKERS = 4
 GOOD_EDITS = 5
@@ -96,17 +96,13 @@ def test_a_caller_who_leaves_takes_the_decoding_along(server: Server) -> None:
         name = 'hunyuan_decoders_killed_total{reason="caller"}'
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
-    before, end = killed(), time.monotonic() + 30
+    picture, before, end = slow_png(), killed(), time.monotonic() + 30
     while killed() == before:
         assert time.monotonic() < end
         with pytest.raises(httpx.ReadTimeout):
-            send(server, slow_png_with_grain(), timeout=0.4)
+            send(server, picture, timeout=0.4)
         time.sleep(0.3)
     assert send(server, photo_bytes()).status_code == 200
-
-
-def slow_png_with_grain() -> bytes:
-    return photo_bytes(2500, 2500, "PNG", compress_level=1)
 
 
 def test_decoders_are_counted_and_end_with_the_server(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class VaeConfig:
     ffactor_temporal: Count
     in_channels: Count = 3
     out_channels: Count = 3
-    scaling_factor: Positive | None = None
+    scaling_factor: Annotated[float, Field(strict=True, ge=0, le=1e9)] | None = None  # None and 0: none
     shift_factor: Number | None = None
     downsample_match_channel: Literal[True] = True
     upsample_match_channel: Literal[True] = True
@@ -76,7 +76,7 @@ class VitConfig:
     num_patches: Count
     patch_size: Count
     num_channels: Count = 3
-    hidden_act: Literal["gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
+    hidden_act: Literal["gelu_pytorch_tanh", "gelu", "gelu_new", "quick_gelu", "relu", "silu"] = "gelu_pytorch_tanh"
     layer_norm_eps: Epsilon = 1e-6
     attention_dropout: Number = 0.0
     vision_use_head: Flag = True

@@ -236,8 +236,8 @@ def test_it_says_what_it_does_and_takes_as_many_steps_as_a_does_by_itself(tmp_pa
 
 
 def test_a_missing_photo_is_named(tmp_path, capsys):
-    path = tmp_path / "photo.jpg"
-    assert main(["compare", "a", "b", "--prompt", "x", "--image", str(path)]) == 2
+    path, folder = tmp_path / "photo.jpg", str(write_tiny_checkpoint(tmp_path / "tiny"))
+    assert main(["compare", folder, folder, "--prompt", "x", "--image", str(path)]) == 2
     assert f"{path}: No such file" in capsys.readouterr().err
 
 

@@ -145,7 +145,7 @@ def test_the_bounds_themselves_cost_little(folder: Path, values: dict[str, Any])
         ("vit.layer_norm_eps", 0.0),
         ("rope_theta", -1.0),
         ("rope_theta", 0.0),
-        ("vae.scaling_factor", 0.0),
+        ("vae.scaling_factor", -1.0),
         ("vit_processor.image_mean", []),
         ("vit_processor.image_std", [0.5, 0.0, 0.5]),
         ("vit_processor.rescale_factor", -1.0),
