@@ -11,6 +11,8 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -97,10 +99,12 @@ def test_a_caller_who_leaves_takes_the_decoding_along(server: Server) -> None:
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
     picture, before, end = slow_png(), killed(), time.monotonic() + 30
-    while killed() == before:
+    for patience in cycle((0.4, 0.2, 0.1)):  # a quick machine has decoded the picture when a patient caller leaves
+        if killed() > before:
+            break
         assert time.monotonic() < end
-        with pytest.raises(httpx.ReadTimeout):
-            send(server, picture, timeout=0.4)
+        with suppress(httpx.TimeoutException):
+            send(server, picture, timeout=patience, prompt="oom-prefill x")
         time.sleep(0.3)
     assert send(server, photo_bytes()).status_code == 200
 
