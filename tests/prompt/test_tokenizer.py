@@ -13,7 +13,6 @@ from hunyuan.errors import CheckpointError
 from hunyuan.prompt.tokenizer import Tokenizer
 
 
-
 @pytest.fixture(scope="module")
 def checkpoint(golden) -> Path:
     return golden / "checkpoint"
