@@ -11,6 +11,7 @@ from typing import Annotated
 import bentoml
 from bentoml.validators import ContentType
 
+from hunyuan import __version__
 from hunyuan.loopback import ask_no_proxy
 from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving.answer import headers_of
@@ -37,7 +38,7 @@ def load_editor(settings: Settings) -> EditorLike:
 
 
 SETTINGS = Settings()
-SERVER = EditServer(NAME, SETTINGS, lambda: load_editor(SETTINGS))
+SERVER = EditServer(NAME, __version__, SETTINGS, lambda: load_editor(SETTINGS))
 SERVER.log.dress_framework()  # in the master too
 
 

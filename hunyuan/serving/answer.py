@@ -5,7 +5,6 @@ Knows results and records. Who sends the answer, and when, it does not know.
 
 from __future__ import annotations
 
-from hunyuan import __version__
 from hunyuan.requests import EditResult
 from hunyuan.serving.header_text import percent_encoded
 from hunyuan.serving.png import encode_png
@@ -14,9 +13,9 @@ from hunyuan.serving.records import EditRecord
 PNG = "image/png"
 
 
-def png_of(result: EditResult, model_name: str | None, prompt: str | None) -> bytes:
-    """The file of a result. `prompt` is written into it; None: it is not."""
-    return encode_png(result, model_name=model_name or "", version=__version__, prompt=prompt)
+def png_of(result: EditResult, model_name: str | None, version: str, prompt: str | None) -> bytes:
+    """The file of a result. `version` is ours; `prompt` is written into the file, unless it is None."""
+    return encode_png(result, model_name=model_name or "", version=version, prompt=prompt)
 
 
 def headers_of(result: EditResult, edit: EditRecord) -> dict[str, str]:

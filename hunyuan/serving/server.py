@@ -50,11 +50,12 @@ class EditServer:
 
     Args:
         name: of the BentoML service, whose address the log tells.
+        version: of our code, which pictures tell.
         load: builds the editor; called on the worker's own thread.
     """
 
-    def __init__(self, name: str, settings: Settings, load: Callable[[], EditorLike]) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, version: str, settings: Settings, load: Callable[[], EditorLike]) -> None:
+        self.name, self.version, self.settings = name, version, settings
         self.log = ServiceLog(settings.log_format)
         self.tracing = Tracing()
         self.queue = EditQueue(settings.queue_size, on_depth=show_depth)
@@ -137,7 +138,7 @@ class EditServer:
         """The PNG of a result, made on a thread of its own."""
         shown = prompt if self.settings.png_prompt else None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.encoding, png_of, result, self.worker.model_name, shown)
+        return await loop.run_in_executor(self.encoding, png_of, result, self.worker.model_name, self.version, shown)
 
     def finished(self, record: RequestRecord) -> None:
         """After every answer. Both only hand figures over; the log is written by a thread of its own."""
