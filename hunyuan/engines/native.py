@@ -146,7 +146,7 @@ def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dty
 def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
     needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
-    tokenizer = Tokenizer(folder, config.image_base_size, config.model_version, needed)
+    tokenizer = Tokenizer(folder, config.image_base_size, config.has_extra_ratios, needed)
     generation = GenerationConfig.from_dict(read_json(folder, "generation_config.json"))
     prompts = SystemPrompts.read(folder)
     prompts.preset(DEFAULT_PRESET)
