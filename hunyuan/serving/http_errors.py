@@ -120,8 +120,8 @@ def failed() -> InferenceFailed:
     return InferenceFailed("the edit failed on the server; its log has the details under this request_id")
 
 
-def describe_failure(error: BaseException, hide: str = "") -> str:
-    """A traceback for the log in which `hide`, the prompt, does not appear.
+def describe_failure(error: BaseException, *hide: str) -> str:
+    """A traceback for the log in which `hide`, the prompt and its like, does not appear.
 
     Source lines hold no request data, messages may: those are searched.
     """
@@ -129,7 +129,7 @@ def describe_failure(error: BaseException, hide: str = "") -> str:
     current: BaseException | None = error
     while current is not None:
         message = str(current)
-        for secret in (hide, repr(hide)[1:-1]):
+        for secret in (form for text in hide for form in (text, repr(text)[1:-1])):
             if secret:
                 message = message.replace(secret, "<prompt>")
         frames = "".join(traceback.format_tb(current.__traceback__))

@@ -25,7 +25,12 @@ LogForm = Literal["auto", "json", "text"]
 
 ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
-KNOWN_PATHS = frozenset({"/edit", "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
+KNOWN_PATHS = frozenset(
+    {
+        *("/edit", "/v1/images/edits", "/v1/images/generations", "/v1/models"),
+        *("/", "/api.css", "/api.js", "/docs.json", "/schema.json"),
+    }
+)
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
 _NO_EDIT = EditRecord(0, "", None, None)
 
@@ -144,6 +149,7 @@ def request_record(record: RequestRecord) -> dict[str, Any]:
         "prompt_chars": edit.prompt_chars,
         "seed": edit.seed,
         "images": edit.images,
+        "pictures": edit.pictures,
         "input_size": _size(edit.input_size),
         "output_size": _size(edit.output_size),
         "resolution": edit.resolution,
