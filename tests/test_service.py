@@ -94,6 +94,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         patch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
         patch.setenv("BENTOML_DO_NOT_TRACK", "1")
         patch.setenv("HUNYUAN_MAX_UPLOAD_MB", "1")
+        patch.setenv("HUNYUAN_JOBS_DIR", str(tmp_path_factory.mktemp("jobs")))
         patch.delenv("MODEL_ID", raising=False)
         module = importlib.import_module("service")
 

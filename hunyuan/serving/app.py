@@ -6,12 +6,13 @@ Knows BentoML's service object; what an edit is, it does not know.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import bentoml
+from bentoml._internal.service.openapi.specification import PathItem
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp
 
 from hunyuan.serving.api_page import use_our_page
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
+from hunyuan.serving.jobs.openapi import operations
 from hunyuan.serving.records import RequestRecord
 
 API_PATH = "/edit"
@@ -59,7 +61,7 @@ class AppHooks:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over; `before` is called once, before there is an app.
+    request that is over; `routes` are ours beside the framework's; `before` is called once, before there is an app.
     """
 
     max_body_bytes: int
@@ -67,6 +69,7 @@ class AppHooks:
     describe: Callable[[], str]
     on_end: Callable[[RequestRecord], None]
     before: Callable[[], None]
+    routes: Sequence[Route]
 
 
 def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
@@ -76,8 +79,20 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
         @property
         def openapi_spec(self) -> Any:
             specification = super().openapi_spec
-            _describe_answers(specification.paths[API_PATH].post)
+            edit = specification.paths[API_PATH].post
+            _describe_answers(edit)
+            for action, (method, operation) in operations(edit, _ERROR_SCHEMA).items():
+                item: dict[str, Any] = {method: operation}
+                specification.paths[f"{API_PATH}/{action}"] = PathItem(**item)
             return specification
+
+        def schema(self) -> dict[str, Any]:
+            """What BentoML's client reads: edits are tasks to it, though none of the framework's own."""
+            schema: dict[str, Any] = super().schema()
+            for route in schema["routes"]:
+                if route["route"] == API_PATH:
+                    route["is_task"] = True
+            return schema
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
             self.add_asgi_middleware(TrueStatus)
@@ -88,6 +103,7 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             _explain_readyz(app, dressing.describe)
             app.router.redirect_slashes = False  # /edit/ is no path of ours: 404, not a redirect without a body
             use_our_page(app)
+            app.router.routes.extend(dressing.routes)
             cors = _take_cors_out(app)
             app.add_middleware(  # the last one added is the outermost
                 Envelope,
@@ -113,7 +129,7 @@ def _take_cors_out(app: Starlette) -> dict[str, Any] | None:
     if not inside:
         return None
     app.user_middleware.remove(inside[0])
-    options: dict[str, Any] = {"allow_methods": ["GET", "POST"], **inside[0].kwargs}
+    options: dict[str, Any] = {"allow_methods": ["GET", "POST", "PUT"], **inside[0].kwargs}
     for name in ("allow_origins", "allow_methods", "allow_headers", "expose_headers"):
         value = options.get(name) or ()  # the framework takes a text apart letter by letter
         options[name] = value.replace(",", " ").split() if isinstance(value, str) else list(value)

@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hunyuan.errors import Cancelled, HunyuanError
+from hunyuan.serving.header_text import printable
 from hunyuan.serving.http_errors import (
     PayloadTooLarge,
     ShuttingDown,
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 PLAIN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # read by machines that expect plain text
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_NOT_PRINTABLE = re.compile(r"[^ -~]")
 _KEPT_HEADERS = ("allow", "retry-after", "vary")  # and what CORS says
 
 
@@ -256,5 +256,5 @@ class _Answer:
     def _mark(self, headers: MutableHeaders) -> None:
         headers["X-Request-ID"] = self._record.request_id
         name = self._model_name()
-        if name is not None:
-            headers["X-Model"] = _NOT_PRINTABLE.sub("?", name)  # a folder's name may be anything
+        if name is not None:  # a job's result says already which model made it
+            headers.setdefault("X-Model", printable(name))

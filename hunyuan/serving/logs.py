@@ -25,7 +25,8 @@ LogForm = Literal["auto", "json", "text"]
 
 ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
-KNOWN_PATHS = frozenset({"/edit", "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
+_JOBS = {f"/edit/{action}" for action in ("submit", "status", "get", "retry", "cancel")}
+KNOWN_PATHS = frozenset({"/edit", *_JOBS, "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
 _NO_EDIT = EditRecord(0, "", None, None)
 
@@ -125,6 +126,12 @@ class ServiceLog:
 
 def log_request(record: RequestRecord) -> None:
     requests_logger.info("request", extra={"fields": request_record(record)})
+
+
+def log_job(state: str, record: RequestRecord) -> None:
+    """A job that has ended, under the id of the request that submitted it. Its own id would give the picture away."""
+    fields = request_record(record) | {"event": "job", "state": state}
+    requests_logger.info("job", extra={"fields": fields})
 
 
 def request_record(record: RequestRecord) -> dict[str, Any]:

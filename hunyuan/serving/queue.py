@@ -38,12 +38,16 @@ class State(Enum):
 
 @dataclass(eq=False)
 class QueuedEdit:
-    """One admitted edit. `done` gets exactly one result or error, unless its caller has left before."""
+    """One admitted edit. `done` gets exactly one result or error, unless its caller has left before.
+
+    `on_start` is called on the worker's thread when the edit's turn has come.
+    """
 
     cancel: CancelToken
     edit: EditRecord
     done: Future[EditResult] = field(default_factory=Future)
     request: EditRequest | None = None
+    on_start: Callable[[], None] = lambda: None
     state: State = State.ADMITTED
     queued_at: float | None = None
     started_at: float | None = None
@@ -143,7 +147,8 @@ class EditQueue:
             queued.state, queued.started_at = State.RUNNING, self._clock()
             queued.edit.queue_s = queued.started_at - (queued.queued_at or queued.started_at)
             self._line_changed()
-            return queued
+        queued.on_start()
+        return queued
 
     def end(self, queued: QueuedEdit, outcome: EditResult | BaseException) -> None:
         """Frees the edit's place, and only then tells its caller."""
