@@ -271,7 +271,8 @@ def test_the_file_holds_the_prompt_only_where_the_operator_wants_it(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Prompt" not in Image.open(BytesIO(edit(served.client).content)).text
-    monkeypatch.setattr(served.module, "SETTINGS", served.module.SETTINGS.model_copy(update={"png_prompt": True}))
+    server = served.module.SERVER
+    monkeypatch.setattr(server, "settings", server.settings.model_copy(update={"png_prompt": True}))
     text = Image.open(BytesIO(edit(served.client, seed="5", steps="3").content)).text
     assert text["Prompt"] == "make it blue"
     assert {name: text[name] for name in ("Seed", "Steps", "Size", "Model")} == {

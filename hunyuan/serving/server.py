@@ -6,6 +6,7 @@ works is in its own file.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,10 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.requests import Request
 
+from hunyuan.requests import EditResult
 from hunyuan.serving import metric_files
 from hunyuan.serving.address import address_of, invitation
+from hunyuan.serving.answer import png_of
 from hunyuan.serving.app import AppHooks
 from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
@@ -48,11 +51,12 @@ class EditServer:
 
     Args:
         name: of the BentoML service, whose address the log tells.
+        version: of our code, which pictures tell.
         load: builds the editor; called on the worker's own thread.
     """
 
-    def __init__(self, name: str, settings: Settings, load: Callable[[], EditorLike]) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, version: str, settings: Settings, load: Callable[[], EditorLike]) -> None:
+        self.name, self.version, self.settings = name, version, settings
         self.log = ServiceLog(settings.log_format)
         self.tracing = Tracing()
         self.queue = EditQueue(settings.queue_size, on_depth=show_depth)
@@ -139,6 +143,12 @@ class EditServer:
         peer = self.peers.of_request(host_of(request.scope), request.headers)
         announced = request.headers.get("content-length", "")
         return self.uploads.one(peer, int(announced) if announced.isdecimal() else None, deadline)
+
+    async def encoded(self, result: EditResult, prompt: str) -> bytes:
+        """The PNG of a result, made on a thread of its own."""
+        shown = prompt if self.settings.png_prompt else None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.encoding, png_of, result, self.worker.model_name, self.version, shown)
 
     def finished(self, record: RequestRecord) -> None:
         """After every answer. Both only hand figures over; the log is written by a thread of its own."""
