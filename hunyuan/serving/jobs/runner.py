@@ -11,7 +11,7 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hunyuan.errors import Cancelled, HunyuanError
 from hunyuan.requests import CancelToken, EditRequest, EditResult
@@ -134,7 +134,7 @@ class Jobs:
         """
         job = Job(new_id(self._replica), record.request_id, fields)
         edit = EditRecord(len(fields.prompt), fields.resolution, fields.seed, fields.steps)
-        own = RequestRecord(record.request_id, record.path, record.started, bytes_in=record.bytes_in, edit=edit)
+        own = replace(record, edit=edit, ended=None, error=None, status=None, bytes_out=0)
         live = LiveJob(job, own, edit, deadline, headers, source)
         live.task = asyncio.get_running_loop().create_task(self._run(live), context=contextvars.Context())
         self._live[job.id] = live
