@@ -65,8 +65,8 @@ class AppHooks:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over; `before` is called once, before there is an app; `admit` is what `Envelope` asks before a body
-    is read; pages of `cors_origins` may call, whatever the framework's own CORS options say; `routes`
+    request that is over; `before` is called once, before there is an app; `admit` and `waited_s` are what `Envelope`
+    asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options say; `routes`
     are ours beside the framework's.
     """
 
@@ -76,6 +76,7 @@ class AppHooks:
     on_end: Callable[[RequestRecord], None]
     before: Callable[[], None]
     admit: Callable[[Scope], str | None] = lambda scope: None
+    waited_s: Callable[[Scope], float] = lambda scope: 0.0
     cors_origins: Collection[str] = ()
     routes: Sequence[Route] = ()
 
@@ -122,6 +123,7 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
                 known_paths=_paths_of(app),
                 on_end=dressing.on_end,
                 admit=dressing.admit,
+                waited_s=dressing.waited_s,
             )
             if cors is not None:
                 app.add_middleware(CORSMiddleware, **cors)

@@ -106,6 +106,7 @@ class Envelope:
         on_end: called once a request, after its answer was sent; of probes and scrapes only for the refused ones.
         admit: called before anything of a request's body is read; returns the name of the caller's key, None where no
             key is needed, or raises what the caller gets instead of an answer.
+        waited_s: how long a request has waited in front of this process, which counts towards its time.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Envelope:
         known_paths: Collection[str] | None = None,
         on_end: Callable[[RequestRecord], None] = lambda record: None,
         admit: Callable[[Scope], str | None] = lambda scope: None,
+        waited_s: Callable[[Scope], float] = lambda scope: 0.0,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
@@ -123,6 +125,7 @@ class Envelope:
         self.known_paths = known_paths
         self.on_end = on_end
         self.admit = admit
+        self.waited_s = waited_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,6 +134,8 @@ class Envelope:
         if scope["type"] == "websocket":
             send = _as_refusal(send)
         record = scope[RECORD] = RequestRecord(request_id_from(scope), scope["path"])
+        record.proxy_s = self.waited_s(scope)
+        record.started -= record.proxy_s
         plain = scope["path"] in PLAIN_PATHS
         try:
             await self._answered(scope, receive, _Answer(record, send, self.model_name, plain))

@@ -145,6 +145,7 @@ def request_record(record: RequestRecord) -> dict[str, Any]:
         "status": record.status,
         "error": record.error.code if record.error else None,
         "seconds": round(record.seconds, 4),
+        "proxy_s": round(record.proxy_s, 4),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
     }

@@ -46,6 +46,9 @@ class Metrics:
         self.cancellations = Counter("hunyuan_cancellations_total", "Admitted edits not finished, by why", ["reason"])
         self.depth = newest("hunyuan_queue_depth", "Edits that wait for the model")
         self.queue_wait = Histogram("hunyuan_queue_wait_seconds", "Seconds an edit waited", buckets=_SECONDS)
+        self.proxy_wait = Histogram(
+            "hunyuan_proxy_wait_seconds", "Seconds an edit waited in a trusted proxy before it came", buckets=_SECONDS
+        )
         self.whole = Histogram(
             "hunyuan_request_seconds",
             "Seconds from a request's first byte to its answer's last",
@@ -97,6 +100,7 @@ class Metrics:
 
     def _about_edit(self, record: RequestRecord) -> None:
         if record.edit is not None:
+            self.proxy_wait.observe(record.proxy_s)
             self._edit(record.edit)
             if record.error is None:
                 self._speeds(record.edit)

@@ -19,6 +19,7 @@ from hunyuan.serving import metric_files
 from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.answer import png_of
 from hunyuan.serving.app import API_PATH, AppHooks
+from hunyuan.serving.arrival import Arrivals
 from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.door import Door
@@ -116,6 +117,7 @@ class EditServer:
             self.finished,
             self.make_room,
             self.door.admit,
+            Arrivals(self.peers).waited_s,
             self.settings.cors_origins or (),
             job_routes(API_PATH, self.jobs, self.settings, self.one_upload),
         )

@@ -36,6 +36,7 @@ def test_the_line_about_an_edit() -> None:
         "status": 200,
         "error": None,
         "seconds": 7.0,
+        "proxy_s": 0.0,
         "bytes_in": 5,
         "bytes_out": 6,
         "prompt_chars": 9,
