@@ -66,8 +66,8 @@ class AppHooks:
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
     request that is over; `before` is called once, before there is an app; `admit` and `waited_s` are what `Envelope`
-    asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options say; `routes`
-    are ours beside the framework's.
+    asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options say;
+    `routes` are ours beside the framework's.
     """
 
     max_body_bytes: int
