@@ -84,8 +84,8 @@ class HunyuanImage:
             SERVER.cannot_serve()
 
     @bentoml.on_shutdown
-    def end(self) -> None:
-        SERVER.stop()
+    async def end(self) -> None:
+        await SERVER.stop()
 
     def __is_ready__(self) -> bool:
         return SERVER.ready

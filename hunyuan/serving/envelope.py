@@ -26,6 +26,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hunyuan.errors import Cancelled, HunyuanError
+from hunyuan.serving.header_text import printable
 from hunyuan.serving.http_errors import (
     PayloadTooLarge,
     ShuttingDown,
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 PLAIN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # read by machines that expect plain text
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_NOT_PRINTABLE = re.compile(r"[^ -~]")
 _KEPT_HEADERS = ("allow", "retry-after", "vary")  # and what CORS says
 
 
@@ -105,7 +105,10 @@ class Envelope:
         model_name: what to put in `X-Model`; None while it is not known yet.
         known_paths: any other path is 404 right here. The framework would count each path that someone tries under a
             name of its own, for ever. None: the framework decides.
-        on_end: called once a request, probes excepted, after its answer was sent.
+        on_end: called once a request, after its answer was sent; of probes and scrapes only for the refused ones.
+        admit: called before anything of a request's body is read; returns the name of the caller's key, None where no
+            key is needed, or raises what the caller gets instead of an answer.
+        waited_s: how long a request has waited in front of this process, which counts towards its time.
     """
 
     def __init__(
@@ -115,12 +118,16 @@ class Envelope:
         model_name: Callable[[], str | None],
         known_paths: Collection[str] | None = None,
         on_end: Callable[[RequestRecord], None] = lambda record: None,
+        admit: Callable[[Scope], str | None] = lambda scope: None,
+        waited_s: Callable[[Scope], float] = lambda scope: 0.0,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.model_name = model_name
         self.known_paths = known_paths
         self.on_end = on_end
+        self.admit = admit
+        self.waited_s = waited_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -129,18 +136,21 @@ class Envelope:
         if scope["type"] == "websocket":
             send = _as_refusal(send)
         record = scope[RECORD] = RequestRecord(request_id_from(scope), scope["path"])
+        record.proxy_s = self.waited_s(scope)
+        record.started -= record.proxy_s
         plain = scope["path"] in PLAIN_PATHS
         try:
             await self._answered(scope, receive, _Answer(record, send, self.model_name, plain))
         finally:
             record.ended = time.monotonic()
-            if not plain:
+            if not plain or record.error is not None:
                 self.on_end(record)
             let_go(record.error)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         record = record_of(scope)
         try:
+            record.caller = self.admit(scope)
             self._check_path(scope)
             self._check_announced_length(scope)
             await self.app(scope, self._counted(receive, record), answer.send)
@@ -249,6 +259,7 @@ class _Answer:
         for name, value in given.items():
             if name in _KEPT_HEADERS or name.startswith("access-control-"):
                 headers.append(name, value)
+        headers.update(getattr(error, "headers", {}))
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
             headers["retry-after"] = str(retry_after_s)
@@ -260,5 +271,5 @@ class _Answer:
     def _mark(self, headers: MutableHeaders) -> None:
         headers["X-Request-ID"] = self._record.request_id
         name = self._model_name()
-        if name is not None:
-            headers["X-Model"] = _NOT_PRINTABLE.sub("?", name)  # a folder's name may be anything
+        if name is not None:  # a job's result says already which model made it
+            headers.setdefault("X-Model", printable(name))

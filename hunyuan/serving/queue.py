@@ -42,7 +42,7 @@ class QueuedEdit:
     """One admitted edit: one picture, or several from one request, which have their turn together.
 
     `done` gets exactly one result (the last picture's) or error, unless its caller has left before; `watcher` hears of
-    everything on the way.
+    everything on the way. `on_start` is called on the worker's thread when the edit's turn has come.
     """
 
     cancel: CancelToken
@@ -50,6 +50,7 @@ class QueuedEdit:
     done: Future[EditResult] = field(default_factory=Future)
     requests: Sequence[EditRequest] = ()
     watcher: Watcher | None = None
+    on_start: Callable[[], None] = lambda: None
     state: State = State.ADMITTED
     queued_at: float | None = None
     started_at: float | None = None
@@ -149,7 +150,8 @@ class EditQueue:
             queued.state, queued.started_at = State.RUNNING, self._clock()
             queued.edit.queue_s = queued.started_at - (queued.queued_at or queued.started_at)
             self._line_changed()
-            return queued
+        queued.on_start()
+        return queued
 
     def end(self, queued: QueuedEdit, outcome: EditResult | BaseException) -> None:
         """Frees the edit's place, and only then tells its caller."""

@@ -57,6 +57,8 @@ class RequestRecord:
 
     request_id: str
     path: str = ""
+    caller: str | None = None  # the name of the key that it came with
+    proxy_s: float = 0.0  # that it waited in front of this process; `started` is so much earlier
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
     error: HunyuanError | None = None

@@ -148,9 +148,8 @@ def test_several_pictures_have_one_turn_and_their_figures_add_up() -> None:
 
     with serving(editor) as worker:
         assert asyncio.run(three(worker)).seed == 7
-    assert seen == [("think", 5, 10), ("denoise", 2, 4), 5, ("think", 5, 10), ("denoise", 2, 4), 6] + [
-        *(("think", 5, 10), ("denoise", 2, 4), 7)
-    ]
+    progress = [("think", 5, 10), ("denoise", 2, 4)]
+    assert seen == [*progress, 5, *progress, 6, *progress, 7]
     assert (facts.pictures, facts.seed, facts.steps, facts.steps_done, facts.tokens) == (3, 5, 4, 12, 30)
     assert facts.stages == {"think": 1.5}
 
