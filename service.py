@@ -5,7 +5,6 @@ Knows which endpoint does what. The parts behind it are put together in `hunyuan
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Annotated
 
@@ -15,12 +14,12 @@ from bentoml.validators import ContentType
 from hunyuan import __version__
 from hunyuan.loopback import ask_no_proxy
 from hunyuan.requests import CancelToken, EditRequest, EditResult
+from hunyuan.serving.answer import headers_of
 from hunyuan.serving.app import API_PATH, configured_workers, service_class
 from hunyuan.serving.disconnect import while_connected
 from hunyuan.serving.envelope import reporting
-from hunyuan.serving.header_text import percent_encoded
 from hunyuan.serving.inputs import edit_form
-from hunyuan.serving.png import encode_png
+from hunyuan.serving.openai.routes import ImagesApi
 from hunyuan.serving.processes import has_master, join_master, prepare_master
 from hunyuan.serving.records import EditRecord, record_of
 from hunyuan.serving.server import EditServer
@@ -40,7 +39,7 @@ def load_editor(settings: Settings) -> EditorLike:
 
 
 SETTINGS = Settings()
-SERVER = EditServer(NAME, SETTINGS, lambda: load_editor(SETTINGS))
+SERVER = EditServer(NAME, __version__, SETTINGS, lambda: load_editor(SETTINGS))
 SERVER.log.dress_framework()  # in the master too
 
 
@@ -51,6 +50,7 @@ IMAGE = bentoml.images.Image(python_version="3.12").build_include(
 )
 
 
+@bentoml.asgi_app(ImagesApi(SERVER, __version__).app(), path="/v1", name="v1")
 @bentoml.service(
     name=NAME,
     image=IMAGE,
@@ -84,8 +84,8 @@ class HunyuanImage:
             SERVER.cannot_serve()
 
     @bentoml.on_shutdown
-    def end(self) -> None:
-        SERVER.stop()
+    async def end(self) -> None:
+        await SERVER.stop()
 
     def __is_ready__(self) -> bool:
         return SERVER.ready
@@ -106,7 +106,7 @@ class HunyuanImage:
         edit = record.edit = EditRecord(len(prompt), resolution, seed, steps)
         deadline = record.started + SETTINGS.request_timeout_s
         request = EditRequest(prompt, seed=seed, steps=steps, resolution=resolution)
-        with SERVER.tracing.edit(ctx.request.headers, record), reporting(ctx.request.scope, hide=prompt):
+        with SERVER.tracing.edit(ctx.request.headers, record), reporting(ctx.request.scope, prompt):
             work = make_picture(request, image, CancelToken(deadline), edit)
             result, png = await while_connected(work, deadline, ctx.request.is_disconnected)
         ctx.response.headers.update(headers_of(result, edit))
@@ -123,23 +123,5 @@ async def make_picture(
         request.images = [picture]
         del picture
         result = await SERVER.worker.run(queued, request)
-    png = await asyncio.get_running_loop().run_in_executor(SERVER.encoding, png_of, result, request.prompt)
+    png = await SERVER.encoded(result, request.prompt)
     return result, png
-
-
-def png_of(result: EditResult, prompt: str) -> bytes:
-    shown = prompt if SETTINGS.png_prompt else None
-    return encode_png(result, model_name=SERVER.worker.model_name or "", version=__version__, prompt=shown)
-
-
-def headers_of(result: EditResult, edit: EditRecord) -> dict[str, str]:
-    """What the answer says about the edit; the envelope adds `X-Request-ID` and `X-Model`."""
-    width, height = result.size
-    timings = {"queue": edit.queue_s or 0.0, **result.timings}
-    headers = {
-        "X-Seed": str(result.seed),
-        "X-Image-Size": f"{width}x{height}",
-        "X-Steps": str(result.steps),
-        "Server-Timing": ", ".join(f"{stage};dur={seconds * 1e3:.1f}" for stage, seconds in timings.items()),
-    }
-    return headers if not result.recaption else headers | {"X-Recaption": percent_encoded(result.recaption)}

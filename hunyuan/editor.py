@@ -23,6 +23,7 @@ from hunyuan.requests import (
     EditRequest,
     EditResult,
     ImageSource,
+    PreviewCallback,
     ProgressCallback,
     SystemPromptChoice,
     TextCallback,
@@ -31,6 +32,7 @@ from hunyuan.settings import Settings
 from hunyuan.validation import validate
 
 DEFAULT_STEPS, DISTIL_STEPS = 28, 8
+HIGH_STEPS = 50  # the authors' own number; a Distil checkpoint was made for 8
 BUILTIN_NAME = "builtin-tiny-random"
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Engine(Protocol):
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
         on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult: ...
 
 
@@ -55,10 +58,17 @@ class Editor:
     """A loaded checkpoint that edits pictures, one at a time."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, model_name: str, default_steps: int, is_builtin: bool = False
+        self,
+        engine: Engine,
+        settings: Settings,
+        model_name: str,
+        default_steps: int,
+        is_builtin: bool = False,
+        high_steps: int = HIGH_STEPS,
     ) -> None:
         self.engine, self.settings = engine, settings
         self.model_name, self.default_steps, self.is_builtin = model_name, default_steps, is_builtin
+        self.high_steps = max(high_steps, default_steps)
 
     @classmethod
     def load(cls, settings: Settings | None = None) -> Editor:
@@ -77,7 +87,8 @@ class Editor:
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
         name = BUILTIN_NAME if builtin else checkpoint_name(folder)
-        return cls(_load_engine(folder, settings), settings, name, steps, builtin)
+        high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
+        return cls(_load_engine(folder, settings), settings, name, steps, builtin, high_steps)
 
     def run(
         self,
@@ -85,6 +96,7 @@ class Editor:
         on_progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
         on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult:
         """Makes one picture.
 
@@ -93,6 +105,9 @@ class Editor:
             cancel: looked at before each token and each step.
             on_text: called with the next piece of the text while it is thought; together they are what the model says,
                 tags included. The official engine hands it on in one piece at the end.
+            on_preview: called `request.previews` times while the picture is painted (less often where there are hardly
+                more steps than that) with the number of steps done and the picture as they predict it, in the result's
+                size. The official engine has none.
 
         Raises:
             InvalidRequest: a field is out of bounds; its subclasses say which kind.
@@ -102,7 +117,15 @@ class Editor:
         validate(request, self.settings)
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         steps = self.default_steps if request.steps is None else request.steps
-        return self.engine.run(request, seed=seed, steps=steps, on_progress=on_progress, cancel=cancel, on_text=on_text)
+        return self.engine.run(
+            request,
+            seed=seed,
+            steps=steps,
+            on_progress=on_progress,
+            cancel=cancel,
+            on_text=on_text,
+            on_preview=on_preview,
+        )
 
     def generate_image(
         self,

@@ -206,8 +206,10 @@ def test_a_request_goes_to_the_engine_as_it_is(editor: Editor, engine: Recording
 
     def on_text(piece: str) -> None: ...
 
-    result = editor.run(request, on_progress, cancel, on_text)
-    callbacks = {"on_progress": on_progress, "cancel": cancel, "on_text": on_text}
+    def on_preview(done: int, picture: Image.Image) -> None: ...
+
+    result = editor.run(request, on_progress, cancel, on_text, on_preview)
+    callbacks = {"on_progress": on_progress, "cancel": cancel, "on_text": on_text, "on_preview": on_preview}
     assert engine.calls == [{"request": request, "seed": 5, "steps": 4, **callbacks}]
     assert engine.calls[0]["request"] is request
     assert request == before
@@ -248,6 +250,7 @@ def test_defaults_of_a_request_are_the_public_ones() -> None:
         "use_system_prompt": "en_unified",
         "infer_align_image_size": True,
         "max_new_tokens": 2048,
+        "previews": 0,
     }
 
 

@@ -29,7 +29,7 @@ from hunyuan.plan.table import render
 from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, PreviewCallback, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 
 DEFAULT_PRESET = "en_unified"
@@ -102,10 +102,13 @@ class NativeEngine:
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
         on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult:
-        """See `Editor.run`. `on_text` is called in this thread, between two tokens."""
+        """See `Editor.run`. `on_text` is called in this thread, between two tokens, `on_preview` between two steps."""
         checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
-        job = EditJob(checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text)
+        job = EditJob(
+            checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
+        )
         try:
             return job.run()
         except torch.cuda.OutOfMemoryError as error:
@@ -143,7 +146,7 @@ def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dty
 def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
     needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
-    tokenizer = Tokenizer(folder, config.image_base_size, config.model_version, needed)
+    tokenizer = Tokenizer(folder, config.image_base_size, config.has_extra_ratios, needed)
     generation = GenerationConfig.from_dict(read_json(folder, "generation_config.json"))
     prompts = SystemPrompts.read(folder)
     prompts.preset(DEFAULT_PRESET)

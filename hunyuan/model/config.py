@@ -148,6 +148,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: Flag = False
     image_base_size: Annotated[int, Field(strict=True, ge=16, le=4096)] = 1024
+    image_fixed_shapes: Flag = True
     patch_embed_hidden_dim: Width = 1024
     cond_token_attn_type: Literal["joint_full", "full", "full_causal", "causal"] = "full"
     cfg_distilled: Flag = False
@@ -221,8 +222,12 @@ class ModelConfig:
 
     @property
     def has_extra_ratios(self) -> bool:
-        """The base model was trained without the four ratio tokens past the first 33 (docs/model.md, section 11)."""
-        return self.model_version != BASE_MODEL
+        """Whether four 1024-pixel shapes stand beside the 33 of the base size (docs/model.md, sections 10 and 11).
+
+        The base model was trained without them. A small checkpoint may do without as well (`image_fixed_shapes`), so
+        that a 4:3 picture is as small as its others.
+        """
+        return self.image_fixed_shapes and self.model_version != BASE_MODEL
 
     @property
     def num_gen_special_tokens(self) -> int:

@@ -13,11 +13,10 @@ from tokenizers import Tokenizer as BpeTokenizer
 from hunyuan.checkpoint.folder import read_file
 from hunyuan.checkpoint.untrusted import what_it_is
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config import BASE_MODEL
 
 FILE_NAME = "tokenizer.json"
 MOST_BYTES = 32 << 20
-INSTRUCT_RATIOS = 37
+ALL_RATIOS = 37
 BASE_RATIOS = 33
 
 # What detokenized English looks like; applied in this order (docs/model.md, section 15).
@@ -30,14 +29,14 @@ class Tokenizer:
     Args:
         folder: the checkpoint folder, holding `tokenizer.json`.
         base_size: the checkpoint's `image_base_size`, which picks the `<img_size_N>` token.
-        model_version: the base model knows 33 ratio tokens, the others 37.
+        extra_ratios: 37 ratio tokens; without, the first 33.
         needed: further special tokens that this checkpoint's variant uses.
 
     Raises:
         CheckpointError: the file or a needed special token is missing.
     """
 
-    def __init__(self, folder: Path, base_size: int, model_version: str = "", needed: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, base_size: int, extra_ratios: bool = True, needed: Sequence[str] = ()) -> None:
         data = read_file(Path(folder), FILE_NAME, MOST_BYTES)
         if known := what_it_is(data):
             raise CheckpointError(f"{FILE_NAME} is no tokenizer: {known}")
@@ -45,7 +44,7 @@ class Tokenizer:
             self._bpe = BpeTokenizer.from_buffer(data)
         except Exception as error:  # the library raises nothing more telling
             raise CheckpointError(f"{FILE_NAME} is no tokenizer: {error}") from error
-        ratios = BASE_RATIOS if model_version == BASE_MODEL else INSTRUCT_RATIOS
+        ratios = ALL_RATIOS if extra_ratios else BASE_RATIOS
         self._require([*_NEEDED, f"<img_size_{base_size}>", *(f"<img_ratio_{i}>" for i in range(ratios)), *needed])
         self.bos, self.endoftext, self.cfg = (self.id(t) for t in ("<|startoftext|>", "<|endoftext|>", "<cfg>"))
         self.boi, self.eoi, self.img = (self.id(t) for t in ("<boi>", "<eoi>", "<img>"))

@@ -40,6 +40,7 @@ Upload = Annotated[
     WithJsonSchema({"type": "file", "format": "image"}, mode="validation"),
     WithJsonSchema({"type": "string", "format": "binary"}, mode="serialization"),
 ]
+OneUpload = Callable[[Request, float], AbstractAsyncContextManager[Arriving]]
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,40}")
 _BENTOML_CLIENT = "BentoML HTTP Client/"
 
@@ -48,9 +49,7 @@ def max_body_bytes(settings: Settings) -> int:
     return int(settings.max_upload_mb * 1024 * 1024)
 
 
-def edit_form(
-    settings: Settings, one_upload: Callable[[Request, float], AbstractAsyncContextManager[Arriving]]
-) -> type[bentoml.IODescriptor]:
+def edit_form(settings: Settings, one_upload: OneUpload) -> type[bentoml.IODescriptor]:
     """The input specification of `/edit`, with this server's limits.
 
     `one_upload` is entered, with the request and its deadline, for as long as a body arrives; it may refuse.
@@ -75,15 +74,20 @@ def edit_form(
         @classmethod
         async def from_http_request(cls, request: Request, serde: Serde) -> bentoml.IODescriptor:
             with reporting(request.scope):
-                deadline = record_of(request.scope).started + settings.request_timeout_s
-                async with one_upload(request, deadline) as upload:
-                    form = await read_form(request, FILES, TEXTS, upload.receive)
-                if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):
-                    form.texts = json_decoded(form.texts)
                 # `model_construct`: the bounds are checked by now, with messages of our own.
-                return cls.model_construct(**values_of(form, settings))
+                return cls.model_construct(**await read_edit(request, settings, one_upload))
 
     return EditForm
+
+
+async def read_edit(request: Request, settings: Settings, one_upload: OneUpload) -> dict[str, Any]:
+    """The fields of an edit from a request's body, checked: what `values_of` returns. Raises `HunyuanError`."""
+    deadline = record_of(request.scope).started + settings.request_timeout_s
+    async with one_upload(request, deadline) as upload:
+        form = await read_form(request, FILES, TEXTS, upload.receive)
+    if request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT):
+        form.texts = json_decoded(form.texts)
+    return values_of(form, settings)
 
 
 def json_decoded(texts: dict[str, str]) -> dict[str, str]:

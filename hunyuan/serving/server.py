@@ -6,6 +6,7 @@ works is in its own file.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +14,25 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.requests import Request
 
+from hunyuan.requests import EditResult
 from hunyuan.serving import metric_files
 from hunyuan.serving.address import address_of, invitation
-from hunyuan.serving.app import AppHooks
+from hunyuan.serving.answer import png_of
+from hunyuan.serving.app import API_PATH, AppHooks
+from hunyuan.serving.arrival import Arrivals
 from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
+from hunyuan.serving.door import Door
 from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import max_body_bytes
+from hunyuan.serving.jobs.job import Job
+from hunyuan.serving.jobs.routes import job_routes
+from hunyuan.serving.jobs.runner import Jobs
+from hunyuan.serving.jobs.store import JobStore
+from hunyuan.serving.jobs.table import JobTable
 from hunyuan.serving.lifecycle import Drain, web_server
-from hunyuan.serving.logs import ServiceLog, log_request
+from hunyuan.serving.logs import ServiceLog, log_job, log_request
 from hunyuan.serving.memory import return_large_blocks
 from hunyuan.serving.metrics import metrics
 from hunyuan.serving.pace import Least
@@ -47,11 +57,12 @@ class EditServer:
 
     Args:
         name: of the BentoML service, whose address the log tells.
+        version: of our code, which pictures tell.
         load: builds the editor; called on the worker's own thread.
     """
 
-    def __init__(self, name: str, settings: Settings, load: Callable[[], EditorLike]) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, version: str, settings: Settings, load: Callable[[], EditorLike]) -> None:
+        self.name, self.version, self.settings = name, version, settings
         self.log = ServiceLog(settings.log_format)
         self.tracing = Tracing()
         self.queue = EditQueue(settings.queue_size, on_depth=show_depth)
@@ -60,6 +71,7 @@ class EditServer:
         )
         least = Least(settings.idle_s, settings.min_rate_kb_s * 1024)
         self.peers = Peers(settings.trusted_proxies or ())
+        self.door = Door(settings.keys)
         self.uploads = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * settings.peer_share)), least)
         self.connections = Connections(
             settings.max_connections,
@@ -70,7 +82,7 @@ class EditServer:
         )
         self.drain = Drain(
             self.refuse_work,
-            lambda: self.queue.awaited > 0,
+            lambda: self.queue.awaited > 0 or self.jobs.busy,
             self.connections.end_soon,
             settings.request_timeout_s + STOP_MARGIN_S,
             self.cannot_serve,
@@ -85,11 +97,30 @@ class EditServer:
             show_decoders,
         )
         self.encoding = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
+        self.jobs = Jobs(
+            JobStore(settings.jobs_dir, job_table(settings), show_jobs),
+            self.worker,
+            self.decoders,
+            self.encoded,
+            self.tracing,
+            settings.replica,
+            job_ended,
+        )
 
     def hooks(self) -> AppHooks:
         """What the ASGI app around the endpoints asks and tells."""
         limit = max_body_bytes(self.settings)
-        return AppHooks(limit, lambda: self.worker.model_name, self.describe, self.finished, self.make_room)
+        return AppHooks(
+            limit,
+            lambda: self.worker.model_name,
+            self.describe,
+            self.finished,
+            self.make_room,
+            self.door.admit,
+            Arrivals(self.peers).waited_s,
+            self.settings.cors_origins or (),
+            job_routes(API_PATH, self.jobs, self.settings, self.one_upload),
+        )
 
     def start(self) -> None:
         """Everything that runs beside the web server; call it on the event loop."""
@@ -100,13 +131,17 @@ class EditServer:
         if names := ignored_variables():
             logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
         return_large_blocks()
+        self.jobs.store.open()
         self.watch_connections()
+        server = web_server()
+        self.jobs.start(None if server is None else server.server_state.tasks)
         self.drain.install()
         self.decoders.start()
         self.worker.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self.worker.shut_down()
+        await self.jobs.stop()
         self.queue.stop_running()
         self.decoders.stop()
         self.tracing.stop()
@@ -130,6 +165,12 @@ class EditServer:
         announced = request.headers.get("content-length", "")
         return self.uploads.one(peer, int(announced) if announced.isdecimal() else None, deadline)
 
+    async def encoded(self, result: EditResult, prompt: str) -> bytes:
+        """The PNG of a result, made on a thread of its own."""
+        shown = prompt if self.settings.png_prompt else None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.encoding, png_of, result, self.worker.model_name, self.version, shown)
+
     def finished(self, record: RequestRecord) -> None:
         """After every answer. Both only hand figures over; the log is written by a thread of its own."""
         log_request(record)
@@ -148,7 +189,7 @@ class EditServer:
 
     def say_ready(self, serving: str) -> None:
         """The last line of the start: what, where, and a command to try."""
-        logger.info("ready: serving %s%s", serving, invitation(address_of(self.name)))
+        logger.info("ready: serving %s%s", serving, invitation(address_of(self.name), bool(self.door.names)))
 
     def make_room(self) -> None:
         """Before the framework's app: already its start writes figures."""
@@ -177,6 +218,20 @@ def show_connections(count: int) -> None:
 
 def count_closed(reason: str) -> None:
     metrics().closed.labels(reason).inc()
+
+
+def show_jobs(number: int, size: int) -> None:
+    metrics().jobs_kept.set(number)
+    metrics().jobs_bytes.set(size)
+
+
+def job_ended(job: Job, record: RequestRecord) -> None:
+    log_job(job.state, record)
+    metrics().job(job.state, record)
+
+
+def job_table(settings: Settings) -> JobTable:
+    return JobTable(settings.jobs_kept, int(settings.jobs_mb * 2**20), settings.jobs_keep_s)
 
 
 def show_decoding(seconds: float) -> None:

@@ -37,8 +37,8 @@ GUIDANCE_DROP = 0.1
 class PromptTokenizer(Tokenizer):
     """The checkpoint's tokenizer, but for the prompt, which is cut up in a new way each time (BPE dropout)."""
 
-    def __init__(self, folder: Path, base_size: int, model_version: str, dropout: float) -> None:
-        super().__init__(folder, base_size, model_version)
+    def __init__(self, folder: Path, base_size: int, extra_ratios: bool, dropout: float) -> None:
+        super().__init__(folder, base_size, extra_ratios)
         self.prompt = ""
         self._loose = BpeTokenizer.from_file(str(folder / "tokenizer.json"))
         self._loose.model.dropout = dropout or None
@@ -97,7 +97,7 @@ class Sequences:
 
     def __init__(self, folder: Path, config: ModelConfig, copies: int, dropout: float = 0.1) -> None:
         self.config, self.copies = config, copies
-        self.tokenizer = PromptTokenizer(folder, config.image_base_size, config.model_version, dropout)
+        self.tokenizer = PromptTokenizer(folder, config.image_base_size, config.has_extra_ratios, dropout)
         self.builder = LayoutBuilder(self.tokenizer, config, "instruct")
         self.group = resolution_group(config.image_base_size, config.has_extra_ratios)
         t = self.tokenizer

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from hunyuan.checkpoint import tiny_config
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.model.config import BASE_MODEL, VaeConfig
+from hunyuan.model.config import VaeConfig
 
 SHAPE = TinyShape(
     hidden=256,
@@ -69,8 +69,8 @@ def model_config(tokenizer: Tokenizer, scaling: float = 1.0, shift: float = 0.0,
         vae: sizes of the autoencoder to change.
     """
     config = tiny_config.model_config(SHAPE, tokenizer)
-    # The base model's version is the one without the four ratios that stand for 1024-pixel shapes at any base size.
-    config |= {"model_version": BASE_MODEL, "rope_theta": 1000.0, "patch_embed_hidden_dim": 128}
+    # The four 1024-pixel shapes would be twelve times as large as all others.
+    config |= {"image_fixed_shapes": False, "rope_theta": 1000.0, "patch_embed_hidden_dim": 128}
     config["vae"] = config["vae"] | VAE | {"scaling_factor": scaling, "shift_factor": shift} | vae
     config["vit"] = config["vit"] | VIT
     config["vit_processor"] = config["vit_processor"] | {"max_num_patches": VIT_PATCHES}

@@ -100,6 +100,7 @@ def _start(target: str, port: int, folder: Path, settings: dict[str, str]) -> su
     ours = {
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "1",
+        "HUNYUAN_JOBS_DIR": str(folder / "jobs"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
@@ -138,6 +139,12 @@ def _stop(server: LocalServer) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(5)
+
+
+def key_headers() -> dict[str, str]:
+    """What shows a server the key that EDIT_API_KEY holds; empty where it holds none."""
+    key = os.environ.get("EDIT_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def percentile(values: list[float], percent: float) -> float:

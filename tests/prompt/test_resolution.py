@@ -63,6 +63,19 @@ def test_the_last_four_keep_their_size_whatever_the_base_is(base):
 
 
 @pytest.mark.parametrize("base", BASES)
+def test_without_the_last_four_all_other_picks_are_the_recorded_ones(recorded, base):
+    """A small checkpoint may leave them out: what the authors' code puts into the first 33, a square too, stays."""
+    group = resolution_group(base, False)
+    assert group.buckets == resolution_group(base).buckets[:33]
+    same = [pick for pick in recorded["picks"][str(base)] if pick["ratio_index"] < 33]
+    assert SQUARE in {pick["ratio_index"] for pick in same}
+    for pick in same:
+        assert group.nearest(Size(pick["width"], pick["height"])).index == pick["ratio_index"], pick
+    assert str(resolution_group(256).nearest(Size(4, 3)).size) == "1024x768"
+    assert str(resolution_group(256, False).nearest(Size(4, 3)).size) == "288x224"
+
+
+@pytest.mark.parametrize("base", BASES)
 def test_square(base):
     assert resolution_group(base).square == Bucket(SQUARE, Size(base, base))
 
