@@ -24,5 +24,5 @@ def invitation(address: str | None) -> str:
     """The rest of a line that says what is served; nothing where the address is unknown."""
     if address is None:
         return ""
-    command = f'curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make the sky orange" {address}/edit'
+    command = f'curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make it black and white" {address}/edit'
     return f" at {address}; to try it: {command}"

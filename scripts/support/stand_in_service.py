@@ -26,7 +26,7 @@ class StandInEngine:
     """What `hunyuan.editor.Editor` is to the service."""
 
     model_name = "stand-in"
-    is_builtin = False
+    notice: str | None = None
 
     def __init__(self, seconds: float, size: tuple[int, int], prepare: bool) -> None:
         values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)

@@ -27,6 +27,7 @@ async function painted(answer) {
     .filter(([, value]) => value)
     .map(([name, value]) => `${name.slice(2).toLowerCase().replace("image-", "")} ${value}`)
     .join(", ");
+  byId("said").textContent = decodeURIComponent(answer.headers.get("X-Recaption") || "");
   byId("result").hidden = false;
 }
 
@@ -103,13 +104,17 @@ function describe(specification) {
 
 async function start() {
   const target = new URL("edit", location.href);
-  byId("curl").textContent = `curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make the sky orange" ${target}`;
+  byId("curl").textContent = `curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make it black and white" ${target}`;
   byId("edit").addEventListener("submit", send);
   byId("stop").addEventListener("click", () => running && running.abort());
   // Whole numbers of more digits than JavaScript keeps stay text.
   const answer = await fetch("docs.json");
   describe(JSON.parse((await answer.text()).replace(/:\s*(\d{16,})/g, ': "$1"')));
+  for (const button of document.querySelectorAll("#demo button")) {
+    button.addEventListener("click", () => (byId("prompt").value = button.textContent));
+  }
   const ready = await fetch("readyz");
+  byId("demo").hidden = ready.headers.get("X-Model") !== "demo";
   byId("server").textContent = (await ready.text()).trim();
 }
 
