@@ -4,7 +4,8 @@
 
 A full queue is not a failure: 429 and 503 count as shed, and the user comes back after `Retry-After`. 504 counts by
 itself, and so does a 4xx or a picture that is not what the headers say, as a failure. The counts are printed at the
-end; the exit code is 1 when there was a failure. `--edit-steps` (or EDIT_STEPS) asks for that many denoising steps.
+end; the exit code is 1 when there was a failure. `--edit-steps` (or EDIT_STEPS) asks for that many denoising steps;
+EDIT_API_KEY holds the key where the server wants one.
 
 The photos are made up in memory, no file is read. It does not judge what the pictures show.
 """
@@ -136,6 +137,8 @@ class Editor(HttpUser):
         if not Editor.uploads:
             Editor.uploads.extend(make_uploads())
         self.rng = random.Random()
+        if key := os.environ.get("EDIT_API_KEY"):
+            self.client.headers["Authorization"] = f"Bearer {key}"
 
     @task
     def edit(self) -> None:

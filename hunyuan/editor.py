@@ -23,6 +23,7 @@ from hunyuan.requests import (
     EditRequest,
     EditResult,
     ImageSource,
+    PreviewCallback,
     ProgressCallback,
     SystemPromptChoice,
     TextCallback,
@@ -47,6 +48,7 @@ class Engine(Protocol):
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
         on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult: ...
 
 
@@ -85,6 +87,7 @@ class Editor:
         on_progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
         on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult:
         """Makes one picture.
 
@@ -93,6 +96,9 @@ class Editor:
             cancel: looked at before each token and each step.
             on_text: called with the next piece of the text while it is thought; together they are what the model says,
                 tags included. The official engine hands it on in one piece at the end.
+            on_preview: called `request.previews` times while the picture is painted (less often where there are hardly
+                more steps than that) with the number of steps done and the picture as they predict it, in the result's
+                size. The official engine has none.
 
         Raises:
             InvalidRequest: a field is out of bounds; its subclasses say which kind.
@@ -102,7 +108,15 @@ class Editor:
         validate(request, self.settings)
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         steps = self.default_steps if request.steps is None else request.steps
-        return self.engine.run(request, seed=seed, steps=steps, on_progress=on_progress, cancel=cancel, on_text=on_text)
+        return self.engine.run(
+            request,
+            seed=seed,
+            steps=steps,
+            on_progress=on_progress,
+            cancel=cancel,
+            on_text=on_text,
+            on_preview=on_preview,
+        )
 
     def generate_image(
         self,

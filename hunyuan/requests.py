@@ -19,6 +19,7 @@ from hunyuan.errors import Cancelled, DeadlineExceeded
 MAX_IMAGES = 3
 MAX_SEED = 2**63 - 1
 MAX_STEPS = 100
+MAX_PREVIEWS = 3
 
 BotTask = Literal["image", "think", "recaption", "think_recaption"]
 SystemPromptChoice = Literal[
@@ -31,6 +32,7 @@ StepCacheName = Literal["taylor", "spectrum"]
 ImageSource = Image.Image | str | Path
 ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
 TextCallback = Callable[[str], None]  # the next piece of what the model thinks
+PreviewCallback = Callable[[int, Image.Image], None]  # (steps done, the clean picture that they predict)
 
 # Control and format characters, marks without a letter under them, and separators: none of them shows anything.
 _BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"})
@@ -48,7 +50,8 @@ class EditRequest:
 
     `None` in the last block means the checkpoint's `generation_config.json`; `steps=None` means
     `HUNYUAN_DEFAULT_STEPS`; `seed=None` means drawn, and returned in the result.
-    `resolution` is `auto`, `WIDTHxHEIGHT` or `W:H`. `cot_text`, when given, replaces the text stage.
+    `resolution` is `auto`, `WIDTHxHEIGHT` or `W:H`. `cot_text`, when given, replaces the text stage. `previews` is how
+    many pictures `on_preview` gets on the way; the result does not depend on it.
     """
 
     prompt: str
@@ -70,11 +73,32 @@ class EditRequest:
     top_p: float | None = None
     drop_think: bool | None = None
     step_cache: StepCacheName | None = None
+    previews: int = 0
+
+
+@dataclass(frozen=True)
+class TokenUsage:
+    """What the model read and wrote for one picture, in tokens.
+
+    Attributes:
+        text: read: prompt, system prompt and the format around them; a given `cot_text` too.
+        images: read: the pictures.
+        thought: written: the text.
+        picture: written: the picture's own.
+    """
+
+    text: int
+    images: int
+    thought: int
+    picture: int
 
 
 @dataclass
 class EditResult:
-    """The picture (RGB) and how it came about. `size` is (width, height); `timings` are seconds."""
+    """The picture (RGB) and how it came about. `size` is (width, height); `timings` are seconds.
+
+    `usage` is None where the engine does not tell (the official one).
+    """
 
     image: Image.Image
     cot_text: str | None
@@ -83,6 +107,7 @@ class EditResult:
     steps: int
     tokens: int
     timings: dict[str, float] = field(default_factory=dict)
+    usage: TokenUsage | None = None
 
     @property
     def recaption(self) -> str | None:

@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from hunyuan.api_keys import ApiKey, keys_in, keys_of
 from hunyuan.errors import SettingsError
+from hunyuan.origins import origin_of
 from hunyuan.platform_variables import service_links
 
 Network = IPv4Network | IPv6Network
@@ -24,6 +26,7 @@ LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
 Builtin = Literal["demo", "tiny"]
 """The values of MODEL_ID that ask for a checkpoint of the package; a folder of such a name is `./demo`."""
 TILDE = "~ stands for the home folder in a shell only; write the whole path"
+_NEVER_EMPTY = ("model_id", "api_keys", "api_keys_file")  # without them something else is served, or to everybody
 _IN_AN_IMAGE = ("BENTOML_CONTAINERIZED", "BENTOCLOUD_DEPLOYMENT_URL")  # as BentoML itself tells
 
 
@@ -41,7 +44,8 @@ class Settings(BaseSettings):
         frozen=True,
         populate_by_name=True,
         protected_namespaces=(),
-        env_ignore_empty=True,  # as compose files write what is unset; the defaults are harmless but for MODEL_ID's
+        env_ignore_empty=True,  # as compose files write what is unset; the defaults are harmless but for _NEVER_EMPTY's
+        hide_input_in_errors=True,  # a traceback that shows pydantic's own error shows no key
     )
 
     model_id: Builtin | Path | None = Field(
@@ -71,6 +75,14 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[Network, ...] | None, NoDecode] = Field(
         None, description="addresses and CIDR ranges, comma between them"
     )
+    api_keys: Annotated[tuple[ApiKey, ...] | None, NoDecode] = Field(None, description="NAME:KEY, comma between them")
+    api_keys_file: Path | None = Field(None, description="a file of NAME:KEY lines, in place of api_keys")
+    cors_origins: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        None, description="of pages elsewhere that may call, comma between them"
+    )
+    replica: str | None = Field(
+        None, pattern=r"^[a-z0-9]{1,32}$", description="this process's name among others: small letters and digits"
+    )
     png_prompt: bool = False
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
     cache_dir: Path | None = None
@@ -79,9 +91,7 @@ class Settings(BaseSettings):
         unknown = unknown_variables()
         if unknown:
             raise SettingsError(f"unknown settings {', '.join(unknown)}; known are {', '.join(known_variables())}")
-        if "model_id" not in values:
-            empty = any(name.upper() == "MODEL_ID" and not text for name, text in os.environ.items())
-            values |= {"model_id": ""} if empty else {}
+        values = {name: "" for name in _NEVER_EMPTY if _is_set_but_empty(name)} | values
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -111,6 +121,27 @@ class Settings(BaseSettings):
             return value
         return tuple(_network(item.strip()) for item in value.split(",") if item.strip())
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _are_keys(cls, value: Any) -> Any:
+        return keys_of(value) if isinstance(value, str) else value
+
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _holds_keys(cls, value: Any) -> Any:
+        if value is not None:
+            if not str(value):
+                raise ValueError("set but empty; name a file, or leave the setting out to let everybody in")
+            keys_in(Path(value))
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _are_origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(origin_of(item.strip()) for item in value.split(",") if item.strip())
+
     @field_validator("cache_dir")
     @classmethod
     def _is_a_whole_path(cls, path: Path | None) -> Path | None:
@@ -123,6 +154,17 @@ class Settings(BaseSettings):
         if "model_id" not in self.model_fields_set and any(name in os.environ for name in _IN_AN_IMAGE):
             raise ValueError("MODEL_ID is unset; name the mounted checkpoint folder, or demo for the built-in demo")
         return self
+
+    @model_validator(mode="after")
+    def _has_one_place_for_keys(self) -> Settings:
+        if self.api_keys is not None and self.api_keys_file is not None:
+            raise ValueError("HUNYUAN_API_KEYS and HUNYUAN_API_KEYS_FILE are both set; keep one")
+        return self
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """Of those who may call; empty: everybody may. Reads the file again."""
+        return keys_in(self.api_keys_file) if self.api_keys_file is not None else self.api_keys or ()
 
     @property
     def folder(self) -> Path | None:
@@ -161,7 +203,14 @@ def _network(text: str) -> Network:
     return network if mapped is None else ip_network(f"{mapped}/{network.prefixlen - 96}", strict=False)
 
 
+def _is_set_but_empty(field: str) -> bool:
+    return any(name.upper() == variable(field) and not text for name, text in os.environ.items())
+
+
 def _shown(value: Any) -> str:
+    """Of a key its name alone."""
+    if isinstance(value, tuple) and any(isinstance(item, ApiKey) for item in value):
+        return ",".join(key.name for key in value)
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -200,5 +249,8 @@ def _describe(error: ValidationError) -> str:
         shown = variable(name) if name in Settings.model_fields else name
         given = item.get("input")
         given = str(given) if isinstance(given, Path) else given
+        if name == "api_keys":
+            parts.append(f"{shown}: {item['msg'].removeprefix('Value error, ')}")
+            continue
         parts.append(f"{shown}={given!r}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(dict.fromkeys(parts))

@@ -16,6 +16,7 @@ from hunyuan.errors import InvalidImage, InvalidPrompt, InvalidRequest
 from hunyuan.prompt.resolution import parse_resolution
 from hunyuan.requests import (
     MAX_IMAGES,
+    MAX_PREVIEWS,
     MAX_SEED,
     MAX_STEPS,
     BotTask,
@@ -35,6 +36,7 @@ def validate(request: EditRequest, settings: Settings) -> None:
     _whole("seed", request.seed, 0, MAX_SEED)
     _whole("steps", request.steps, 1, MAX_STEPS)
     _whole("max_new_tokens", request.max_new_tokens, 1, 2**20, optional=False)
+    _whole("previews", request.previews, 0, MAX_PREVIEWS, optional=False)
     _whole("top_k", request.top_k, 0, 2**31)
     _number("guidance_scale", request.guidance_scale, 0, 100)
     _number("flow_shift", request.flow_shift, 0.01, 100)

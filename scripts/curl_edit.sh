@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Edits one picture over HTTP with plain curl.
 #   scripts/curl_edit.sh IMAGE PROMPT [OUT] [more curl arguments, e.g. -F seed=42 -F steps=8]
-# URL names the server (default http://127.0.0.1:8000). Exits 1 and prints the server's error on anything but 200.
+# URL names the server (default http://127.0.0.1:8000), EDIT_API_KEY holds the key where it wants one.
+# Exits 1 and prints the server's error on anything but 200.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
-    sed -n '2,4s/^# //p' "$0" >&2
+    sed -n '2,5s/^# //p' "$0" >&2
     exit 2
 fi
 image=$1
@@ -33,7 +34,10 @@ direct=()
 case "$url" in # this machine is never asked through a proxy
 http*://127.*|http*://localhost*|http*://\[::1\]*) direct=(--noproxy '*') ;;
 esac
-status=$(curl "${direct[@]}" -sS -o "$body" -D "$headers" -w '%{http_code}' \
+key() { # to curl by a file, not by its arguments, which everybody on this machine may read
+    [ -z "${EDIT_API_KEY:-}" ] || printf 'header = "Authorization: Bearer %s"\n' "$EDIT_API_KEY"
+}
+status=$(curl --config <(key) "${direct[@]}" -sS -o "$body" -D "$headers" -w '%{http_code}' \
     -F "image=@\"$quoted\"" --form-string "prompt=$prompt" "$@" "$url/edit") || {
     echo "no answer from $url/edit" >&2
     exit 1

@@ -208,8 +208,10 @@ def test_a_request_goes_to_the_engine_as_it_is(editor: Editor, engine: Recording
 
     def on_text(piece: str) -> None: ...
 
-    result = editor.run(request, on_progress, cancel, on_text)
-    callbacks = {"on_progress": on_progress, "cancel": cancel, "on_text": on_text}
+    def on_preview(done: int, picture: Image.Image) -> None: ...
+
+    result = editor.run(request, on_progress, cancel, on_text, on_preview)
+    callbacks = {"on_progress": on_progress, "cancel": cancel, "on_text": on_text, "on_preview": on_preview}
     assert engine.calls == [{"request": request, "seed": 5, "steps": 4, **callbacks}]
     assert engine.calls[0]["request"] is request
     assert request == before

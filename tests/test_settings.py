@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hunyuan.api_keys import ApiKey, digest_of
 from hunyuan.errors import SettingsError
 from hunyuan.platform_variables import service_links
 from hunyuan.settings import Settings, ignored_variables, known_variables, unknown_variables, variable
 
+KEY = "3f9a-not-a-real-key-0217"
+KEYS_FILE = Path(__file__).parent / "data" / "api_keys.txt"
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8::1/128"))
 # field, variable, text in the environment, value
 EXAMPLES: list[tuple[str, str, str, Any]] = [
@@ -37,6 +41,10 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("max_connections", "HUNYUAN_MAX_CONNECTIONS", "64", 64),
     ("peer_share", "HUNYUAN_PEER_SHARE", "0.5", 0.5),
     ("trusted_proxies", "HUNYUAN_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1", PROXIES),
+    ("api_keys", "HUNYUAN_API_KEYS", f"team-a:{KEY}", (ApiKey("team-a", digest_of(KEY.encode())),)),
+    ("api_keys_file", "HUNYUAN_API_KEYS_FILE", str(KEYS_FILE), KEYS_FILE),
+    ("cors_origins", "HUNYUAN_CORS_ORIGINS", "https://a.example, http://b:81", ("https://a.example", "http://b:81")),
+    ("replica", "HUNYUAN_REPLICA", "gpu0", "gpu0"),
     ("log_format", "HUNYUAN_LOG_FORMAT", "text", "text"),
     ("cache_dir", "HUNYUAN_CACHE_DIR", "somewhere/else", Path("somewhere/else")),
 ]
@@ -63,6 +71,10 @@ DEFAULTS = {
     "max_connections": 1024,
     "peer_share": 0.25,
     "trusted_proxies": None,
+    "api_keys": None,
+    "api_keys_file": None,
+    "cors_origins": None,
+    "replica": None,
     "png_prompt": False,
     "log_format": "auto",
     "cache_dir": None,
@@ -131,9 +143,9 @@ def test_case_of_a_variable_does_not_matter(monkeypatch):
     assert Settings().queue_size == 5
 
 
-def test_empty_variables_count_as_unset_but_for_the_model(monkeypatch):
+def test_empty_variables_count_as_unset_but_for_the_model_and_the_keys(monkeypatch):
     for name in known_variables():
-        if name != "MODEL_ID":
+        if name not in ("MODEL_ID", "HUNYUAN_API_KEYS", "HUNYUAN_API_KEYS_FILE"):
             monkeypatch.setenv(name, "")
     assert Settings().model_dump() == DEFAULTS
 
@@ -374,11 +386,13 @@ def test_settings_are_frozen():
 
 
 def test_lines_show_every_setting_under_its_variable(monkeypatch, tmp_path):
-    for _, name, text, _ in EXAMPLES:
-        monkeypatch.setenv(name, text)
+    for field, name, text, _ in EXAMPLES:
+        if field != "api_keys_file":  # never beside api_keys
+            monkeypatch.setenv(name, text)
     monkeypatch.setenv("MODEL_ID", str(tmp_path))
-    shown = {"model_id": tmp_path, **{field: value for field, _, _, value in EXAMPLES}}
-    shown |= {"trusted_proxies": "10.0.0.0/8,2001:db8::1/128"}
+    shown = {"model_id": tmp_path, **{field: value for field, _, _, value in EXAMPLES}, "api_keys_file": None}
+    shown |= {"trusted_proxies": "10.0.0.0/8,2001:db8::1/128", "api_keys": "team-a"}
+    shown |= {"cors_origins": "https://a.example,http://b:81"}
     assert Settings().lines() == [f"{variable(field)}={shown[field]}" for field in DEFAULTS]
 
 
@@ -392,3 +406,55 @@ def test_a_proxy_s_address_of_both_kinds_is_its_ipv4_address():
 def test_a_proxy_is_named_by_its_address(monkeypatch, text):
     monkeypatch.setenv("HUNYUAN_TRUSTED_PROXIES", text)
     assert "HUNYUAN_TRUSTED_PROXIES=" in refused()
+
+
+# --- keys: never shown
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "HUNYUAN_API_KEYS: it holds no key"),
+        (" , ", "HUNYUAN_API_KEYS: it holds no key"),
+        (KEY, "HUNYUAN_API_KEYS: entry 1 is not NAME:KEY"),
+        (f"a:{KEY},b:short-secret", "HUNYUAN_API_KEYS: the key of b is weak: 20 characters"),
+        (f"a:{KEY},b:{KEY}", "HUNYUAN_API_KEYS: a and b have the same key"),
+    ],
+)
+def test_keys_that_are_no_good_stop_the_start_and_are_not_shown(monkeypatch, text, words):
+    monkeypatch.setenv("HUNYUAN_API_KEYS", text)
+    with pytest.raises(SettingsError) as caught:
+        Settings()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert str(caught.value).startswith(words)
+    assert KEY not in shown
+    assert "secret" not in shown
+
+
+def test_a_file_of_keys_that_cannot_be_used_stops_the_start(monkeypatch, tmp_path):
+    path = tmp_path / "keys"
+    monkeypatch.setenv("HUNYUAN_API_KEYS_FILE", str(path))
+    assert refused() == f"HUNYUAN_API_KEYS_FILE='{path}': the file cannot be read: No such file or directory"
+    path.write_text("# nobody\n")
+    assert "it holds no key" in refused()
+    path.write_text("a:short-secret\n")
+    assert "the key of a is weak" in refused()
+    assert "secret" not in refused()
+    monkeypatch.setenv("HUNYUAN_API_KEYS_FILE", "")
+    assert "set but empty" in refused()
+    monkeypatch.setenv("HUNYUAN_API_KEYS_FILE", str(KEYS_FILE))
+    assert [key.name for key in Settings().keys] == ["team-a", "team-b"]
+    monkeypatch.setenv("HUNYUAN_API_KEYS", f"a:{KEY}")
+    assert refused() == "HUNYUAN_API_KEYS and HUNYUAN_API_KEYS_FILE are both set; keep one"
+
+
+def test_the_log_names_keys_and_shows_none(monkeypatch):
+    monkeypatch.setenv("HUNYUAN_API_KEYS", f"team-a:{KEY},b:{KEY}2")
+    settings = Settings()
+    assert "HUNYUAN_API_KEYS=team-a,b" in settings.lines()
+    assert KEY not in f"{settings!r} {settings.lines()} {settings.model_dump()}"
+
+
+@pytest.mark.parametrize("name", ["", "GPU0", "gpu-0", "a" * 33, "gpu 0"])
+def test_a_replica_s_name_fits_into_the_id_of_a_job(name):
+    assert refused(replica=name).startswith("HUNYUAN_REPLICA=")

@@ -30,7 +30,7 @@ from hunyuan.plan.table import render
 from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, PreviewCallback, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 
 DEFAULT_PRESET = "en_unified"
@@ -103,10 +103,13 @@ class NativeEngine:
         on_progress: ProgressCallback | None,
         cancel: CancelToken | None,
         on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult:
-        """See `Editor.run`. `on_text` is called in this thread, between two tokens."""
+        """See `Editor.run`. `on_text` is called in this thread, between two tokens, `on_preview` between two steps."""
         checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
-        job = EditJob(checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text)
+        job = EditJob(
+            checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
+        )
         try:
             with threads_for(checkpoint.model.config.hidden_size, checkpoint.model.device):
                 return job.run()

@@ -38,7 +38,7 @@ from hunyuan.engines.official_loading import check_folder, check_packages, load_
 from hunyuan.engines.official_watch import Watch
 from hunyuan.errors import HunyuanError, InferenceFailed, InvalidRequest, OutOfMemory
 from hunyuan.pictures.reader import load_image
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, TextCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, PreviewCallback, ProgressCallback, TextCallback
 from hunyuan.settings import Settings
 
 # `EditRequest` fields -> names in generation_config. `steps` is handled apart: it is never None.
@@ -110,6 +110,7 @@ class OfficialEngine:
         on_progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
         on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult:
         """One picture. Equal requests with equal seeds give equal pictures, whatever ran before.
 
@@ -117,7 +118,8 @@ class OfficialEngine:
         calls (tokens, decoding the input, VAE encode, for both stages); the ViT runs inside the model's
         call and so counts as `prefill`, or as `first_step` without a text stage; `denoise` is the steps
         after the first; `vae` is all after the last step, aligning the size included. `tokens` counts
-        the text calls, each of which yields one token, the ratio token included.
+        the text calls, each of which yields one token, the ratio token included. `on_preview` is never called:
+        the pipeline keeps its latents to itself.
         """
         self._refuse(request)
         watch = Watch(steps, request.max_new_tokens, on_progress, cancel)

@@ -30,6 +30,7 @@ class Denoiser:
         kv: holds the tokens before `block.timestep`, one row, or two with the unconditional one second.
         guidance_scale: used between the two rows, or given to the model as a token by a distilled checkpoint.
         cache: forecasts the backbone at some steps; None: every step runs in full.
+        shown: after so many steps `on_clean` gets their number and the clean latents that the last of them predicts.
     """
 
     model: HunyuanImage3
@@ -39,6 +40,8 @@ class Denoiser:
     schedule: Schedule
     guidance_scale: float
     cache: StepCache | None = None
+    shown: frozenset[int] = frozenset()
+    on_clean: Callable[[int, Tensor], None] = lambda done, clean: None
 
     @cached_property
     def stretch(self) -> Stretch:
@@ -98,9 +101,19 @@ class Denoiser:
         Args:
             on_step: called with the number of steps done, before each step and after the last; may raise.
         """
-        latents = noise
+        latents, clean = noise, noise
         for index in range(self.schedule.steps):
             on_step(index)
-            latents = self.schedule.step(latents, self.guided(self.predict(latents, index)), index)
+            if index in self.shown:
+                self.on_clean(index, clean)
+            velocity = self.guided(self.predict(latents, index))
+            if index + 1 in self.shown:
+                clean = self.schedule.clean(latents, velocity, index)
+            latents = self.schedule.step(latents, velocity, index)
         on_step(self.schedule.steps)
         return latents
+
+
+def preview_steps(steps: int, number: int) -> frozenset[int]:
+    """After which of `steps` steps to show `number` previews: evenly spread, never after the last one."""
+    return frozenset(round(steps * (i + 1) / (number + 1)) for i in range(number)) - {0, steps}

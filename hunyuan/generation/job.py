@@ -12,14 +12,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
 from hunyuan.generation.decoding import DecodeStep, TextDecoder, TextRun
-from hunyuan.generation.denoise import Denoiser
-from hunyuan.generation.kv_cache import KVCache, layer_devices, shared_prefix
+from hunyuan.generation.denoise import Denoiser, preview_steps
+from hunyuan.generation.kv_cache import KVCache, layer_devices
 from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
+from hunyuan.generation.prefix import PrefilledPrompt, fill_fixed
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
@@ -30,8 +32,8 @@ from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
-from hunyuan.prompt.layout import CondShape, Layout, LayoutBuilder, TextTask, keep_recaption
-from hunyuan.prompt.resolution import Bucket, aligned_output_size, parse_resolution, resolution_group
+from hunyuan.prompt.layout import CondShape, LayoutBuilder, TextTask, keep_recaption
+from hunyuan.prompt.resolution import Bucket, Size, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
 from hunyuan.requests import (
@@ -39,10 +41,12 @@ from hunyuan.requests import (
     CancelToken,
     EditRequest,
     EditResult,
+    PreviewCallback,
     ProgressCallback,
     Stage,
     StepCacheName,
     TextCallback,
+    TokenUsage,
 )
 
 STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": TaylorCache, "spectrum": SpectrumCache}
@@ -57,15 +61,6 @@ class Checkpoint:
     layouts: LayoutBuilder
     prompts: SystemPrompts
     generation: GenerationConfig
-
-
-@dataclass
-class PrefilledPrompt:
-    """A one-row cache and the tokens whose keys and values it holds."""
-
-    kv: KVCache
-    ids: list[int]
-    layout: Layout
 
 
 @dataclass
@@ -85,6 +80,7 @@ class EditJob:
     cancel: CancelToken | None = None
     workspace: Workspace | None = None
     on_text: TextCallback | None = None
+    on_preview: PreviewCallback | None = None
     timings: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
 
@@ -100,6 +96,8 @@ class EditJob:
         self.cot = self.request.cot_text
         self.filled: PrefilledPrompt | None = None
         self.lent: KVCache | None = None
+        self.read: tuple[int, int] | None = None  # tokens of text and of images
+        self.painted = 0  # tokens
 
     @torch.inference_mode()
     def run(self) -> EditResult:
@@ -120,13 +118,13 @@ class EditJob:
         latents = self._image_stage(output)
         self._report("vae", 0, 1)
         with self._timed("vae"):
-            picture = to_pil(self.model.decode_image(latents)[0])
-            size = self._output_size(output)
-            picture = picture if picture.size == (size.width, size.height) else stretch(picture, size)
+            picture = self._picture(latents, output)
         self._report("vae", 1, 1)
         self.timings["total"] = time.perf_counter() - began
-        cot = self.cot or None
-        return EditResult(picture, cot, self.seed, picture.size, self.steps, self.tokens, self.timings)
+        usage = TokenUsage(*(self.read or (0, 0)), self.tokens, self.painted)
+        return EditResult(
+            picture, self.cot or None, self.seed, picture.size, self.steps, self.tokens, self.timings, usage
+        )
 
     # -- before the network ------------------------------------------------------------------------------------
 
@@ -227,7 +225,7 @@ class EditJob:
         layout = self.checkpoint.layouts.text_layout(
             self.system, self.request.prompt, self.shapes, task, cot, self.options.drop_think
         )
-        length = len(layout)
+        length, self.read = len(layout), layout.read_tokens
         self._check_length(length, "text stage's prompt")
         self._report("prefill", 0, length)
         self._check()
@@ -247,14 +245,23 @@ class EditJob:
         layout = layouts.image_layout(
             self.system, self.request.prompt, self.shapes, output, self.cot, options.drop_think
         )
-        block = layout.generated
+        block, self.read = layout.generated, self.read or layout.read_tokens
+        self.painted = block.image.height * block.image.width
         self._check_length(len(layout), "image stage")
         self._check()
         marks = [time.perf_counter()]
         guided = options.guidance_scale > 1 and not self.config.cfg_distilled
-        kv = self._fill_fixed(layout, block.timestep, block.image.stop, 2 if guided else 1)
+        kv = self._buffers(2 if guided else 1, block.image.stop)
+        fill_fixed(self.model, layout, self.conditions, block.timestep, kv, self.filled)
+        self.filled = None
         schedule = Schedule.create(self.steps, options.flow_shift)
-        denoiser = Denoiser(self.model, layout, block, kv, schedule, options.guidance_scale, self.step_cache())
+        shown = frozenset() if self.on_preview is None else preview_steps(self.steps, self.request.previews)
+        scale, cache = options.guidance_scale, self.step_cache()
+
+        def on_clean(done: int, clean: Tensor) -> None:
+            self._show(done, clean, output)
+
+        denoiser = Denoiser(self.model, layout, block, kv, schedule, scale, cache, shown, on_clean)
         shape = (1, self.config.vae.latent_channels, block.image.height, block.image.width)
         noise = self.random.normal(shape, torch.bfloat16, self.model.device)
 
@@ -267,36 +274,30 @@ class EditJob:
                 self._check()
 
         latents = denoiser.run(noise, on_step)
-        self.timings["first_step"], self.timings["denoise"] = marks[1] - marks[0], marks[-1] - marks[1]
+        spent = self.timings.get("previews", 0.0)
+        self.timings["first_step"], self.timings["denoise"] = marks[1] - marks[0], marks[-1] - marks[1] - spent
         return latents
+
+    def _show(self, done: int, clean: Tensor, output: Bucket) -> None:
+        """Hands on a preview; called behind the first step's mark, so its time is the other steps' until taken off."""
+        assert self.on_preview is not None
+        self._synchronize()  # the steps before it are not its own time
+        with self._timed("previews"):
+            picture = self._picture(clean, output)
+        self.on_preview(done, picture)
+        self._check()
 
     def step_cache(self) -> StepCache | None:
         """The forecaster that the request asks for."""
         name = self.request.step_cache
         return None if name is None else STEP_CACHES[name](self.steps)
 
-    def _fill_fixed(self, layout: Layout, stop: int, capacity: int, rows: int) -> KVCache:
-        """Keys and values of everything before the timestep token, computed once for equal tokens.
+    def _picture(self, latents: Tensor, output: Bucket) -> Image.Image:
+        """Latents to the picture in its final size."""
+        picture, size = to_pil(self.model.decode_image(latents)[0]), self._output_size(output)
+        return picture if picture.size == (size.width, size.height) else stretch(picture, size)
 
-        What the text stage has run already is taken over, without a copy where both use the lent buffers; the
-        unconditional row takes over what it shares with the conditional one.
-        """
-        model, kv, start, known = self.model, self._buffers(rows, capacity), 0, self.filled
-        if known is not None:
-            start = shared_prefix(known.ids, layout.ids[:stop], known.layout.full_blocks, layout.full_blocks)
-            if not kv.shares(known.kv):
-                kv.select(0).copy_prefix(known.kv, start)
-            self.filled = None
-        if start < stop:
-            prefill(model, layout, layout.ids, self.conditions, (start, stop), kv.select(0))
-        if rows == 2:
-            shared = shared_prefix(layout.ids[:stop], layout.uncond_ids[:stop], layout.full_blocks)
-            kv.select(1).copy_prefix(kv.select(0), shared)
-            if shared < stop:
-                prefill(model, layout, layout.uncond_ids, self.conditions, (shared, stop), kv.select(1))
-        return kv
-
-    def _output_size(self, output: Bucket):
+    def _output_size(self, output: Bucket) -> Size:
         if not self.request.infer_align_image_size:
             return output.size
         sources = [(image.source, image.bucket.index) for image in self.images]

@@ -89,6 +89,13 @@ class Layout:
         return self.gen
 
     @property
+    def read_tokens(self) -> tuple[int, int]:
+        """How many tokens are read before anything is written: (of text, of condition images)."""
+        stop = next((piece.start for piece in self.pieces if piece.kind == "gen_image"), len(self))
+        images = sum(piece.stop - piece.start for piece in self.pieces if piece.kind == "cond_joint_image")
+        return stop - images, images
+
+    @property
     def grids(self) -> list[Grid]:
         """The stretches with two-dimensional positions, in order (docs/model.md, section 8)."""
         grids: list[Grid] = []

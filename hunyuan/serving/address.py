@@ -20,9 +20,11 @@ def address_of(service: str) -> str | None:
     return address if isinstance(address, str) and address.startswith(("http://", "https://")) else None
 
 
-def invitation(address: str | None) -> str:
+def invitation(address: str | None, wants_key: bool = False) -> str:
     """The rest of a line that says what is served; nothing where the address is unknown."""
     if address is None:
         return ""
-    command = f'curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make it black and white" {address}/edit'
+    key = '-H "Authorization: Bearer $EDIT_API_KEY" ' if wants_key else ""
+    form = '-F image=@photo.jpg --form-string "prompt=Make it black and white"'
+    command = f"curl {key}-o edited.png {form} {address}/edit"
     return f" at {address}; to try it: {command}"

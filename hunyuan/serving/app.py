@@ -6,7 +6,7 @@ Knows BentoML's service object; what an edit is, it does not know.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from hunyuan.serving.api_page import use_our_page
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
@@ -29,6 +29,7 @@ API_PATH = "/edit"
 _FRAMEWORK_ERRORS = "bentoml._internal.server.http_app"  # the logger of its tracebacks
 _ERRORS = {
     400: "invalid_image, invalid_prompt, invalid_field or unknown_field",
+    401: "unauthorized, where the server has keys",
     408: "too_slow",
     413: "payload_too_large",
     415: "unsupported_media_type",
@@ -52,6 +53,9 @@ _ANSWER_HEADERS = {
     "X-Model": "the checkpoint's name",
     "Server-Timing": "milliseconds in the queue and in each stage",
 }
+_EXPOSED = (*_ANSWER_HEADERS, "Retry-After", "WWW-Authenticate")
+# Any header may be sent (OpenAI's own client sends a dozen), for none of them gives a page more rights: the key does.
+_CORS = {"allow_methods": ["GET", "POST", "PUT"], "allow_headers": ["*"]}
 
 
 @attrs.define
@@ -59,7 +63,8 @@ class AppHooks:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over; `before` is called once, before there is an app.
+    request that is over; `before` is called once, before there is an app; `admit` is what `Envelope` asks before a body
+    is read; pages of `cors_origins` may call, whatever the framework's own CORS options say.
     """
 
     max_body_bytes: int
@@ -67,6 +72,8 @@ class AppHooks:
     describe: Callable[[], str]
     on_end: Callable[[RequestRecord], None]
     before: Callable[[], None]
+    admit: Callable[[Scope], str | None] = lambda scope: None
+    cors_origins: Collection[str] = ()
 
 
 def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
@@ -89,12 +96,15 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             app.router.redirect_slashes = False  # /edit/ is no path of ours: 404, not a redirect without a body
             use_our_page(app)
             cors = _take_cors_out(app)
+            if dressing.cors_origins:
+                cors = {**_CORS, "allow_origins": list(dressing.cors_origins), "expose_headers": _EXPOSED}
             app.add_middleware(  # the last one added is the outermost
                 Envelope,
                 max_body_bytes=dressing.max_body_bytes,
                 model_name=dressing.model_name,
                 known_paths=_paths_of(app),
                 on_end=dressing.on_end,
+                admit=dressing.admit,
             )
             if cors is not None:
                 app.add_middleware(CORSMiddleware, **cors)
@@ -117,7 +127,7 @@ def _take_cors_out(app: Starlette) -> dict[str, Any] | None:
     for name in ("allow_origins", "allow_methods", "allow_headers", "expose_headers"):
         value = options.get(name) or ()  # the framework takes a text apart letter by letter
         options[name] = value.replace(",", " ").split() if isinstance(value, str) else list(value)
-    options["expose_headers"] = [*dict.fromkeys([*options["expose_headers"], *_ANSWER_HEADERS, "Retry-After"])]
+    options["expose_headers"] = [*dict.fromkeys([*options["expose_headers"], *_EXPOSED])]
     return options
 
 

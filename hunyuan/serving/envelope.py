@@ -103,7 +103,9 @@ class Envelope:
         model_name: what to put in `X-Model`; None while it is not known yet.
         known_paths: any other path is 404 right here. The framework would count each path that someone tries under a
             name of its own, for ever. None: the framework decides.
-        on_end: called once a request, probes excepted, after its answer was sent.
+        on_end: called once a request, after its answer was sent; of probes and scrapes only for the refused ones.
+        admit: called before anything of a request's body is read; returns the name of the caller's key, None where no
+            key is needed, or raises what the caller gets instead of an answer.
     """
 
     def __init__(
@@ -113,12 +115,14 @@ class Envelope:
         model_name: Callable[[], str | None],
         known_paths: Collection[str] | None = None,
         on_end: Callable[[RequestRecord], None] = lambda record: None,
+        admit: Callable[[Scope], str | None] = lambda scope: None,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.model_name = model_name
         self.known_paths = known_paths
         self.on_end = on_end
+        self.admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -132,13 +136,14 @@ class Envelope:
             await self._answered(scope, receive, _Answer(record, send, self.model_name, plain))
         finally:
             record.ended = time.monotonic()
-            if not plain:
+            if not plain or record.error is not None:
                 self.on_end(record)
             let_go(record.error)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         record = record_of(scope)
         try:
+            record.caller = self.admit(scope)
             self._check_path(scope)
             self._check_announced_length(scope)
             await self.app(scope, self._counted(receive, record), answer.send)
@@ -245,6 +250,7 @@ class _Answer:
         for name, value in given.items():
             if name in _KEPT_HEADERS or name.startswith("access-control-"):
                 headers.append(name, value)
+        headers.update(getattr(error, "headers", {}))
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
             headers["retry-after"] = str(retry_after_s)

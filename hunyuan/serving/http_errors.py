@@ -6,8 +6,17 @@ Knows statuses, codes and sentences. Does not know ASGI: `envelope.py` turns the
 from __future__ import annotations
 
 import traceback
+from typing import ClassVar
 
 from hunyuan.errors import DeadlineExceeded, HunyuanError, InferenceFailed, InvalidRequest
+
+
+class Unauthorized(HunyuanError):
+    """The caller has shown no key that this server knows."""
+
+    status = 401
+    code = "unauthorized"
+    headers: ClassVar[dict[str, str]] = {"www-authenticate": "Bearer"}
 
 
 class NotFound(HunyuanError):

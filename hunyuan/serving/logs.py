@@ -134,6 +134,7 @@ def request_record(record: RequestRecord) -> dict[str, Any]:
         "event": "request",
         "request_id": record.request_id,
         "path": record.path if record.path in KNOWN_PATHS else "other",
+        "caller": record.caller,
         "status": record.status,
         "error": record.error.code if record.error else None,
         "seconds": round(record.seconds, 4),

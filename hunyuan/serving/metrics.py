@@ -33,6 +33,9 @@ class Metrics:
 
         newest = functools.partial(Gauge, multiprocess_mode="mostrecent")  # one process serves; dead ones do not count
         self.requests = Counter("hunyuan_requests_total", "Answers by status and error code", ["status", "error"])
+        self.by_caller = Counter(
+            "hunyuan_caller_requests_total", "Answers by the name of the caller's key and status", ["caller", "status"]
+        )
         self.cancellations = Counter("hunyuan_cancellations_total", "Admitted edits not finished, by why", ["reason"])
         self.depth = newest("hunyuan_queue_depth", "Edits that wait for the model")
         self.queue_wait = Histogram("hunyuan_queue_wait_seconds", "Seconds an edit waited", buckets=_SECONDS)
@@ -68,6 +71,8 @@ class Metrics:
     def request(self, record: RequestRecord) -> None:
         """Counts a request that is over."""
         self.requests.labels(str(record.status or 0), record.error.code if record.error else "").inc()
+        if record.caller is not None:  # a name from the settings, never a caller's own words
+            self.by_caller.labels(record.caller, str(record.status or 0)).inc()
         if record.path == EDIT_PATH:
             self.whole.labels(str(record.status or 0)).observe(record.seconds)
         if record.edit is not None:

@@ -52,6 +52,7 @@ class RequestRecord:
 
     request_id: str
     path: str = ""
+    caller: str | None = None  # the name of the key that it came with
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
     error: HunyuanError | None = None

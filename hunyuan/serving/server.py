@@ -21,6 +21,7 @@ from hunyuan.serving.answer import png_of
 from hunyuan.serving.app import AppHooks
 from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
+from hunyuan.serving.door import Door
 from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import max_body_bytes
@@ -64,6 +65,7 @@ class EditServer:
         )
         least = Least(settings.idle_s, settings.min_rate_kb_s * 1024)
         self.peers = Peers(settings.trusted_proxies or ())
+        self.door = Door(settings.keys)
         self.uploads = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * settings.peer_share)), least)
         self.connections = Connections(
             settings.max_connections,
@@ -93,7 +95,15 @@ class EditServer:
     def hooks(self) -> AppHooks:
         """What the ASGI app around the endpoints asks and tells."""
         limit = max_body_bytes(self.settings)
-        return AppHooks(limit, lambda: self.worker.model_name, self.describe, self.finished, self.make_room)
+        return AppHooks(
+            limit,
+            lambda: self.worker.model_name,
+            self.describe,
+            self.finished,
+            self.make_room,
+            self.door.admit,
+            self.settings.cors_origins or (),
+        )
 
     def start(self) -> None:
         """Everything that runs beside the web server; call it on the event loop."""
@@ -158,7 +168,7 @@ class EditServer:
 
     def say_ready(self, serving: str) -> None:
         """The last line of the start: what, where, and a command to try."""
-        logger.info("ready: serving %s%s", serving, invitation(address_of(self.name)))
+        logger.info("ready: serving %s%s", serving, invitation(address_of(self.name), bool(self.door.names)))
 
     def make_room(self) -> None:
         """Before the framework's app: already its start writes figures."""

@@ -31,7 +31,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hunyuan.compare.sample_photos import encoded, photo
-from scripts.support.local_server import LocalServer, percentile, server_for
+from scripts.support.local_server import LocalServer, key_headers, percentile, server_for
 
 PROMPT = "Make the sky orange and keep everything else as it is"
 NOT_INCLUDED = "network (loopback only), loading, warm-up, an empty page cache, other users of the GPU"
@@ -72,7 +72,7 @@ def measure(server: LocalServer, options: argparse.Namespace, data: bytes) -> tu
     fields = {"prompt": PROMPT, "resolution": options.resolution, "seed": str(options.seed)}
     if options.steps is not None:
         fields["steps"] = str(options.steps)
-    with httpx.Client(base_url=server.url, timeout=options.timeout) as client:
+    with httpx.Client(base_url=server.url, timeout=options.timeout, headers=key_headers()) as client:
         for _ in range(options.warm_up):
             edit(client, data, fields)
         with ThreadPoolExecutor(options.concurrency) as pool, GpuMemory() as memory:

@@ -37,7 +37,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hunyuan.compare.sample_photos import encoded, photo
-from scripts.support.local_server import SERVICE, STAND_IN, LocalServer, local_server, percentile
+from scripts.support.local_server import SERVICE, STAND_IN, LocalServer, key_headers, local_server, percentile
 
 MEMORY_GROWTH = 1.05
 REFUSED_WITHIN_S = 2.0
@@ -167,7 +167,7 @@ async def run_load(server: LocalServer, options: argparse.Namespace) -> Load:
     data = encoded(photo(800, 600), "JPEG", quality=90)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     timeout = httpx.Timeout(options.deadline + PATIENCE_S)
-    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=timeout) as client:
+    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=timeout, headers=key_headers()) as client:
         alone = [await send(client, data, options.steps, f"alone-{n}") for n in range(options.warm_up + 1)]
         if any(o.status != 200 for o in alone):
             raise SystemExit(f"the server does not serve: {alone[-1]}\n{server.log()[-3000:]}")

@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 from hunyuan.compare.sample_photos import encoded, photo  # noqa: E402
 from hunyuan.errors import InvalidImage  # noqa: E402
 from hunyuan.pictures.reader import read_picture  # noqa: E402
-from scripts.support.local_server import STAND_IN, LocalServer, server_for  # noqa: E402
+from scripts.support.local_server import STAND_IN, LocalServer, key_headers, server_for  # noqa: E402
 
 MAX_PIXELS = 50_000_000  # the service's default
 SLOW_S = 2.0
@@ -220,7 +220,7 @@ def fuzz_in_process(count: int, seed: int, watch: bool = False, verbose: bool = 
 def fuzz_over_http(server: LocalServer, count: int, seed: int, warm_up: int) -> Report:
     """Sends `warm_up + count` files; only the later ones may not make the server's memory grow."""
     report = Report()
-    with httpx.Client(base_url=server.url, timeout=HANG_S) as client:
+    with httpx.Client(base_url=server.url, timeout=HANG_S, headers=key_headers()) as client:
         for number, (name, data) in enumerate(files(warm_up + count, seed)):
             if number == warm_up:
                 report.mib_before = server.rss_mib() or 0.0

@@ -140,6 +140,12 @@ def _stop(server: LocalServer) -> None:
         process.wait(5)
 
 
+def key_headers() -> dict[str, str]:
+    """What shows a server the key that EDIT_API_KEY holds; empty where it holds none."""
+    key = os.environ.get("EDIT_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def percentile(values: list[float], percent: float) -> float:
     """The smallest value that at least `percent` of all do not exceed (nearest rank)."""
     ordered = sorted(values)

@@ -62,6 +62,8 @@ BY_OTHERS = INSTALLED | {  # pattern -> the file that runs it, and a word of it 
     r"scripts/image/replay_image\.py": ("scripts/checks/test.sh", "scripts/image/replay_image.py"),
     r"scripts/checks/licences\.py ": ("scripts/checks/test.sh", "scripts/checks/licences.py"),
     r"scripts/checks/audit\.py$": ("scripts/checks/test.sh", "scripts/checks/audit.py"),
+    r"api_keys\.txt( && chmod 600 \S+)?$": ("tests/test_callers.py", 'BLOCKS["docs/operations.md-0"]'),
+    r"^EDIT_API_KEY=.* scripts/curl_edit\.sh ": ("tests/test_callers.py", 'BLOCKS["docs/operations.md-1"]'),
 }
 NEEDS = {  # pattern -> what is missing here; their syntax and options are what test_commands.py looks at
     r"scripts/checks/attack_service\.py$": "twenty minutes (tests/test_attacks.py is its short form)",

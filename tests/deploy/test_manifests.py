@@ -72,7 +72,8 @@ def test_the_pod_is_locked_down(pod: dict[str, Any]) -> None:
     assert not container["allowPrivilegeEscalation"]
     mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts["/models"]["readOnly"]
-    assert set(mounts) == {"/models", "/cache", "/dev/shm"}
+    assert mounts["/keys"]["readOnly"]
+    assert set(mounts) == {"/models", "/keys", "/cache", "/dev/shm"}
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
@@ -132,6 +133,20 @@ def variables(entries: list[dict[str, str]]) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in entries}
 
 
+def moved(path: str) -> str:
+    """The file that stands for the Secret's."""
+    return path.replace("/keys/api_keys.txt", str(ROOT / "tests/data/api_keys.txt"))
+
+
+def test_the_keys_come_from_the_secret_that_the_document_makes(pod: dict[str, Any]) -> None:
+    (secret,) = (volume["secret"] for volume in pod["volumes"] if "secret" in volume)
+    file = variables(pod["containers"][0]["env"])["HUNYUAN_API_KEYS_FILE"]
+    made = f"kubectl create secret generic {secret['secretName']} --from-file={Path(file).name}"
+    assert made in (ROOT / "docs/deployment.md").read_text()
+    assert not secret.get("optional")  # without it everybody could call
+    assert secret["defaultMode"] == 0o440  # its group is the pod's fsGroup
+
+
 def test_variables_are_read_and_valid(
     pod: dict[str, Any], cloud: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +156,7 @@ def test_variables_are_read_and_valid(
         assert given["MODEL_ID"] == image["MODEL_ID"] + "-4bit"
         for name, value in (image | given).items():
             if name.startswith("HUNYUAN_"):
-                monkeypatch.setenv(name, value)
+                monkeypatch.setenv(name, moved(value))
         assert Settings().request_timeout_s == float(given["HUNYUAN_REQUEST_TIMEOUT_S"])
 
 

@@ -303,6 +303,60 @@ def test_the_text_is_shown_while_it_is_thought(golden_editor: Editor) -> None:
     assert len(pieces) > 3
 
 
+def test_previews_are_what_the_steps_predict_and_change_nothing(golden_editor: Editor) -> None:
+    plain, seen = golden_editor.run(edit(steps=3)), list[tuple[int, Image.Image]]()
+    result = golden_editor.run(edit(steps=3, previews=2), on_preview=lambda *shown: seen.append(shown))
+    assert [done for done, _ in seen] == [1, 2]
+    assert np.array_equal(np.array(result.image), np.array(plain.image))
+    # One step from the noise is what an edit of a single step ends with.
+    assert np.array_equal(np.array(seen[0][1]), np.array(golden_editor.run(edit(steps=1)).image))
+    assert not np.array_equal(np.array(seen[1][1]), np.array(seen[0][1]))
+    assert 0 < result.timings["previews"] < result.timings["total"]
+
+
+def test_without_a_listener_no_preview_is_decoded(golden_editor: Editor) -> None:
+    assert "previews" not in golden_editor.run(edit(steps=3, previews=2)).timings
+
+
+def test_a_preview_is_as_large_as_the_result(golden_editor: Editor, golden: Path) -> None:
+    seen: list[Image.Image] = []
+    request = edit(
+        images=[golden / "images/src0.png"],
+        bot_task="image",
+        resolution="320x192",
+        infer_align_image_size=True,
+        previews=1,
+    )
+    result = golden_editor.run(request, on_preview=lambda _, picture: seen.append(picture))
+    assert [picture.size for picture in seen] == [result.size] == [(322, 204)]
+
+
+def test_a_cancel_during_a_preview_stops_before_the_next_step(golden_editor: Editor) -> None:
+    token, steps = CancelToken(), list[int]()
+
+    def watch(stage: str, done: int, total: int) -> None:
+        steps.extend([done] * (stage == "denoise"))
+
+    with pytest.raises(Cancelled):
+        golden_editor.run(edit(steps=6, previews=1), watch, token, on_preview=lambda *shown: token.cancel())
+    assert steps[-1] == 3
+
+
+@pytest.mark.parametrize(("task", "thought"), [("think_recaption", True), ("image", False)])
+def test_what_was_read_and_written_is_counted(golden_editor: Editor, golden: Path, task: str, thought: bool) -> None:
+    words = golden_editor.run(edit(bot_task=task, resolution="1:1"))
+    with_picture = golden_editor.run(edit(bot_task=task, resolution="1:1", images=[golden / "images/src1.png"]))
+    longer = golden_editor.run(edit(bot_task=task, resolution="1:1", prompt="Make the sky orange, orange"))
+    assert words.usage is not None
+    assert with_picture.usage is not None
+    assert longer.usage is not None
+    assert (words.usage.images, words.usage.picture) == (0, 16 * 16)
+    assert with_picture.usage.images > 16 * 16
+    assert with_picture.usage.text == words.usage.text < longer.usage.text
+    assert words.usage.thought == words.tokens
+    assert (words.tokens > 0) is thought
+
+
 @pytest.mark.parametrize("stage", ["prefill", "think", "denoise"])
 def test_cancel_stops_before_the_next_token_or_step(golden_editor: Editor, stage: str) -> None:
     token, after = CancelToken(), []

@@ -36,3 +36,18 @@ def test_steps_under_constant_velocity_travel_the_whole_way() -> None:
 @pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (1.0, 3.0), (2.5, 6.0)])
 def test_guidance_extrapolates_from_the_unconditional_row(scale: float, expected: float) -> None:
     assert classifier_free_guidance(torch.tensor([3.0]), torch.tensor([1.0]), scale).item() == expected
+
+
+def test_the_clean_prediction_of_the_last_step_is_where_it_lands() -> None:
+    schedule = Schedule.create(4, 3.0)
+    latents, velocity = torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3)
+    assert torch.equal(schedule.clean(latents, velocity, 3), schedule.step(latents, velocity, 3))
+
+
+def test_the_clean_prediction_takes_all_noise_off_a_straight_path() -> None:
+    schedule = Schedule.create(5, 2.0)
+    clean, noise = torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3)
+    for index in range(5):
+        sigma = schedule.sigmas[index]
+        mixed = (1 - sigma) * clean + sigma * noise
+        torch.testing.assert_close(schedule.clean(mixed, noise - clean, index), clean)

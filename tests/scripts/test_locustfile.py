@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -81,7 +82,8 @@ def test_what_is_sent_varies_and_is_within_bounds(judged: dict[str, object]) -> 
 
 @pytest.mark.server
 def test_a_short_run_sheds_and_does_not_fail() -> None:
-    settings = {"STAND_IN_SECONDS": "0.5", "HUNYUAN_QUEUE_SIZE": "1"}
+    key = "3f9a-not-a-real-key-0217"
+    settings = {"STAND_IN_SECONDS": "0.5", "HUNYUAN_QUEUE_SIZE": "1", "HUNYUAN_API_KEYS": f"load:{key}"}
     with local_server(settings, STAND_IN) as server:
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--headless", "--only-summary"]
         load = [
@@ -98,7 +100,8 @@ def test_a_short_run_sheds_and_does_not_fail() -> None:
             "--stop-timeout",
             "30",
         ]
-        done = subprocess.run([*command, *load], capture_output=True, text=True, timeout=60, check=False)
+        own = os.environ | {"EDIT_API_KEY": key}
+        done = subprocess.run([*command, *load], env=own, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"edits by outcome: (.*)", done.stdout)
     assert counts is not None, done.stdout + done.stderr

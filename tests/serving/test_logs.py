@@ -23,7 +23,7 @@ def full_record() -> RequestRecord:
     facts.stages = {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0}
     facts.gpu_memory = GpuMemory(1, 2, 3)
     call = RequestRecord("id-1", "/edit", started=10.0, ended=17.0, status=200, bytes_in=5, bytes_out=6)
-    call.edit = facts
+    call.edit, call.caller = facts, "team-a"
     return call
 
 
@@ -32,6 +32,7 @@ def test_the_line_about_an_edit() -> None:
         "event": "request",
         "request_id": "id-1",
         "path": "/edit",
+        "caller": "team-a",
         "status": 200,
         "error": None,
         "seconds": 7.0,

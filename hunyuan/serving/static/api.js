@@ -5,6 +5,14 @@ const byId = (id) => document.getElementById(id);
 let running = null; // the AbortController of the edit under way
 let shown = null; // the address of the picture on the page
 
+// Asks this server, with the key where one was typed in; shows the key's field where one is wanted.
+async function ask(path, options = {}) {
+  const key = byId("key").value.trim();
+  const answer = await fetch(path, key ? { ...options, headers: { Authorization: `Bearer ${key}` } } : options);
+  if (answer.status === 401) byId("door").hidden = false;
+  return answer;
+}
+
 function show(id, text) {
   byId(id).textContent = text;
   byId(id).hidden = !text;
@@ -48,7 +56,7 @@ async function send(event) {
   byId("state").textContent = "working";
   let ending = "";
   try {
-    const answer = await fetch(form.action, { method: "POST", body: new FormData(form), signal: running.signal });
+    const answer = await ask(form.action, { method: "POST", body: new FormData(form), signal: running.signal });
     if (answer.ok) {
       await painted(answer);
       ending = `done in ${((performance.now() - began) / 1000).toFixed(1)} s`;
@@ -107,15 +115,24 @@ async function start() {
   byId("curl").textContent = `curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make it black and white" ${target}`;
   byId("edit").addEventListener("submit", send);
   byId("stop").addEventListener("click", () => running && running.abort());
-  // Whole numbers of more digits than JavaScript keeps stay text.
-  const answer = await fetch("docs.json");
-  describe(JSON.parse((await answer.text()).replace(/:\s*(\d{16,})/g, ': "$1"')));
+  byId("key").addEventListener("change", () => document.querySelector("#fields td") || learn().catch(unknown));
   for (const button of document.querySelectorAll("#demo button")) {
     button.addEventListener("click", () => (byId("prompt").value = button.textContent));
   }
-  const ready = await fetch("readyz");
+  const ready = await ask("readyz");
   byId("demo").hidden = ready.headers.get("X-Model") !== "demo";
   byId("server").textContent = (await ready.text()).trim();
+  await learn();
 }
 
-start().catch((problem) => show("error", `the description of the API did not come: ${problem.message}`));
+async function learn() {
+  const answer = await ask("docs.json");
+  if (!answer.ok) return failed(answer.status, answer.headers, await answer.json().catch(() => null));
+  show("error", "");
+  // Whole numbers of more digits than JavaScript keeps stay text.
+  describe(JSON.parse((await answer.text()).replace(/:\s*(\d{16,})/g, ': "$1"')));
+}
+
+const unknown = (problem) => show("error", `the description of the API did not come: ${problem.message}`);
+
+start().catch(unknown);
