@@ -43,6 +43,7 @@ def environment(folder: Path) -> dict[str, str]:
         "HUNYUAN_CACHE_DIR": str(folder / "cache"),
         "HUNYUAN_DEVICE": "cpu",
         "MODEL_ID": "tiny",  # the quickest
+        "HUNYUAN_JOBS_DIR": str(folder / "jobs"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         "PYTHONPATH": str(ROOT),
     }

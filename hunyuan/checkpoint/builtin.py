@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hunyuan.checkpoint import packed, tensor_table, tiny, tiny_config, tiny_tokenizer, tiny_weights
 from hunyuan.checkpoint.cached import cached_folder
+from hunyuan.checkpoint.full_size import FULL_SIZE_FILE
 from hunyuan.demo import ABOUT, FOLDER
 from hunyuan.settings import Builtin
 
@@ -53,7 +54,7 @@ def _demo_files() -> list[Path]:
 def _tiny_files() -> list[Path]:
     modules = (tensor_table, tiny_config, tiny_tokenizer, tiny_weights, tiny)
     network = sorted(Path(str(tensor_table.__file__)).parents[1].joinpath("model").glob("*.py"))
-    return [*(Path(str(module.__file__)) for module in modules), *network]
+    return [FULL_SIZE_FILE, *(Path(str(module.__file__)) for module in modules), *network]
 
 
 KINDS: dict[Builtin, Kind] = {

@@ -14,9 +14,7 @@ DESCRIPTION = """\
 Writes the built-in demo as a checkpoint folder in the official layout, in bf16: to quantize it, to compare formats on a
 model that really edits, or to look at. To serve it, nothing has to be written."""
 EXAMPLES = """\
-  hunyuan demo /tmp/demo
-  hunyuan quantize /tmp/demo /tmp/demo-4bit --weights 4bit
-  hunyuan compare /tmp/demo /tmp/demo-4bit --prompt "Mirror it" --image photo.jpg"""
+  hunyuan demo /tmp/demo"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
