@@ -18,7 +18,7 @@ from server_process import Server, photo_bytes, running
 
 pytestmark = pytest.mark.server
 
-PHOTO, OTHER = photo_bytes(64, 64), photo_bytes(48, 64, "PNG")
+PHOTO, OTHER = photo_bytes(64, 64), photo_bytes(60, 64, "PNG")
 EXTRA: dict[str, Any] = {"steps": 3, "seed": 5, "max_new_tokens": 16}
 WISH: dict[str, Any] = {"prompt": "Make the sky red", "size": "1:1", "extra_body": EXTRA}
 
@@ -175,5 +175,9 @@ def test_errors_are_typed(client: openai.OpenAI, fields: dict[str, Any], param: 
     error = caught.value
     assert (error.param, error.code, error.type) == (param, code, "invalid_request_error")
     assert error.request_id
-    with pytest.raises(openai.NotFoundError):
-        client.images.create_variation(image=("a.jpg", PHOTO))
+
+
+def test_what_there_is_not_is_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.embeddings.create(model="any", input="x")
+    assert (caught.value.code, caught.value.param) == ("not_found", None)
