@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -103,9 +103,12 @@ class Server:
             self.process.wait(5)
 
 
-def start(folder: Path, target: str = "service:HunyuanImage", cwd: Path = ROOT, **extra: str) -> Server:
+def start(
+    folder: Path, target: str = "service:HunyuanImage", cwd: Path = ROOT, arguments: Sequence[str] = (), **extra: str
+) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", target, "--port", str(port), "--host", "127.0.0.1"]
+    address = ("--port", str(port), "--host", "127.0.0.1")
+    command = [sys.executable, "-m", "bentoml", "serve", target, *address, *arguments]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command,

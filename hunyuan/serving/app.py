@@ -90,7 +90,8 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             specification = super().openapi_spec
             edit = specification.paths[API_PATH].post
             _describe_answers(edit)
-            for action, (method, operation) in operations(edit, _ERROR_SCHEMA).items():
+            found = operations(edit, _ERROR_SCHEMA) if dressing.routes else {}
+            for action, (method, operation) in found.items():
                 item: dict[str, Any] = {method: operation}
                 specification.paths[f"{API_PATH}/{action}"] = PathItem(**item)
             return specification
@@ -99,7 +100,7 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             """What BentoML's client reads: edits are tasks to it, though none of the framework's own."""
             schema: dict[str, Any] = super().schema()
             for route in schema["routes"]:
-                if route["route"] == API_PATH:
+                if route["route"] == API_PATH and dressing.routes:
                     route["is_task"] = True
             return schema
 

@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,8 @@ def test_a_named_folder_is_made_for_its_owner_only(home: Path) -> None:
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
 
 
-def test_a_named_folder_that_another_process_uses_is_refused(home: Path) -> None:
+def test_a_named_folder_that_another_process_uses_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hunyuan.serving.jobs.folder.WAIT_S", 0.05)
     held = jobs_folder(home / "jobs")
     assert held is not None
     with pytest.raises(SettingsError, match=r"HUNYUAN_JOBS_DIR=.*another process"):
@@ -36,6 +39,15 @@ def test_a_named_folder_that_another_process_uses_is_refused(home: Path) -> None
     held.close()
     held.close()
     assert jobs_folder(home / "jobs") is not None
+
+
+def test_the_end_of_the_process_before_is_waited_for(home: Path) -> None:
+    held = jobs_folder(home / "jobs")
+    assert held is not None
+    threading.Timer(0.3, held.close).start()
+    began = time.monotonic()
+    assert jobs_folder(home / "jobs") is not None
+    assert time.monotonic() - began >= 0.25
 
 
 def test_a_lock_ends_with_its_process(home: Path) -> None:
