@@ -32,6 +32,7 @@ from hunyuan.settings import Settings
 from hunyuan.validation import validate
 
 DEFAULT_STEPS, DISTIL_STEPS = 28, 8
+HIGH_STEPS = 50  # the authors' own number; a Distil checkpoint was made for 8
 BUILTIN_NAME = "builtin-tiny-random"
 
 log = logging.getLogger(__name__)
@@ -57,10 +58,17 @@ class Editor:
     """A loaded checkpoint that edits pictures, one at a time."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, model_name: str, default_steps: int, is_builtin: bool = False
+        self,
+        engine: Engine,
+        settings: Settings,
+        model_name: str,
+        default_steps: int,
+        is_builtin: bool = False,
+        high_steps: int = HIGH_STEPS,
     ) -> None:
         self.engine, self.settings = engine, settings
         self.model_name, self.default_steps, self.is_builtin = model_name, default_steps, is_builtin
+        self.high_steps = max(high_steps, default_steps)
 
     @classmethod
     def load(cls, settings: Settings | None = None) -> Editor:
@@ -79,7 +87,8 @@ class Editor:
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
         name = BUILTIN_NAME if builtin else checkpoint_name(folder)
-        return cls(_load_engine(folder, settings), settings, name, steps, builtin)
+        high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
+        return cls(_load_engine(folder, settings), settings, name, steps, builtin, high_steps)
 
     def run(
         self,

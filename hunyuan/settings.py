@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...] | None, NoDecode] = Field(
         None, description="of pages elsewhere that may call, comma between them"
     )
+    jobs_dir: Path | None = Field(None, description="unset: a folder of the user's")
+    jobs_keep_s: float = Field(86_400, ge=1, le=30 * LONGEST_S, description="from a job's end")
+    jobs_kept: int = Field(1000, ge=1, le=100_000, description="finished jobs")
+    jobs_mb: float = Field(2048, ge=0.1, le=10**7, description="MiB of all jobs together")
     replica: str | None = Field(
         None, pattern=r"^[a-z0-9]{1,32}$", description="this process's name among others: small letters and digits"
     )
@@ -140,7 +144,7 @@ class Settings(BaseSettings):
             return value
         return tuple(origin_of(item.strip()) for item in value.split(",") if item.strip())
 
-    @field_validator("cache_dir")
+    @field_validator("cache_dir", "jobs_dir")
     @classmethod
     def _is_a_whole_path(cls, path: Path | None) -> Path | None:
         if path is not None and str(path).startswith("~"):

@@ -42,6 +42,7 @@ def environment(folder: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "1",
         "HUNYUAN_CACHE_DIR": str(folder / "cache"),
         "HUNYUAN_DEVICE": "cpu",
+        "HUNYUAN_JOBS_DIR": str(folder / "jobs"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         "PYTHONPATH": str(ROOT),
     }

@@ -250,6 +250,7 @@ def test_defaults_of_a_request_are_the_public_ones() -> None:
         "use_system_prompt": "en_unified",
         "infer_align_image_size": True,
         "max_new_tokens": 2048,
+        "previews": 0,
     }
 
 

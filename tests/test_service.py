@@ -94,6 +94,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         patch.setenv("BENTOML_HOME", str(tmp_path_factory.mktemp("bentoml")))
         patch.setenv("BENTOML_DO_NOT_TRACK", "1")
         patch.setenv("HUNYUAN_MAX_UPLOAD_MB", "1")
+        patch.setenv("HUNYUAN_JOBS_DIR", str(tmp_path_factory.mktemp("jobs")))
         patch.delenv("MODEL_ID", raising=False)
         module = importlib.import_module("service")
 
@@ -313,13 +314,30 @@ def test_the_openapi_page_is_true(served: Served) -> None:
     answers = operation["responses"]
     assert set(answers["200"]["content"]) == {"image/png"}
     assert set(answers["200"]["headers"]) >= {"X-Seed", "X-Request-ID", "Server-Timing"}
-    assert set(answers) == {"200", "400", "408", "413", "415", "429", "431", "503", "504"}
+    assert set(answers) == {"200", "400", "401", "408", "413", "415", "429", "431", "503", "504"}
 
 
 def test_schema_for_bentomls_own_client(served: Served) -> None:
     (route,) = served.client.get("/schema.json").json()["routes"]
     assert route["input"]["properties"]["image"]["type"] == "file"
     assert route["output"]["media_type"] == "image/png"
+    assert route["is_task"] is True
+
+
+def test_the_openapi_page_shows_the_routes_of_jobs(served: Served) -> None:
+    paths = served.client.get("/docs.json").json()["paths"]
+    found = {path: list(item) for path, item in paths.items() if path.startswith("/edit/")}
+    assert found == {
+        "/edit/submit": ["post"],
+        "/edit/status": ["get"],
+        "/edit/get": ["get"],
+        "/edit/retry": ["post"],
+        "/edit/cancel": ["put"],
+    }
+    submit = paths["/edit/submit"]["post"]
+    assert submit["requestBody"] == paths["/edit"]["post"]["requestBody"]
+    assert set(submit["responses"]) == {*paths["/edit"]["post"]["responses"], "507"}
+    assert set(paths["/edit/get"]["get"]["responses"]["200"]["content"]) == {"image/png"}
 
 
 def test_metrics_are_plain(served: Served) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint import tensor_table, tiny_config, tiny_tokenizer, tiny_weights
+from hunyuan.checkpoint.full_size import FULL_SIZE_FILE
 from hunyuan.checkpoint.tiny_config import DEFAULT_SHAPE, DTYPES, TinyShape
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import CheckpointConfig
@@ -121,7 +122,8 @@ def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
 
 def _version() -> str:
     """Changes with everything that decides what is written, so that a cache never holds an old kind."""
-    sources = [Path(str(module.__file__)) for module in (tensor_table, tiny_config, tiny_tokenizer, tiny_weights)]
+    modules = (tensor_table, tiny_config, tiny_tokenizer, tiny_weights)
+    sources = [FULL_SIZE_FILE, *(Path(str(module.__file__)) for module in modules)]
     network = sorted(Path(str(tensor_table.__file__)).parents[1].joinpath("model").glob("*.py"))
     digest = hashlib.sha256()
     for source in [*sources, *network, Path(__file__)]:

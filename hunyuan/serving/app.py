@@ -6,12 +6,13 @@ Knows BentoML's service object; what an edit is, it does not know.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import bentoml
+from bentoml._internal.service.openapi.specification import PathItem
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Scope
 
 from hunyuan.serving.api_page import use_our_page
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
+from hunyuan.serving.jobs.openapi import operations
 from hunyuan.serving.records import RequestRecord
 
 API_PATH = "/edit"
@@ -63,8 +65,9 @@ class AppHooks:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over; `before` is called once, before there is an app; `admit` is what `Envelope` asks before a body
-    is read; pages of `cors_origins` may call, whatever the framework's own CORS options say.
+    request that is over; `before` is called once, before there is an app; `admit` and `waited_s` are what `Envelope`
+    asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options say;
+    `routes` are ours beside the framework's.
     """
 
     max_body_bytes: int
@@ -73,7 +76,9 @@ class AppHooks:
     on_end: Callable[[RequestRecord], None]
     before: Callable[[], None]
     admit: Callable[[Scope], str | None] = lambda scope: None
+    waited_s: Callable[[Scope], float] = lambda scope: 0.0
     cors_origins: Collection[str] = ()
+    routes: Sequence[Route] = ()
 
 
 def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
@@ -83,8 +88,20 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
         @property
         def openapi_spec(self) -> Any:
             specification = super().openapi_spec
-            _describe_answers(specification.paths[API_PATH].post)
+            edit = specification.paths[API_PATH].post
+            _describe_answers(edit)
+            for action, (method, operation) in operations(edit, _ERROR_SCHEMA).items():
+                item: dict[str, Any] = {method: operation}
+                specification.paths[f"{API_PATH}/{action}"] = PathItem(**item)
             return specification
+
+        def schema(self) -> dict[str, Any]:
+            """What BentoML's client reads: edits are tasks to it, though none of the framework's own."""
+            schema: dict[str, Any] = super().schema()
+            for route in schema["routes"]:
+                if route["route"] == API_PATH:
+                    route["is_task"] = True
+            return schema
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
             self.add_asgi_middleware(TrueStatus)
@@ -95,6 +112,7 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             _explain_readyz(app, dressing.describe)
             app.router.redirect_slashes = False  # /edit/ is no path of ours: 404, not a redirect without a body
             use_our_page(app)
+            app.router.routes.extend(dressing.routes)
             cors = _take_cors_out(app)
             if dressing.cors_origins:
                 cors = {**_CORS, "allow_origins": list(dressing.cors_origins), "expose_headers": _EXPOSED}
@@ -105,6 +123,7 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
                 known_paths=_paths_of(app),
                 on_end=dressing.on_end,
                 admit=dressing.admit,
+                waited_s=dressing.waited_s,
             )
             if cors is not None:
                 app.add_middleware(CORSMiddleware, **cors)
@@ -123,7 +142,7 @@ def _take_cors_out(app: Starlette) -> dict[str, Any] | None:
     if not inside:
         return None
     app.user_middleware.remove(inside[0])
-    options: dict[str, Any] = {"allow_methods": ["GET", "POST"], **inside[0].kwargs}
+    options: dict[str, Any] = {"allow_methods": ["GET", "POST", "PUT"], **inside[0].kwargs}
     for name in ("allow_origins", "allow_methods", "allow_headers", "expose_headers"):
         value = options.get(name) or ()  # the framework takes a text apart letter by letter
         options[name] = value.replace(",", " ").split() if isinstance(value, str) else list(value)
@@ -143,7 +162,10 @@ def _paths_of(app: Starlette) -> frozenset[str]:
     """Every path that is answered with something: no route here has a parameter."""
     paths = {route.path for route in app.routes if isinstance(route, Route)}
     for mount in (route for route in app.routes if isinstance(route, Mount)):
-        if isinstance(mount.app, StaticFiles):
+        if isinstance(mount.app, Starlette):
+            inside = (route for route in mount.app.routes if isinstance(route, Route))
+            paths.update(f"{mount.path}{route.path}" for route in inside)
+        elif isinstance(mount.app, StaticFiles):
             folder = Path(str(mount.app.directory))
             files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
             paths.update(f"{mount.path}/{file}" for file in files)

@@ -18,6 +18,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from bentoml.exceptions import BentoMLException
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,6 +26,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hunyuan.errors import Cancelled, HunyuanError
+from hunyuan.serving.header_text import printable
 from hunyuan.serving.http_errors import (
     PayloadTooLarge,
     ShuttingDown,
@@ -32,13 +34,13 @@ from hunyuan.serving.http_errors import (
     error_of_status,
     failed,
 )
+from hunyuan.serving.openai.errors import error_body, is_openai
 from hunyuan.serving.records import RECORD, RequestRecord, record_of
 
 logger = logging.getLogger(__name__)
 
 PLAIN_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # read by machines that expect plain text
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_NOT_PRINTABLE = re.compile(r"[^ -~]")
 _KEPT_HEADERS = ("allow", "retry-after", "vary")  # and what CORS says
 
 
@@ -49,11 +51,11 @@ def request_id_from(scope: Scope) -> str:
 
 
 @contextmanager
-def reporting(scope: Scope, hide: str = "") -> Iterator[None]:
+def reporting(scope: Scope, *hide: str) -> Iterator[None]:
     """Notes an error raised inside for the envelope, and logs it where it is not the caller's.
 
     Args:
-        hide: the prompt, which must not reach the log.
+        hide: the prompt and its like, which must not reach the log.
     """
     record = record_of(scope)
     try:
@@ -61,13 +63,13 @@ def reporting(scope: Scope, hide: str = "") -> Iterator[None]:
     except HunyuanError as error:
         record.error = error
         if error.status >= 500 and error.__cause__ is not None:
-            logger.error("request %s: %s", record.request_id, describe_failure(error, hide))
+            logger.error("request %s: %s", record.request_id, describe_failure(error, *hide))
         raise
     except ClientDisconnect:
         record.error = Cancelled("the client went away")
         raise record.error from None
     except Exception as error:
-        logger.error("request %s: %s", record.request_id, describe_failure(error, hide))
+        logger.error("request %s: %s", record.request_id, describe_failure(error, *hide))
         record.error = failed()
         raise record.error from None
 
@@ -106,6 +108,7 @@ class Envelope:
         on_end: called once a request, after its answer was sent; of probes and scrapes only for the refused ones.
         admit: called before anything of a request's body is read; returns the name of the caller's key, None where no
             key is needed, or raises what the caller gets instead of an answer.
+        waited_s: how long a request has waited in front of this process, which counts towards its time.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Envelope:
         known_paths: Collection[str] | None = None,
         on_end: Callable[[RequestRecord], None] = lambda record: None,
         admit: Callable[[Scope], str | None] = lambda scope: None,
+        waited_s: Callable[[Scope], float] = lambda scope: 0.0,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
@@ -123,6 +127,7 @@ class Envelope:
         self.known_paths = known_paths
         self.on_end = on_end
         self.admit = admit
+        self.waited_s = waited_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,6 +136,8 @@ class Envelope:
         if scope["type"] == "websocket":
             send = _as_refusal(send)
         record = scope[RECORD] = RequestRecord(request_id_from(scope), scope["path"])
+        record.proxy_s = self.waited_s(scope)
+        record.started -= record.proxy_s
         plain = scope["path"] in PLAIN_PATHS
         try:
             await self._answered(scope, receive, _Answer(record, send, self.model_name, plain))
@@ -243,7 +250,9 @@ class _Answer:
         """Sends the envelope of `error`, keeping what a client needs of the answer it replaces."""
         self.started = self._replaced = True
         self._record.status, self._record.error = error.status, error
-        body = {"error": error.code, "message": str(error), "request_id": self._record.request_id}
+        body: dict[str, Any] = {"error": error.code, "message": str(error), "request_id": self._record.request_id}
+        if is_openai(self._record.path):
+            body = error_body(error)
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(content))})
         given = Headers(raw=replaced.get("headers", []) if replaced else [])
@@ -262,5 +271,5 @@ class _Answer:
     def _mark(self, headers: MutableHeaders) -> None:
         headers["X-Request-ID"] = self._record.request_id
         name = self._model_name()
-        if name is not None:
-            headers["X-Model"] = _NOT_PRINTABLE.sub("?", name)  # a folder's name may be anything
+        if name is not None:  # a job's result says already which model made it
+            headers.setdefault("X-Model", printable(name))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 MOST_BYTES = 1024
+_NOT_PRINTABLE = re.compile(r"[^ -~]")
+
+
+def printable(text: str) -> str:
+    """`text` with a question mark for whatever a header cannot hold: a folder's name may be anything."""
+    return _NOT_PRINTABLE.sub("?", text)
 
 
 def percent_encoded(text: str, most: int = MOST_BYTES) -> str:

@@ -104,6 +104,67 @@ class Restarting(InferenceFailed):
     retry_after_s = 60
 
 
+class JobNotFound(HunyuanError):
+    """Nobody made a job of that id, or it is no longer kept."""
+
+    status = 404
+    code = "job_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("task_id: there is no such job; it may have been here and its time is over")
+
+
+class JobNotFinished(HunyuanError):
+    """The job has no result yet, and cannot be done again before it has ended."""
+
+    status = 409
+    code = "job_not_finished"
+    retry_after_s = 1
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"the job is {state}; GET /edit/status tells when it has ended")
+
+
+class JobFinished(HunyuanError):
+    """The job has ended and cannot be cancelled any more."""
+
+    status = 409
+    code = "job_finished"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"the job is {state} already; there is nothing to cancel")
+
+
+class JobCancelled(HunyuanError):
+    """Somebody cancelled the job; the work stopped before its next token or step."""
+
+    status = 409
+    code = "job_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("the job was cancelled; POST /edit/retry does it again")
+
+
+class Interrupted(HunyuanError):
+    """The process that had the job ended before the job did."""
+
+    status = 503
+    code = "interrupted"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"the server ended while the job was {state}; POST /edit/retry does it again")
+
+
+class NoStorage(HunyuanError):
+    """A job's files cannot be kept."""
+
+    status = 507
+    code = "no_storage"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the job cannot be kept: {why}")
+
+
 NOT_MULTIPART = "send the fields as multipart/form-data (curl -F image=@photo.jpg -F prompt=...)"
 _BY_STATUS: dict[int, tuple[type[HunyuanError], str]] = {
     404: (NotFound, "there is nothing at this path; edits go to POST /edit"),
@@ -124,13 +185,18 @@ def error_of_status(status: int) -> HunyuanError:
     return failed()
 
 
-def failed() -> InferenceFailed:
-    """The one thing a caller learns about a failure that is not theirs."""
-    return InferenceFailed("the edit failed on the server; its log has the details under this request_id")
+def failed(request_id: str | None = None) -> InferenceFailed:
+    """The one thing a caller learns about a failure that is not theirs.
+
+    Args:
+        request_id: of the request that failed, where the caller is told in the answer to another one.
+    """
+    which = "this request_id" if request_id is None else f"the request_id {request_id}"
+    return InferenceFailed(f"the edit failed on the server; its log has the details under {which}")
 
 
-def describe_failure(error: BaseException, hide: str = "") -> str:
-    """A traceback for the log in which `hide`, the prompt, does not appear.
+def describe_failure(error: BaseException, *hide: str) -> str:
+    """A traceback for the log in which `hide`, the prompt and its like, does not appear.
 
     Source lines hold no request data, messages may: those are searched.
     """
@@ -138,7 +204,7 @@ def describe_failure(error: BaseException, hide: str = "") -> str:
     current: BaseException | None = error
     while current is not None:
         message = str(current)
-        for secret in (hide, repr(hide)[1:-1]):
+        for secret in (form for text in hide for form in (text, repr(text)[1:-1])):
             if secret:
                 message = message.replace(secret, "<prompt>")
         frames = "".join(traceback.format_tb(current.__traceback__))

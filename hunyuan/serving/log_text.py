@@ -37,7 +37,8 @@ class TextLines(logging.Formatter):
 
 def sentence(fields: Mapping[str, Any]) -> str:
     """A request's record in words; what is unknown is left out."""
-    parts = [f"{fields['path']} {fields['status']}", fields["error"], f"{fields['seconds']:.2f} s"]
+    what = f"job {fields['state']}" if fields.get("event") == "job" else f"{fields['path']} {fields['status']}"
+    parts = [what, fields["error"], f"{fields['seconds']:.2f} s"]
     if fields["input_size"]:
         parts.append(f"{fields['input_size']} to {fields['output_size'] or 'nothing'}")
     for name in ("seed", "steps", "tokens"):

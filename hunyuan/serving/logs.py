@@ -25,7 +25,9 @@ LogForm = Literal["auto", "json", "text"]
 
 ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
-KNOWN_PATHS = frozenset({"/edit", "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
+_JOBS = {f"/edit/{action}" for action in ("submit", "status", "get", "retry", "cancel")}
+_V1 = {f"/v1/{route}" for route in ("images/edits", "images/generations", "models")}
+KNOWN_PATHS = frozenset({"/edit", *_JOBS, *_V1, "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
 _NO_EDIT = EditRecord(0, "", None, None)
 
@@ -127,6 +129,12 @@ def log_request(record: RequestRecord) -> None:
     requests_logger.info("request", extra={"fields": request_record(record)})
 
 
+def log_job(state: str, record: RequestRecord) -> None:
+    """A job that has ended, under the id of the request that submitted it. Its own id would give the picture away."""
+    fields = request_record(record) | {"event": "job", "state": state}
+    requests_logger.info("job", extra={"fields": fields})
+
+
 def request_record(record: RequestRecord) -> dict[str, Any]:
     """The line about one request. Fields that do not apply are null, so that every line has the same ones."""
     edit = record.edit or _NO_EDIT
@@ -138,6 +146,7 @@ def request_record(record: RequestRecord) -> dict[str, Any]:
         "status": record.status,
         "error": record.error.code if record.error else None,
         "seconds": round(record.seconds, 4),
+        "proxy_s": round(record.proxy_s, 4),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
     }
@@ -145,6 +154,7 @@ def request_record(record: RequestRecord) -> dict[str, Any]:
         "prompt_chars": edit.prompt_chars,
         "seed": edit.seed,
         "images": edit.images,
+        "pictures": edit.pictures,
         "input_size": _size(edit.input_size),
         "output_size": _size(edit.output_size),
         "resolution": edit.resolution,

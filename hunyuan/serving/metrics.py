@@ -12,14 +12,21 @@ from hunyuan.errors import Cancelled, DeadlineExceeded
 from hunyuan.requests import STAGES
 from hunyuan.serving.connections import REASONS as CLOSED
 from hunyuan.serving.decoders import KILL_REASONS
-from hunyuan.serving.http_errors import ShuttingDown
+from hunyuan.serving.http_errors import Interrupted, JobCancelled, ShuttingDown
+from hunyuan.serving.jobs.job import JobState
 from hunyuan.serving.records import EditRecord, RequestRecord
 
-EDIT_PATH = "/edit"
+EDIT_PATHS = ("/edit", "/v1/images/edits", "/v1/images/generations")
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 90, 120, 180, 300, 600)
 _TOKENS_A_SECOND = (1, 3, 10, 20, 40, 80, 120, 160, 200, 240, 280, 400, 1000)
 _STEPS_A_SECOND = (0.1, 0.3, 0.5, 1, 2, 3, 4, 5, 7, 10, 20, 50)
-_REASONS = {Cancelled: "disconnect", DeadlineExceeded: "deadline", ShuttingDown: "shutdown"}
+_REASONS = {
+    Cancelled: "disconnect",
+    DeadlineExceeded: "deadline",
+    ShuttingDown: "shutdown",
+    Interrupted: "shutdown",
+    JobCancelled: "cancel",
+}
 
 
 class Metrics:
@@ -39,6 +46,9 @@ class Metrics:
         self.cancellations = Counter("hunyuan_cancellations_total", "Admitted edits not finished, by why", ["reason"])
         self.depth = newest("hunyuan_queue_depth", "Edits that wait for the model")
         self.queue_wait = Histogram("hunyuan_queue_wait_seconds", "Seconds an edit waited", buckets=_SECONDS)
+        self.proxy_wait = Histogram(
+            "hunyuan_proxy_wait_seconds", "Seconds an edit waited in a trusted proxy before it came", buckets=_SECONDS
+        )
         self.whole = Histogram(
             "hunyuan_request_seconds",
             "Seconds from a request's first byte to its answer's last",
@@ -56,6 +66,12 @@ class Metrics:
         self.decoding = Histogram("hunyuan_decoding_seconds", "Seconds to decode an upload", buckets=_SECONDS)
         self.decoders = newest("hunyuan_decoders", "Processes that can decode uploads")
         self.decoders_killed = Counter("hunyuan_decoders_killed_total", "Decoders replaced, by why", ["reason"])
+        self.jobs = Counter("hunyuan_jobs_total", "Jobs that ended, by state and error code", ["state", "error"])
+        self.jobs_kept = newest("hunyuan_jobs_kept", "Jobs that are kept, unfinished ones too")
+        self.jobs_bytes = newest("hunyuan_jobs_bytes", "Bytes of the jobs that are kept")
+        self.jobs_kept.set(0)
+        self.jobs_bytes.set(0)
+        self.jobs.labels("completed", "")
         self.depth.set(0)
         self.connections.set(0)
         for reason in CLOSED:
@@ -73,9 +89,18 @@ class Metrics:
         self.requests.labels(str(record.status or 0), record.error.code if record.error else "").inc()
         if record.caller is not None:  # a name from the settings, never a caller's own words
             self.by_caller.labels(record.caller, str(record.status or 0)).inc()
-        if record.path == EDIT_PATH:
+        if record.path in EDIT_PATHS:
             self.whole.labels(str(record.status or 0)).observe(record.seconds)
+        self._about_edit(record)
+
+    def job(self, state: JobState, record: RequestRecord) -> None:
+        """Counts a job that has ended; the request that submitted it was counted by itself."""
+        self.jobs.labels(state, record.error.code if record.error else "").inc()
+        self._about_edit(record)
+
+    def _about_edit(self, record: RequestRecord) -> None:
         if record.edit is not None:
+            self.proxy_wait.observe(record.proxy_s)
             self._edit(record.edit)
             if record.error is None:
                 self._speeds(record.edit)
@@ -94,13 +119,13 @@ class Metrics:
     def _speeds(self, edit: EditRecord) -> None:
         """Of finished edits only: a stage that was cut short says nothing of how long that stage takes."""
         for stage in (*STAGES, "total"):
-            if stage in edit.stages:
-                self.stage.labels(stage).observe(edit.stages[stage])
+            for _ in range(edit.pictures if stage in edit.stages else 0):
+                self.stage.labels(stage).observe(edit.stages[stage] / edit.pictures)
         think, denoise = edit.stages.get("think", 0.0), edit.stages.get("denoise", 0.0)
         if edit.tokens and think > 0:
             self.tokens.observe(edit.tokens / think)
-        if edit.steps_done > 1 and denoise > 0:
-            self.steps.observe((edit.steps_done - 1) / denoise)  # the first step has a stage of its own
+        if edit.steps_done > edit.pictures and denoise > 0:
+            self.steps.observe((edit.steps_done - edit.pictures) / denoise)  # the first step has a stage of its own
 
 
 @functools.cache

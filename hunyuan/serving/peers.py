@@ -51,6 +51,11 @@ class Peers:
                 return _share_of(address)
         return None
 
+    def trusts(self, host: str | None) -> bool:
+        """Whether `host` is the address of one of our proxies."""
+        address = _address(host)
+        return address is not None and self._trusted(address)
+
     def _trusted(self, address: Address) -> bool:
         return any(address.version == network.version and address in network for network in self._proxies)
 

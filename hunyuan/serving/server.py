@@ -18,15 +18,21 @@ from hunyuan.requests import EditResult
 from hunyuan.serving import metric_files
 from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.answer import png_of
-from hunyuan.serving.app import AppHooks
+from hunyuan.serving.app import API_PATH, AppHooks
+from hunyuan.serving.arrival import Arrivals
 from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.door import Door
 from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import max_body_bytes
+from hunyuan.serving.jobs.job import Job
+from hunyuan.serving.jobs.routes import job_routes
+from hunyuan.serving.jobs.runner import Jobs
+from hunyuan.serving.jobs.store import JobStore
+from hunyuan.serving.jobs.table import JobTable
 from hunyuan.serving.lifecycle import Drain, web_server
-from hunyuan.serving.logs import ServiceLog, log_request
+from hunyuan.serving.logs import ServiceLog, log_job, log_request
 from hunyuan.serving.memory import return_large_blocks
 from hunyuan.serving.metrics import metrics
 from hunyuan.serving.pace import Least
@@ -76,7 +82,7 @@ class EditServer:
         )
         self.drain = Drain(
             self.refuse_work,
-            lambda: self.queue.awaited > 0,
+            lambda: self.queue.awaited > 0 or self.jobs.busy,
             self.connections.end_soon,
             settings.request_timeout_s + STOP_MARGIN_S,
             self.cannot_serve,
@@ -91,6 +97,15 @@ class EditServer:
             show_decoders,
         )
         self.encoding = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
+        self.jobs = Jobs(
+            JobStore(settings.jobs_dir, job_table(settings), show_jobs),
+            self.worker,
+            self.decoders,
+            self.encoded,
+            self.tracing,
+            settings.replica,
+            job_ended,
+        )
 
     def hooks(self) -> AppHooks:
         """What the ASGI app around the endpoints asks and tells."""
@@ -102,7 +117,9 @@ class EditServer:
             self.finished,
             self.make_room,
             self.door.admit,
+            Arrivals(self.peers).waited_s,
             self.settings.cors_origins or (),
+            job_routes(API_PATH, self.jobs, self.settings, self.one_upload),
         )
 
     def start(self) -> None:
@@ -114,13 +131,17 @@ class EditServer:
         if names := ignored_variables():
             logger.info("not ours, as Kubernetes and Docker write them about other services: %s", ", ".join(names))
         return_large_blocks()
+        self.jobs.store.open()
         self.watch_connections()
+        server = web_server()
+        self.jobs.start(None if server is None else server.server_state.tasks)
         self.drain.install()
         self.decoders.start()
         self.worker.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self.worker.shut_down()
+        await self.jobs.stop()
         self.queue.stop_running()
         self.decoders.stop()
         self.tracing.stop()
@@ -197,6 +218,20 @@ def show_connections(count: int) -> None:
 
 def count_closed(reason: str) -> None:
     metrics().closed.labels(reason).inc()
+
+
+def show_jobs(number: int, size: int) -> None:
+    metrics().jobs_kept.set(number)
+    metrics().jobs_bytes.set(size)
+
+
+def job_ended(job: Job, record: RequestRecord) -> None:
+    log_job(job.state, record)
+    metrics().job(job.state, record)
+
+
+def job_table(settings: Settings) -> JobTable:
+    return JobTable(settings.jobs_kept, int(settings.jobs_mb * 2**20), settings.jobs_keep_s)
 
 
 def show_decoding(seconds: float) -> None:

@@ -100,6 +100,7 @@ def _start(target: str, port: int, folder: Path, settings: dict[str, str]) -> su
     ours = {
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "1",
+        "HUNYUAN_JOBS_DIR": str(folder / "jobs"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }

@@ -116,15 +116,16 @@ def test_seed_decides_the_weights_and_nothing_else(tmp_path, folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden": 48}, "hidden must be a multiple of 32"),
+        ({"hidden": 48}, "hidden: 48, expected a multiple of 32"),
         ({"heads": 3}, "heads must be a multiple of kv_heads"),
-        ({"kv_heads": 0}, "kv_heads must be at least 1"),
-        ({"head_dim": 18}, "head_dim must be a multiple of 4"),
+        ({"kv_heads": 0}, "kv_heads: 0, expected greater than or equal to 1"),
+        ({"head_dim": 18}, "head_dim: 18, expected a multiple of 4"),
         ({"topk": 9}, "topk must be at most experts"),
-        ({"experts": 1, "topk": 1}, "experts must be at least 2"),
-        ({"base_size": 300}, "base_size must be one of"),
-        ({"layers": 0, "max_positions": 0}, "layers must be at least 1; max_positions must be at least 1"),
-        ({"torch_dtype": "float16"}, "torch_dtype must be one of"),
+        ({"experts": 1, "topk": 1}, "experts: 1, expected greater than or equal to 2"),
+        ({"base_size": 300}, "base_size: 300, expected 256, 512"),
+        ({"layers": 0, "max_positions": 0}, "layers: 0, expected .* 1; max_positions: 0, expected"),
+        ({"torch_dtype": "float16"}, "torch_dtype: 'float16', expected 'bfloat16' or 'float32'"),
+        ({"width": 3}, "width: 3, "),
     ],
 )
 def test_impossible_shapes_are_refused(changes, message):

@@ -73,7 +73,7 @@ def test_the_pod_is_locked_down(pod: dict[str, Any]) -> None:
     mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts["/models"]["readOnly"]
     assert mounts["/keys"]["readOnly"]
-    assert set(mounts) == {"/models", "/keys", "/cache", "/dev/shm"}
+    assert set(mounts) == {"/models", "/keys", "/cache", "/jobs", "/dev/shm"}
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
