@@ -19,6 +19,7 @@ from hunyuan.serving.app import API_PATH, configured_workers, service_class
 from hunyuan.serving.disconnect import while_connected
 from hunyuan.serving.envelope import reporting
 from hunyuan.serving.inputs import edit_form
+from hunyuan.serving.openai.routes import ImagesApi
 from hunyuan.serving.processes import has_master, join_master, prepare_master
 from hunyuan.serving.records import EditRecord, record_of
 from hunyuan.serving.server import EditServer
@@ -49,6 +50,7 @@ IMAGE = bentoml.images.Image(python_version="3.12").build_include(
 )
 
 
+@bentoml.asgi_app(ImagesApi(SERVER, __version__).app(), path="/v1", name="v1")
 @bentoml.service(
     name=NAME,
     image=IMAGE,
@@ -104,7 +106,7 @@ class HunyuanImage:
         edit = record.edit = EditRecord(len(prompt), resolution, seed, steps)
         deadline = record.started + SETTINGS.request_timeout_s
         request = EditRequest(prompt, seed=seed, steps=steps, resolution=resolution)
-        with SERVER.tracing.edit(ctx.request.headers, record), reporting(ctx.request.scope, hide=prompt):
+        with SERVER.tracing.edit(ctx.request.headers, record), reporting(ctx.request.scope, prompt):
             work = make_picture(request, image, CancelToken(deadline), edit)
             result, png = await while_connected(work, deadline, ctx.request.is_disconnected)
         ctx.response.headers.update(headers_of(result, edit))

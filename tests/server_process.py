@@ -42,6 +42,7 @@ def environment(folder: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "1",
         "HUNYUAN_CACHE_DIR": str(folder / "cache"),
         "HUNYUAN_DEVICE": "cpu",
+        "MODEL_ID": "tiny",  # the quickest
         "HUNYUAN_JOBS_DIR": str(folder / "jobs"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         "PYTHONPATH": str(ROOT),
@@ -104,9 +105,14 @@ class Server:
 
 
 def start(
-    folder: Path, target: str = "service:HunyuanImage", cwd: Path = ROOT, arguments: Sequence[str] = (), **extra: str
+    folder: Path,
+    target: str = "service:HunyuanImage",
+    cwd: Path = ROOT,
+    port: int | None = None,
+    arguments: Sequence[str] = (),
+    **extra: str,
 ) -> Server:
-    port = free_port()
+    port = port or free_port()
     address = ("--port", str(port), "--host", "127.0.0.1")
     command = [sys.executable, "-m", "bentoml", "serve", target, *address, *arguments]
     with (folder / "log.txt").open("wb") as log:

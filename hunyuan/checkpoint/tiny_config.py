@@ -1,22 +1,32 @@
 """What a tiny checkpoint's small files say: its sizes, `config.json`, `generation_config.json` and the system prompts.
 
-Knows the official keys (docs/model.md, sections 2, 3 and 16) and which sizes fit together. Knows no weights and writes
-no files.
+Knows which of the real model's values (`full_size.py`) become small, and which sizes fit together. Knows no weights and
+writes no files.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
 
-from hunyuan.checkpoint.tiny_tokenizer import IMAGE_SIZES
+from hunyuan.checkpoint.full_size import full_size_config
+from hunyuan.checkpoint.tiny_tokenizer import ImageSize
 from hunyuan.errors import CheckpointError
+from hunyuan.model.config import problems
+from hunyuan.model.embeddings import GROUPS
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-_GROUP_NORM_GROUPS = 32
+_VAE = {"block_out_channels": [GROUPS] * 5, "latent_channels": 8, "layers_per_block": 1, "scaling_factor": 0.5627}
+_VIT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "num_patches": 16,
+}
 
 SYSTEM_PROMPT = '''"""System prompts of a tiny checkpoint, in the layout of the official file."""
 
@@ -45,51 +55,41 @@ unified_system_prompt_en = (
 '''
 
 
-@dataclass(frozen=True)
-class TinyShape:
-    """The sizes one may choose; all others are fixed at small values.
-
-    Attributes:
-        expert_width: F, the inner width of one expert.
-        base_size: side of a square output in pixels.
-        distil: true makes the Distil variant (docs/model.md, section 18).
-        torch_dtype: what config.json tells a loader to compute in.
+class TinyShape(BaseModel):
+    """The sizes one may choose; all others are fixed at small values. `hunyuan tiny` has an option for each.
 
     Raises:
-        CheckpointError: the sizes do not fit together; the message names them.
+        CheckpointError: a size is out of bounds, or two do not fit together; the message names them.
     """
 
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 16
-    experts: int = 8
-    topk: int = 2
-    expert_width: int = 32
-    base_size: int = 256
-    max_positions: int = 16384
-    distil: bool = False
-    torch_dtype: str = "float32"
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def __post_init__(self) -> None:
-        sizes = ["layers", "heads", "kv_heads", "topk", "expert_width", "max_positions"]
-        rules = [(getattr(self, name) >= 1, f"{name} must be at least 1") for name in sizes]
-        groups = _GROUP_NORM_GROUPS
-        rules += [
-            (self.hidden >= groups and self.hidden % groups == 0, f"hidden must be a multiple of {groups}"),
-            (self.heads % max(self.kv_heads, 1) == 0, "heads must be a multiple of kv_heads"),
-            (self.head_dim >= 4 and self.head_dim % 4 == 0, "head_dim must be a multiple of 4"),
-            (self.experts >= 2, "experts must be at least 2"),
-            (self.topk <= self.experts, "topk must be at most experts"),
-            (self.base_size in IMAGE_SIZES, f"base_size must be one of {IMAGE_SIZES}"),
-            (self.torch_dtype in DTYPES, f"torch_dtype must be one of {', '.join(DTYPES)}"),
-        ]
-        broken = [message for holds, message in rules if not holds]
-        if broken:
-            told = "; ".join(broken)
-            got = [f"{name}={value!r}" for name, value in asdict(self).items() if name in told]
-            raise CheckpointError(f"tiny checkpoint: {told}; got {', '.join(got)}")
+    hidden: int = Field(64, ge=GROUPS, multiple_of=GROUPS, description=f"backbone width, a multiple of {GROUPS}")
+    layers: int = Field(2, ge=1, description="transformer layers")
+    heads: int = Field(4, ge=1, description="query heads, a multiple of the key-value heads")
+    kv_heads: int = Field(2, ge=1, description="key-value heads")
+    head_dim: int = Field(16, ge=4, multiple_of=4, description="a multiple of 4; GPU kernels want 128")
+    experts: int = Field(8, ge=2, description="experts per layer, 2 or more")
+    topk: int = Field(2, ge=1, description="experts per token")
+    expert_width: int = Field(32, ge=1, description="inner width of an expert; GPU kernels want a multiple of 128")
+    base_size: ImageSize = Field(256, description="side of a square output, pixels")
+    max_positions: int = Field(16384, ge=1, description="longest token sequence")
+    distil: bool = Field(False, description="the Distil variant: no CFG row, 8 steps")
+    torch_dtype: Literal["bfloat16", "float32"] = Field("float32", description="what config.json says to compute in")
+
+    def __init__(self, **sizes: Any) -> None:
+        try:
+            super().__init__(**sizes)
+        except ValidationError as error:
+            raise CheckpointError(f"tiny checkpoint: {problems(error)}") from error
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads must be a multiple of kv_heads; got {self.heads} and {self.kv_heads}")
+        if self.topk > self.experts:
+            raise ValueError(f"topk must be at most experts; got {self.topk} and {self.experts}")
+        return self
 
 
 DEFAULT_SHAPE = TinyShape()
@@ -129,16 +129,14 @@ def generation_config(shape: TinyShape, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def model_config(shape: TinyShape, tokenizer: Tokenizer) -> dict[str, Any]:
-    """`config.json` (docs/model.md, section 2): the official keys that say anything about this model."""
-    config: dict[str, Any] = {
-        "architectures": ["HunyuanImage3ForCausalMM"],
-        "model_type": "hunyuan_image_3_moe",
-        "model_version": "HunyuanImage-3.0-Instruct",
+    """`config.json`: the real model's (docs/model.md, section 2) with fewer and smaller layers of each kind."""
+    config = full_size_config(shape.layers, experts="bf16", distil=shape.distil)
+    return {
+        **config,
         "torch_dtype": shape.torch_dtype,
         # Some rows beyond the tokenizer's last id, as in the real model.
         "vocab_size": -(-tokenizer.get_vocab_size() // 64) * 64,
         "hidden_size": shape.hidden,
-        "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
         "attention_head_dim": shape.head_dim,
@@ -150,95 +148,16 @@ def model_config(shape: TinyShape, tokenizer: Tokenizer) -> dict[str, Any]:
         "num_experts": shape.experts,
         "max_position_embeddings": shape.max_positions,
         "image_base_size": shape.base_size,
-        "vit_aligner": {"projector_type": "mlp_gelu", "input_dim": 32, "n_embed": shape.hidden, "depth": 2},
+        "patch_embed_hidden_dim": GROUPS,
+        "vae": config["vae"] | _VAE,
+        "vit": config["vit"] | _VIT,
+        "vit_processor": config["vit_processor"] | {"max_num_patches": 64},
+        "vit_aligner": config["vit_aligner"] | {"input_dim": _VIT["hidden_size"], "n_embed": shape.hidden},
         **_token_ids(tokenizer),
-        **_ARITHMETIC,
-        **_IMAGE,
     }
-    if shape.distil:
-        config |= {"cfg_distilled": True, "use_meanflow": True}
-    return config
 
 
 def _token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     names = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<pad>"}
     names |= {"pad_id": "<pad>", "im_start_id": "<boi>", "im_end_id": "<eoi>", "image_token_id": "<img>"}
     return {key: tokenizer.token_to_id(token) for key, token in names.items()}
-
-
-# Keys that have one value in every published checkpoint.
-_ARITHMETIC: dict[str, Any] = {
-    "moe_layer_num_skipped": 0,
-    "use_mixed_mlp_moe": True,
-    "norm_topk_prob": True,
-    "routed_scaling_factor": False,
-    "group_limited_greedy": False,
-    "moe_drop_tokens": False,
-    "hidden_act": "silu",
-    "mlp_bias": False,
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "use_qk_norm": True,
-    "norm_type": "rms",
-    "rms_norm_eps": 1e-5,
-    "use_cla": False,
-    "use_mla": False,
-    "rope_theta": 10000.0,
-    "rope_type": "2d",
-    "rope_scaling": {"type": "custom", "alpha": 1.0, "factor": 1.0},
-    "tie_word_embeddings": False,
-}
-
-# The autoencoder and the vision tower: the real kinds of layer, a few small ones of each.
-_IMAGE: dict[str, Any] = {
-    "img_proj_type": "unet",
-    "patch_size": 1,
-    "patch_embed_hidden_dim": _GROUP_NORM_GROUPS,
-    "cond_image_type": "vae_vit",
-    "cond_token_attn_type": "joint_full",
-    "vae_type": "hunyuan-image-vae-v1",
-    "vae_dtype": "float32",
-    "vae_autocast_dtype": "float16",
-    "vae_downsample_factor": [16, 16],
-    "vae": {
-        "_class_name": "AutoencoderKLConv3D",
-        "block_out_channels": [_GROUP_NORM_GROUPS] * 5,
-        "in_channels": 3,
-        "out_channels": 3,
-        "latent_channels": 8,
-        "layers_per_block": 1,
-        "ffactor_spatial": 16,
-        "ffactor_temporal": 4,
-        "sample_size": 384,
-        "sample_tsize": 96,
-        "downsample_match_channel": True,
-        "upsample_match_channel": True,
-        "scaling_factor": 0.5627,
-    },
-    "vit_type": "siglip2-so400m-patch16-naflex",
-    "vit": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "num_channels": 3,
-        "num_patches": 16,
-        "patch_size": 16,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-        "attention_dropout": 0.0,
-    },
-    "vit_processor": {
-        "image_processor_type": "Siglip2ImageProcessorFast",
-        "processor_class": "Siglip2Processor",
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "max_num_patches": 64,
-        "patch_size": 16,
-        "resample": 2,
-        "rescale_factor": 1 / 255,
-    },
-}

@@ -8,12 +8,13 @@ of weights: `script_pairs` says which token follows which, `tiny_weights.py` mak
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal, get_args
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hunyuan.errors import CheckpointError
 
-IMAGE_SIZES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+ImageSize = Literal[256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192]
 """The base sizes that have an `<img_size_N>` token."""
 
 THINK_TEXT = "Keep the photo and change colours"
@@ -60,7 +61,7 @@ def special_tokens() -> list[str]:
     names += ["<iw>", "<ih>", "<bot>", "<eot>", "<text>", "<mask>", "<timestep>", "<recaption>", "</recaption>"]
     names += ["<bof>", "<eof>", "<face>", "<think>", "</think>", "<answer>", "</answer>"]
     names += ["<und_boi>", "<und_eoi>", "<src_boi>", "<src_eoi>", "<gen_boi>", "<gen_eoi>", "<gen_img>"]
-    names += [f"<img_size_{size}>" for size in IMAGE_SIZES]
+    names += [f"<img_size_{size}>" for size in get_args(ImageSize)]
     names += [f"<img_ratio_{i}>" for i in range(33)]
     names += ["<joint_img_sep>", "<ref>", "</ref>", "<quad>", "</quad>"]
     names += [f"<pos_{axis}_{i}>" for axis in "xy" for i in range(1000)]

@@ -14,13 +14,21 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, Validation
 from pydantic.dataclasses import dataclass
 
 from hunyuan.errors import CheckpointError
-from hunyuan.model.config_bounds import check_bounds
 
 BASE_MODEL = "HunyuanImage-3.0"
 _STRICT = ConfigDict(extra="ignore", protected_namespaces=())
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Natural = Annotated[int, Field(strict=True, ge=0)]
+# Whole numbers, bounded far above those of every published model: a billion layers would be a list of a billion
+# entries before the weight files, which do not have them, are opened.
+Width = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
+WidthOrNone = Annotated[int, Field(strict=True, ge=0, le=1 << 16)]
+Heads = Annotated[int, Field(strict=True, ge=1, le=4096)]
+Layers = Annotated[int, Field(strict=True, ge=1, le=512)]
+Depth = Annotated[int, Field(strict=True, ge=1, le=64)]
+Factor = Annotated[int, Field(strict=True, ge=1, le=256)]
+ExpertCount = Annotated[int, Field(strict=True, ge=0, le=4096)]
+MOST_EXPERTS = 1 << 14  # of all layers together
+MOST_PROBLEMS = 20  # that an error tells of
 Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e9)]
@@ -31,13 +39,13 @@ Epsilon = Annotated[float, Field(strict=True, gt=0, le=0.1)]  # beyond, a norm i
 class VaeConfig:
     """The 3D convolutional autoencoder (docs/model.md, section 9)."""
 
-    block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1)]
-    latent_channels: Count
-    layers_per_block: Count
-    ffactor_spatial: Count
-    ffactor_temporal: Count
-    in_channels: Count = 3
-    out_channels: Count = 3
+    block_out_channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=512)]
+    latent_channels: Width
+    layers_per_block: Annotated[int, Field(strict=True, ge=1, le=16)]
+    ffactor_spatial: Factor
+    ffactor_temporal: Factor
+    in_channels: Depth = 3
+    out_channels: Depth = 3
     scaling_factor: Annotated[float, Field(strict=True, ge=0, le=1e9)] | None = None  # None and 0: none
     shift_factor: Number | None = None
     downsample_match_channel: Literal[True] = True
@@ -69,13 +77,13 @@ class VaeConfig:
 class VitConfig:
     """The vision tower, in the names that transformers' SigLIP 2 takes."""
 
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    num_patches: Count
-    patch_size: Count
-    num_channels: Count = 3
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Heads
+    num_patches: Width
+    patch_size: Factor
+    num_channels: Depth = 3
     hidden_act: Literal["gelu_pytorch_tanh", "gelu", "gelu_new", "quick_gelu", "relu", "silu"] = "gelu_pytorch_tanh"
     layer_norm_eps: Epsilon = 1e-6
     attention_dropout: Number = 0.0
@@ -86,7 +94,7 @@ class VitConfig:
 class VitProcessorConfig:
     """How pixels become the vision tower's input."""
 
-    max_num_patches: Count
+    max_num_patches: Annotated[int, Field(strict=True, ge=1, le=1 << 14)]
     image_mean: tuple[Number, Number, Number] = (0.5, 0.5, 0.5)
     image_std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
     rescale_factor: Positive = 1 / 255
@@ -96,9 +104,9 @@ class VitProcessorConfig:
 class AlignerConfig:
     """The MLP from ViT width to the backbone's (docs/model.md, section 10)."""
 
-    input_dim: Count
-    n_embed: Count
-    depth: Count = 2
+    input_dim: Width
+    n_embed: Width
+    depth: Depth = 2
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -113,18 +121,18 @@ class ModelConfig:
     In the file they may be one number for all layers, or a list that is longer than there are layers.
     """
 
-    num_hidden_layers: Count
-    vocab_size: Count
-    hidden_size: Count
-    num_attention_heads: Count
-    num_key_value_heads: Count
-    attention_head_dim: Count
-    intermediate_size: Natural = 0
-    moe_intermediate_size: tuple[Natural, ...]
-    moe_topk: tuple[Natural, ...]
-    num_shared_expert: tuple[Natural, ...]
-    num_experts: tuple[Natural, ...]
-    max_position_embeddings: Count
+    num_hidden_layers: Layers
+    vocab_size: Annotated[int, Field(strict=True, ge=1, le=1 << 22)]
+    hidden_size: Width
+    num_attention_heads: Heads
+    num_key_value_heads: Heads
+    attention_head_dim: Width
+    intermediate_size: WidthOrNone = 0
+    moe_intermediate_size: tuple[WidthOrNone, ...]
+    moe_topk: tuple[ExpertCount, ...]
+    num_shared_expert: tuple[ExpertCount, ...]
+    num_experts: tuple[ExpertCount, ...]
+    max_position_embeddings: Annotated[int, Field(strict=True, ge=1, le=1 << 20)]
     vae: VaeConfig
     vit: VitConfig
     vit_processor: VitProcessorConfig
@@ -132,20 +140,20 @@ class ModelConfig:
     model_type: Literal["hunyuan_image_3_moe"]
     model_version: str = "HunyuanImage-3.0-Instruct"
     torch_dtype: str = "bfloat16"
-    moe_layer_num_skipped: Natural = 0
+    moe_layer_num_skipped: Annotated[int, Field(strict=True, ge=0, le=512)] = 0
     use_mixed_mlp_moe: Flag = True
     use_qk_norm: Flag = True
     rms_norm_eps: Epsilon = 1e-5
     rope_theta: Positive = 10000.0
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: Flag = False
-    image_base_size: Annotated[int, Field(strict=True, ge=16)] = 1024
+    image_base_size: Annotated[int, Field(strict=True, ge=16, le=4096)] = 1024
     image_fixed_shapes: Flag = True
-    patch_embed_hidden_dim: Count = 1024
+    patch_embed_hidden_dim: Width = 1024
     cond_token_attn_type: Literal["joint_full", "full", "full_causal", "causal"] = "full"
     cfg_distilled: Flag = False
     use_meanflow: Flag = False
-    vae_downsample_factor: tuple[Count, Count] = (16, 16)
+    vae_downsample_factor: tuple[Factor, Factor] = (16, 16)
     vit_type: Literal["siglip2-so400m-patch16-naflex"] = "siglip2-so400m-patch16-naflex"
     hidden_act: Literal["silu"] = "silu"
     norm_type: Literal["rms"] = "rms"
@@ -163,12 +171,11 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Raises one `CheckpointError` naming every key that is missing, malformed or of an unsupported value."""
-        check_bounds(raw)
         dtype = str(raw.get("torch_dtype") or raw.get("dtype") or "bfloat16")  # newer folders use the second name
         try:
             return TypeAdapter(cls).validate_python({"attention_head_dim": _head_dim(raw), **raw, "torch_dtype": dtype})
         except ValidationError as error:
-            raise CheckpointError("config.json: " + "; ".join(_told(problem) for problem in error.errors())) from error
+            raise CheckpointError(f"config.json: {problems(error)}") from error
 
     @field_validator("moe_intermediate_size", "moe_topk", "num_shared_expert", "num_experts", mode="before")
     @classmethod
@@ -194,18 +201,20 @@ class ModelConfig:
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = self.vae.problems()
+        wrong = self.vae.problems()
+        if sum(self.num_experts) > MOST_EXPERTS:
+            wrong.append(f"num_experts: {sum(self.num_experts)} in all; at most {MOST_EXPERTS} are allowed")
         if self.num_attention_heads % self.num_key_value_heads:
-            problems.append("num_attention_heads is no multiple of num_key_value_heads")
+            wrong.append("num_attention_heads is no multiple of num_key_value_heads")
         for layer in range(self.num_hidden_layers):
             if self.is_moe(layer) and not 1 <= self.moe_topk[layer] <= self.num_experts[layer]:
-                problems.append(f"layer {layer}: moe_topk {self.moe_topk[layer]} of {self.num_experts[layer]} experts")
+                wrong.append(f"layer {layer}: moe_topk {self.moe_topk[layer]} of {self.num_experts[layer]} experts")
         if self.vit_aligner.n_embed != self.hidden_size:
-            problems.append(f"vit_aligner.n_embed {self.vit_aligner.n_embed}, hidden_size {self.hidden_size}")
+            wrong.append(f"vit_aligner.n_embed {self.vit_aligner.n_embed}, hidden_size {self.hidden_size}")
         if self.vit_aligner.input_dim != self.vit.hidden_size:
-            problems.append(f"vit_aligner.input_dim {self.vit_aligner.input_dim}, vit.hidden_size differs")
-        if problems:
-            raise ValueError("; ".join(problems))
+            wrong.append(f"vit_aligner.input_dim {self.vit_aligner.input_dim}, vit.hidden_size differs")
+        if wrong:
+            raise ValueError("; ".join(wrong[:MOST_PROBLEMS]))
         return self
 
     def is_moe(self, layer: int) -> bool:
@@ -232,13 +241,19 @@ def _head_dim(raw: Mapping[str, Any]) -> int:
     return max(1, hidden // heads) if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 else 1
 
 
+def problems(error: ValidationError) -> str:
+    """What pydantic found, each as `key: what is there, expected what`."""
+    return "; ".join(_told(problem) for problem in error.errors()[:MOST_PROBLEMS])
+
+
 def _told(problem: Any) -> str:
-    """One of pydantic's errors as `key: what is there, expected what`."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{key}: missing"
     if problem["type"] == "value_error":
         text = str(problem["ctx"]["error"])
+    elif problem["type"] == "less_than_equal":
+        text = f"at most {problem['ctx']['le']} is allowed"
     else:
         text = problem["msg"].replace("Input should be", "expected")
     return f"{key}: {repr(problem['input'])[:60]}, {text}" if key else text

@@ -163,7 +163,10 @@ def _paths_of(app: Starlette) -> frozenset[str]:
     """Every path that is answered with something: no route here has a parameter."""
     paths = {route.path for route in app.routes if isinstance(route, Route)}
     for mount in (route for route in app.routes if isinstance(route, Mount)):
-        if isinstance(mount.app, StaticFiles):
+        if isinstance(mount.app, Starlette):
+            inside = (route for route in mount.app.routes if isinstance(route, Route))
+            paths.update(f"{mount.path}{route.path}" for route in inside)
+        elif isinstance(mount.app, StaticFiles):
             folder = Path(str(mount.app.directory))
             files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
             paths.update(f"{mount.path}/{file}" for file in files)

@@ -18,6 +18,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from bentoml.exceptions import BentoMLException
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,6 +34,7 @@ from hunyuan.serving.http_errors import (
     error_of_status,
     failed,
 )
+from hunyuan.serving.openai.errors import error_body, is_openai
 from hunyuan.serving.records import RECORD, RequestRecord, record_of
 
 logger = logging.getLogger(__name__)
@@ -49,11 +51,11 @@ def request_id_from(scope: Scope) -> str:
 
 
 @contextmanager
-def reporting(scope: Scope, hide: str = "") -> Iterator[None]:
+def reporting(scope: Scope, *hide: str) -> Iterator[None]:
     """Notes an error raised inside for the envelope, and logs it where it is not the caller's.
 
     Args:
-        hide: the prompt, which must not reach the log.
+        hide: the prompt and its like, which must not reach the log.
     """
     record = record_of(scope)
     try:
@@ -61,13 +63,13 @@ def reporting(scope: Scope, hide: str = "") -> Iterator[None]:
     except HunyuanError as error:
         record.error = error
         if error.status >= 500 and error.__cause__ is not None:
-            logger.error("request %s: %s", record.request_id, describe_failure(error, hide))
+            logger.error("request %s: %s", record.request_id, describe_failure(error, *hide))
         raise
     except ClientDisconnect:
         record.error = Cancelled("the client went away")
         raise record.error from None
     except Exception as error:
-        logger.error("request %s: %s", record.request_id, describe_failure(error, hide))
+        logger.error("request %s: %s", record.request_id, describe_failure(error, *hide))
         record.error = failed()
         raise record.error from None
 
@@ -248,7 +250,9 @@ class _Answer:
         """Sends the envelope of `error`, keeping what a client needs of the answer it replaces."""
         self.started = self._replaced = True
         self._record.status, self._record.error = error.status, error
-        body = {"error": error.code, "message": str(error), "request_id": self._record.request_id}
+        body: dict[str, Any] = {"error": error.code, "message": str(error), "request_id": self._record.request_id}
+        if is_openai(self._record.path):
+            body = error_body(error)
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(content))})
         given = Headers(raw=replaced.get("headers", []) if replaced else [])

@@ -195,8 +195,8 @@ def failed(request_id: str | None = None) -> InferenceFailed:
     return InferenceFailed(f"the edit failed on the server; its log has the details under {which}")
 
 
-def describe_failure(error: BaseException, hide: str = "") -> str:
-    """A traceback for the log in which `hide`, the prompt, does not appear.
+def describe_failure(error: BaseException, *hide: str) -> str:
+    """A traceback for the log in which `hide`, the prompt and its like, does not appear.
 
     Source lines hold no request data, messages may: those are searched.
     """
@@ -204,7 +204,7 @@ def describe_failure(error: BaseException, hide: str = "") -> str:
     current: BaseException | None = error
     while current is not None:
         message = str(current)
-        for secret in (hide, repr(hide)[1:-1]):
+        for secret in (form for text in hide for form in (text, repr(text)[1:-1])):
             if secret:
                 message = message.replace(secret, "<prompt>")
         frames = "".join(traceback.format_tb(current.__traceback__))

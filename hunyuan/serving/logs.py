@@ -26,7 +26,8 @@ LogForm = Literal["auto", "json", "text"]
 ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
 _JOBS = {f"/edit/{action}" for action in ("submit", "status", "get", "retry", "cancel")}
-KNOWN_PATHS = frozenset({"/edit", *_JOBS, "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
+_V1 = {f"/v1/{route}" for route in ("images/edits", "images/generations", "models")}
+KNOWN_PATHS = frozenset({"/edit", *_JOBS, *_V1, "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
 _NO_EDIT = EditRecord(0, "", None, None)
 
@@ -153,6 +154,7 @@ def request_record(record: RequestRecord) -> dict[str, Any]:
         "prompt_chars": edit.prompt_chars,
         "seed": edit.seed,
         "images": edit.images,
+        "pictures": edit.pictures,
         "input_size": _size(edit.input_size),
         "output_size": _size(edit.output_size),
         "resolution": edit.resolution,

@@ -16,7 +16,7 @@ from hunyuan.serving.http_errors import Interrupted, JobCancelled, ShuttingDown
 from hunyuan.serving.jobs.job import JobState
 from hunyuan.serving.records import EditRecord, RequestRecord
 
-EDIT_PATH = "/edit"
+EDIT_PATHS = ("/edit", "/v1/images/edits", "/v1/images/generations")
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 90, 120, 180, 300, 600)
 _TOKENS_A_SECOND = (1, 3, 10, 20, 40, 80, 120, 160, 200, 240, 280, 400, 1000)
 _STEPS_A_SECOND = (0.1, 0.3, 0.5, 1, 2, 3, 4, 5, 7, 10, 20, 50)
@@ -89,7 +89,7 @@ class Metrics:
         self.requests.labels(str(record.status or 0), record.error.code if record.error else "").inc()
         if record.caller is not None:  # a name from the settings, never a caller's own words
             self.by_caller.labels(record.caller, str(record.status or 0)).inc()
-        if record.path == EDIT_PATH:
+        if record.path in EDIT_PATHS:
             self.whole.labels(str(record.status or 0)).observe(record.seconds)
         self._about_edit(record)
 
@@ -119,13 +119,13 @@ class Metrics:
     def _speeds(self, edit: EditRecord) -> None:
         """Of finished edits only: a stage that was cut short says nothing of how long that stage takes."""
         for stage in (*STAGES, "total"):
-            if stage in edit.stages:
-                self.stage.labels(stage).observe(edit.stages[stage])
+            for _ in range(edit.pictures if stage in edit.stages else 0):
+                self.stage.labels(stage).observe(edit.stages[stage] / edit.pictures)
         think, denoise = edit.stages.get("think", 0.0), edit.stages.get("denoise", 0.0)
         if edit.tokens and think > 0:
             self.tokens.observe(edit.tokens / think)
-        if edit.steps_done > 1 and denoise > 0:
-            self.steps.observe((edit.steps_done - 1) / denoise)  # the first step has a stage of its own
+        if edit.steps_done > edit.pictures and denoise > 0:
+            self.steps.observe((edit.steps_done - edit.pictures) / denoise)  # the first step has a stage of its own
 
 
 @functools.cache

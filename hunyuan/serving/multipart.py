@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import binascii
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -44,17 +44,18 @@ _OPENING = 512  # bytes of a body that are looked at to explain what is wrong wi
 
 @dataclass
 class Form:
-    """The parts of one body: bytes of the files, text of the others."""
+    """The parts of one body: bytes of the files, text of the others; `lists` are files that may come more than once."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, list[bytes]] = field(default_factory=dict)
 
 
 def field_error(name: str, message: str) -> InvalidRequest:
     """The error class, and so the code, that belongs to a field."""
     if name == "prompt":
         return InvalidPrompt(message)
-    if name == "image":
+    if name in ("image", "image[]"):
         return InvalidImage(message, name)
     return InvalidRequest(name, message)
 
@@ -64,6 +65,8 @@ async def read_form(
     files: Collection[str],
     texts: Collection[str],
     on_bytes: Callable[[int], None] = lambda count: None,
+    lists: Mapping[str, int] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> Form:
     """Reads the whole body; the envelope bounds its size.
 
@@ -71,13 +74,15 @@ async def read_form(
         files: names of the fields that must come as files.
         texts: names of the fields that must come as text.
         on_bytes: told how many bytes have come, each time.
+        lists: names of the files that may come more than once, and how often.
+        refused: names of fields that are known and cannot be taken, and why not.
 
     Raises:
         UnsupportedMediaType: the body is compressed, or not multipart/form-data.
         InvalidRequest: a part is unknown, doubled, of the wrong kind or not UTF-8, or the body is malformed.
     """
     boundary = _boundary(request)
-    collector, opening = _Collector(files, texts), b""
+    collector, opening = _Collector(files, texts, lists or {}, refused or {}), b""
     try:
         parser = MultipartParser(boundary, collector.callbacks())
         async for chunk in request.stream():
@@ -129,12 +134,18 @@ class _Part:
 class _Collector:
     """Takes the parts as the parser finds them, and refuses one as early as it can."""
 
-    def __init__(self, files: Collection[str], texts: Collection[str]) -> None:
+    def __init__(
+        self,
+        files: Collection[str],
+        texts: Collection[str],
+        lists: Mapping[str, int],
+        refused: Mapping[str, str],
+    ) -> None:
         self.form = Form()
         self.ended = False
         self.parts = 0
-        self._files = files
-        self._texts = texts
+        self._files, self._texts = files, texts
+        self._lists, self._refused = lists, refused
         self._name, self._value = bytearray(), bytearray()
         self._headers: dict[bytes, bytes] = {}
         self._part: _Part | None = None
@@ -214,6 +225,8 @@ class _Collector:
             raise field_error(part.name, f"came as text of {len(value)} bytes, for it has no filename; {hint}")
         elif not value and part.unchosen:
             raise field_error(part.name, "no file was chosen")
+        elif part.name in self._lists:
+            self.form.lists.setdefault(part.name, []).append(value)
         else:
             self.form.files[part.name] = value
 
@@ -221,11 +234,16 @@ class _Collector:
         self.ended = True
 
     def _checked_name(self, name: str) -> str:
-        if name not in self._files and name not in self._texts:
-            known = ", ".join((*self._files, *self._texts))
+        if name in self._refused:
+            raise field_error(name, self._refused[name])
+        if name not in self._files and name not in self._texts and name not in self._lists:
+            known = ", ".join((*self._files, *self._lists, *self._texts))
             raise UnknownField(name[:64] or "(no name)", f"there is no such field; allowed are {known}")
         if name in self.form.files or name in self.form.texts:
             raise field_error(name, "came more than once; send it once")
+        most = self._lists.get(name, 1)
+        if len(self.form.lists.get(name, ())) >= most:
+            raise field_error(name, f"came more than {most} times; {most} are allowed")
         return name
 
 

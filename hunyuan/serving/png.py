@@ -62,6 +62,11 @@ def encode_png(
     return buffer.getvalue()
 
 
+def ai_mark(from_picture: bool) -> str:
+    """The XMP packet that says how the picture was made."""
+    return _XMP % (_EDITED if from_picture else _GENERATED)
+
+
 def _text(result: EditResult, model_name: str, version: str, prompt: str | None, from_picture: bool) -> PngInfo:
     """Plain `tEXt` chunks, and `iTXt` (UTF-8) for what Latin-1 cannot spell; the prompt is always UTF-8."""
     width, height = result.size
@@ -74,7 +79,7 @@ def _text(result: EditResult, model_name: str, version: str, prompt: str | None,
     }
     info = PngInfo()
     info.add(b"sRGB", bytes([_PERCEPTUAL]))
-    info.add_itxt("XML:com.adobe.xmp", _XMP % (_EDITED if from_picture else _GENERATED))
+    info.add_itxt("XML:com.adobe.xmp", ai_mark(from_picture))
     for keyword, text in lines.items():
         info.add_text(keyword, text)  # switches to iTXt by itself
     if prompt is not None:

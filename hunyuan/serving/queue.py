@@ -14,7 +14,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -23,6 +23,7 @@ from hunyuan.errors import HunyuanError
 from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving.http_errors import QueueFull
 from hunyuan.serving.records import EditRecord
+from hunyuan.serving.watching import Watcher
 
 FIRST_GUESS_S = 15.0  # what an edit takes before one was measured
 REMEMBERED = 16
@@ -38,15 +39,17 @@ class State(Enum):
 
 @dataclass(eq=False)
 class QueuedEdit:
-    """One admitted edit. `done` gets exactly one result or error, unless its caller has left before.
+    """One admitted edit: one picture, or several from one request, which have their turn together.
 
-    `on_start` is called on the worker's thread when the edit's turn has come.
+    `done` gets exactly one result (the last picture's) or error, unless its caller has left before; `watcher` hears of
+    everything on the way. `on_start` is called on the worker's thread when the edit's turn has come.
     """
 
     cancel: CancelToken
     edit: EditRecord
     done: Future[EditResult] = field(default_factory=Future)
-    request: EditRequest | None = None
+    requests: Sequence[EditRequest] = ()
+    watcher: Watcher | None = None
     on_start: Callable[[], None] = lambda: None
     state: State = State.ADMITTED
     queued_at: float | None = None
@@ -94,12 +97,12 @@ class EditQueue:
                 raise QueueFull(f"{self._places - 1} edits are waiting already; try again later", self._retry_after_s())
             self._edits.append(queued)
 
-    def put(self, queued: QueuedEdit, request: EditRequest) -> None:
+    def put(self, queued: QueuedEdit, *requests: EditRequest) -> None:
         """Lets an admitted edit wait for its turn."""
         with self._changed:
             if queued.state is not State.ADMITTED:
                 return  # it has its error already: the queue was closed while its picture was decoded
-            queued.request, queued.state, queued.queued_at = request, State.WAITING, self._clock()
+            queued.requests, queued.state, queued.queued_at = requests, State.WAITING, self._clock()
             self._line.append(queued)
             self._line_changed()
 
@@ -171,6 +174,15 @@ class EditQueue:
         """How many edits have a caller who waits for an answer."""
         with self._changed:
             return sum(queued.left_at is None for queued in self._edits)
+
+    def ahead_of(self, queued: QueuedEdit) -> int:
+        """How many edits come before one that waits, the running one included; 0 when it has its turn."""
+        with self._changed:
+            if queued.state in (State.RUNNING, State.ENDED):
+                return 0
+            running = sum(other.state is State.RUNNING for other in self._edits)
+            waiting = self._line.index(queued) if queued in self._line else len(self._line)
+            return running + waiting
 
     def overdue_s(self) -> float:
         """For how long the running edit has had nobody to run for."""

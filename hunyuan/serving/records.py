@@ -7,6 +7,7 @@ here may hold the prompt, a picture or the value of a header.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -39,11 +40,15 @@ class EditRecord:
     images: int = 1
     input_size: Pixels | None = None
     output_size: Pixels | None = None
+    pictures: int = 0  # finished ones; the figures below are of all of them together
     steps_done: int = 0
     tokens: int = 0
     queue_s: float | None = None
     stages: dict[str, float] = field(default_factory=dict)  # seconds
     gpu_memory: GpuMemory | None = None
+
+    def add_stages(self, seconds: Mapping[str, float]) -> None:
+        self.stages = {**self.stages, **{name: self.stages.get(name, 0.0) + more for name, more in seconds.items()}}
 
 
 @dataclass

@@ -12,15 +12,24 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from hunyuan.errors import HunyuanError, OutOfMemory
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback, Stage
+from hunyuan.requests import (
+    CancelToken,
+    EditRequest,
+    EditResult,
+    PreviewCallback,
+    ProgressCallback,
+    Stage,
+    TextCallback,
+)
 from hunyuan.serving import gpu
 from hunyuan.serving.http_errors import Loading, Restarting, ShuttingDown
 from hunyuan.serving.queue import EditQueue, QueuedEdit, State
 from hunyuan.serving.records import EditRecord, GpuMemory
 from hunyuan.serving.stage_clock import StageClock
+from hunyuan.serving.watching import NOBODY
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +43,18 @@ class EditorLike(Protocol):
     def model_name(self) -> str: ...
 
     @property
-    def is_builtin(self) -> bool: ...
+    def notice(self) -> str | None: ...
+
+    @property
+    def high_steps(self) -> int: ...
 
     def run(
-        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult: ...
 
     def warm_up(self) -> object: ...
@@ -103,6 +120,15 @@ class EditorWorker:
         """None until the editor is ready."""
         return self._editor.model_name if self._editor else None
 
+    @property
+    def high_steps(self) -> int | None:
+        """Denoising steps for the best quality; None until the editor is ready."""
+        return self._editor.high_steps if self._editor else None
+
+    def ahead_of(self, queued: QueuedEdit) -> int:
+        """See `EditQueue.ahead_of`."""
+        return self._queue.ahead_of(queued)
+
     def describe(self) -> str:
         """One line on what is being served, or why nothing is."""
         if self._closing:
@@ -113,10 +139,8 @@ class EditorWorker:
             return "the running edit does not return; this process has to be restarted"
         if self._editor is None:
             return self._phase
-        if self._editor.is_builtin:
-            why = "MODEL_ID is unset or demo"
-            return f"{self._editor.model_name}: the built-in tiny checkpoint with random weights ({why})"
-        return self._editor.model_name
+        name, notice = self._editor.model_name, self._editor.notice
+        return name if notice is None else f"{name}: {notice}"
 
     def require_usable(self) -> None:
         """Raises what a request that comes now gets without waiting."""
@@ -147,9 +171,9 @@ class EditorWorker:
             if self._queue.leave(queued):
                 asyncio.get_running_loop().call_later(self._stuck_s, self._look_after, queued)
 
-    async def run(self, queued: QueuedEdit, request: EditRequest) -> EditResult:
-        """Waits for the thread and for the edit."""
-        self._queue.put(queued, request)
+    async def run(self, queued: QueuedEdit, *requests: EditRequest) -> EditResult:
+        """Waits for the thread and for the edit; several requests run one after the other, the last result is told."""
+        self._queue.put(queued, *requests)
         return await asyncio.wrap_future(queued.done)
 
     def _look_after(self, left: QueuedEdit) -> None:
@@ -205,35 +229,52 @@ class EditorWorker:
             return failure
 
 
-def _run(queued: QueuedEdit, editor: EditorLike, watch: ProgressCallback) -> EditResult:
-    """One edit, with its figures written down as they become known."""
-    edit, request = queued.edit, queued.request
-    assert request is not None
-    queued.request = None  # its pictures go when the edit is over, not when the answer is out
+def _run(queued: QueuedEdit, editor: EditorLike, show: ProgressCallback) -> EditResult:
+    """One edit, with its figures written down as they become known; its last picture."""
+    edit, watcher = queued.edit, queued.watcher or NOBODY
+    requests, queued.requests = queued.requests, ()  # their pictures go when the edit is over, not its answer
     before = gpu.memory_used()
     gpu.forget_peak()
-    clock = StageClock()
-
-    def on_progress(stage: Stage, done: int, total: int) -> None:
-        clock.progress(stage, done, total)
-        watch(stage, done, total)
-        if stage == "think":
-            edit.tokens = done
-        elif stage == "denoise":
-            edit.steps_done = done
-
     try:
-        queued.cancel.check()
-        result = editor.run(request, on_progress, queued.cancel)
-    except BaseException:
-        edit.stages = clock.so_far()
-        raise
+        for request in requests:
+            queued.cancel.check()
+            result = _one(request, queued, editor, show)
+            if watcher.on_result is not None:
+                watcher.on_result(result)
     finally:
         after, peak = gpu.memory_used(), gpu.memory_peak()
         if after is not None and peak is not None:
             edit.gpu_memory = GpuMemory(before or 0, after, peak)
-    edit.seed, edit.steps, edit.output_size = result.seed, result.steps, result.size
-    edit.steps_done, edit.tokens, edit.stages = result.steps, result.tokens, dict(result.timings)
+    return result
+
+
+def _one(request: EditRequest, queued: QueuedEdit, editor: EditorLike, show: ProgressCallback) -> EditResult:
+    """One picture; the figures of several add up."""
+    edit, watcher, clock = queued.edit, queued.watcher or NOBODY, StageClock()
+    steps_before, tokens_before = edit.steps_done, edit.tokens
+
+    def on_progress(stage: Stage, done: int, total: int) -> None:
+        clock.progress(stage, done, total)
+        show(stage, done, total)
+        if stage == "think":
+            edit.tokens = tokens_before + done
+        elif stage == "denoise":
+            edit.steps_done = steps_before + done
+        if watcher.on_progress is not None:
+            watcher.on_progress(stage, done, total)
+
+    listeners = {"on_text": watcher.on_text, "on_preview": watcher.on_preview}
+    wanted: dict[str, Any] = {name: listener for name, listener in listeners.items() if listener is not None}
+    try:
+        result = editor.run(request, on_progress, queued.cancel, **wanted)
+    except BaseException:
+        edit.add_stages(clock.so_far())
+        raise
+    edit.seed = result.seed if edit.pictures == 0 else edit.seed  # of the first
+    edit.steps, edit.output_size = result.steps, result.size
+    edit.steps_done, edit.tokens = steps_before + result.steps, tokens_before + result.tokens
+    edit.pictures += 1
+    edit.add_stages(result.timings)
     return result
 
 

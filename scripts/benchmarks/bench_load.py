@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def raw_config(args: argparse.Namespace, layers: int) -> dict[str, Any]:
     if not args.tiny:
         return full_size_config(layers, args.experts, args.dense)
-    raw = model_config(replace(TinyShape(), layers=layers), build_tokenizer())
+    raw = model_config(TinyShape(layers=layers), build_tokenizer())
     if (args.experts, args.dense) == ("bf16", "bf16"):
         return raw
     section = {"quant_method": QUANT_METHOD, "version": QUANT_VERSION, "experts": args.experts, "dense": args.dense}

@@ -7,7 +7,6 @@ texts are the tiny checkpoint's: their ids are a small part of the real vocabula
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from math import log2, prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hunyuan.checkpoint import tiny_config, tiny_tokenizer
-from hunyuan.checkpoint.full_size import FULL_SHAPE
+from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.formats.numbers import E8M0_BIAS, FP8
 
 _E2M1_RMS = 2.93  # of the 16 values, each as likely as another
@@ -28,7 +27,7 @@ def write_small_files(folder: Path, raw: dict[str, Any], distil: bool = False) -
     """Everything of a checkpoint folder but its weights, `raw` being its config."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer.build_tokenizer()
-    shape = replace(FULL_SHAPE, distil=distil)
+    shape = TinyShape(distil=distil, max_positions=raw["max_position_embeddings"])
     texts = {
         "config.json": raw,
         "generation_config.json": tiny_config.generation_config(shape, tokenizer),

@@ -17,7 +17,7 @@ from PIL import Image
 
 import service
 from hunyuan.pictures.reader import load_image
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.requests import CancelToken, EditRequest, EditResult, PreviewCallback, ProgressCallback, TextCallback
 
 POLL_S = 0.01  # stands for one denoising step: how soon a cancelled edit stops
 
@@ -26,7 +26,8 @@ class StandInEngine:
     """What `hunyuan.editor.Editor` is to the service."""
 
     model_name = "stand-in"
-    is_builtin = False
+    notice: str | None = None
+    high_steps = 50
 
     def __init__(self, seconds: float, size: tuple[int, int], prepare: bool) -> None:
         values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -36,7 +37,12 @@ class StandInEngine:
         """There is nothing to warm up."""
 
     def run(
-        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult:
         started = time.monotonic()
         if self._prepare:

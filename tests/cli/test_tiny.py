@@ -41,7 +41,7 @@ def test_seed_and_force(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hidden", "100"], "hidden must be a multiple of 32"),
+        (["--hidden", "100"], "hidden: 100, expected a multiple of 32"),
         (["--heads", "3"], "heads must be a multiple of kv_heads"),
         (["--base-size", "100"], "invalid choice: 100"),
         (["--shards", "0"], "shards must be 1 to"),

@@ -49,7 +49,7 @@ def test_contents(bento: Path) -> None:
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "hunyuan").rglob("*.py")}
     assert ours | {f"hunyuan/serving/static/{name}" for name in FILES} <= names
     allowed = re.compile(
-        r"hunyuan/[\w/]+\.py|hunyuan/serving/static/\w+\.(html|css|js)|service\.py|scripts/download_model\.sh|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+"
+        r"hunyuan/[\w/]+\.py|hunyuan/checkpoint/full_size\.json|hunyuan/serving/static/\w+\.(html|css|js)|service\.py|scripts/download_model\.sh|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+"
     )
     assert [name for name in sorted(names) if not allowed.fullmatch(name)] == []
     assert not [name for name in names if "test" in name or name.endswith((".safetensors", ".pyc"))]

@@ -115,6 +115,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (tree / "photo.jpg").write_bytes(photo_bytes(128, 96))
     write_tiny_checkpoint(models / "HunyuanImage-3-Instruct")
     own = environment(folder) | {"BENTOML_PORT": str(port), "BENTOML_HOST": "127.0.0.1", "PYTHONPATH": ""}
+    del own["MODEL_ID"]  # the commands name one themselves, or mean the demo
     own.pop("VIRTUAL_ENV", None)
     return Place(tree, models, port, own)
 
@@ -152,6 +153,7 @@ def test_who_is_said_to_run_a_command_does(pattern: str) -> None:
     assert word in (ROOT / name).read_text(), f"{name} does not run it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", only(BY_ITSELF))
 def test_command(place: Place, line: str) -> None:
     before = (place.tree / "requirements.lock").read_bytes()

@@ -182,7 +182,7 @@ def test_reporting_hides_the_prompt_and_keeps_the_rest(caplog: pytest.LogCapture
         except KeyError as error:
             raise RuntimeError(f"cannot tokenize {prompt}") from error
 
-    with pytest.raises(InferenceFailed), reporting(noted, hide=prompt):
+    with pytest.raises(InferenceFailed), reporting(noted, prompt):
         engine()
     assert "secret" not in caplog.text
     assert "RuntimeError: cannot tokenize <prompt>" in caplog.text

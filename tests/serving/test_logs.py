@@ -19,7 +19,7 @@ from hunyuan.serving.records import EditRecord, GpuMemory, RequestRecord
 def full_record() -> RequestRecord:
     facts = EditRecord(9, "4:3", 7, 8, admitted=True)
     facts.input_size, facts.output_size = (40, 30), (1024, 768)
-    facts.tokens, facts.steps_done, facts.queue_s = 100, 8, 0.25
+    facts.pictures, facts.tokens, facts.steps_done, facts.queue_s = 1, 100, 8, 0.25
     facts.stages = {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0}
     facts.gpu_memory = GpuMemory(1, 2, 3)
     call = RequestRecord("id-1", "/edit", started=10.0, ended=17.0, status=200, bytes_in=5, bytes_out=6)
@@ -42,6 +42,7 @@ def test_the_line_about_an_edit() -> None:
         "prompt_chars": 9,
         "seed": 7,
         "images": 1,
+        "pictures": 1,
         "input_size": "40x30",
         "output_size": "1024x768",
         "resolution": "4:3",

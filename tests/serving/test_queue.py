@@ -64,6 +64,18 @@ def test_first_come_first_served_and_the_wait_is_measured() -> None:
     assert jobs[0].done.result() is RESULT
 
 
+def test_it_is_known_how_many_come_before() -> None:
+    queue = EditQueue(5)
+    jobs = [admitted(queue) for _ in range(3)]
+    late = admitted(queue, put=False)
+    assert [queue.ahead_of(job) for job in (*jobs, late)] == [0, 1, 2, 3]
+    queue.next()
+    assert [queue.ahead_of(job) for job in (*jobs, late)] == [0, 1, 2, 3]
+    queue.leave(jobs[1])
+    queue.end(jobs[0], RESULT)
+    assert [queue.ahead_of(job) for job in (*jobs, late)] == [0, 0, 0, 1]
+
+
 def test_a_waiting_job_that_is_left_frees_its_place_at_once() -> None:
     queue = EditQueue(1)
     running, waiting = admitted(queue), admitted(queue)

@@ -16,6 +16,7 @@ from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallb
 from hunyuan.serving.http_errors import Loading, QueueFull, Restarting, ShuttingDown
 from hunyuan.serving.queue import EditQueue
 from hunyuan.serving.records import EditRecord
+from hunyuan.serving.watching import Watcher
 from hunyuan.serving.worker import EditorLike, EditorWorker
 
 STUCK_S = 1.0  # far more than collecting the garbage of a cancelled edit takes
@@ -26,7 +27,7 @@ class SlowEditor:
     """Says what it saw: threads, how many edits at once, which prompts."""
 
     model_name = "slow"
-    is_builtin = False
+    notice: str | None = None
 
     def __init__(self) -> None:
         self.threads: set[str] = set()
@@ -118,9 +119,9 @@ def test_it_is_ready_only_after_loading_and_warming_up() -> None:
 
 def test_the_builtin_checkpoint_is_called_what_it_is() -> None:
     editor = SlowEditor()
-    editor.is_builtin = True
+    editor.notice = "random weights (MODEL_ID=tiny)"
     with serving(editor) as worker:
-        assert worker.describe() == "slow: the built-in tiny checkpoint with random weights (MODEL_ID is unset or demo)"
+        assert worker.describe() == "slow: random weights (MODEL_ID=tiny)"
 
 
 def test_edits_run_one_at_a_time_on_one_thread() -> None:
@@ -136,6 +137,39 @@ def test_edits_run_one_at_a_time_on_one_thread() -> None:
     assert (editor.most, editor.threads) == (1, {"editor"})
 
 
+def test_several_pictures_have_one_turn_and_their_figures_add_up() -> None:
+    editor, facts, seen = SlowEditor(), facts_of(), list[object]()
+    watcher = Watcher(lambda *report: seen.append(report), on_result=lambda result: seen.append(result.seed))
+
+    async def three(worker: EditorWorker) -> EditResult:
+        async with worker.place(CancelToken(), facts) as job:
+            job.watcher = watcher
+            return await worker.run(job, *(EditRequest("x", seed=seed) for seed in (5, 6, 7)))
+
+    with serving(editor) as worker:
+        assert asyncio.run(three(worker)).seed == 7
+    progress = [("think", 5, 10), ("denoise", 2, 4)]
+    assert seen == [*progress, 5, *progress, 6, *progress, 7]
+    assert (facts.pictures, facts.seed, facts.steps, facts.steps_done, facts.tokens) == (3, 5, 4, 12, 30)
+    assert facts.stages == {"think": 1.5}
+
+
+def test_a_picture_that_fails_ends_the_turn_and_what_was_done_is_known() -> None:
+    editor, facts, seeds = SlowEditor(), facts_of(), list[int]()
+
+    async def two(worker: EditorWorker) -> EditResult:
+        async with worker.place(CancelToken(), facts) as job:
+            job.watcher = Watcher(on_result=lambda result: seeds.append(result.seed))
+            return await worker.run(job, EditRequest("x", seed=1), EditRequest("fail"), EditRequest("x"))
+
+    with serving(editor) as worker, pytest.raises(ValueError, match="no"):
+        asyncio.run(two(worker))
+    assert seeds == [1]
+    assert editor.prompts == ["x", "fail"]
+    assert (facts.pictures, facts.steps_done, facts.tokens) == (1, 6, 15)
+    assert facts.stages["think"] == pytest.approx(0.5, abs=0.4)
+
+
 def test_a_failed_edit_does_not_end_the_thread() -> None:
     facts = facts_of()
     with serving(SlowEditor()) as worker:
@@ -146,6 +180,7 @@ def test_a_failed_edit_does_not_end_the_thread() -> None:
             2,
             ["prepare", "denoise", "total"],
         )
+        facts = facts_of()
         assert asyncio.run(edit(worker, "next", seed=3, facts=facts)).seed == 3
         assert (facts.tokens, facts.steps_done, facts.stages) == (10, 4, {"think": 0.5})
         assert facts.queue_s is not None

@@ -92,7 +92,7 @@ class _Handlers:
         record = record_of(request.scope)
         record.edit = EditRecord(len(fields.prompt), fields.resolution, fields.seed, fields.steps)
         deadline = record.started + self._settings.request_timeout_s
-        with reporting(request.scope, hide=fields.prompt):
+        with reporting(request.scope, fields.prompt):
             work = self._jobs.submit(fields, source, record, deadline, request.headers)
             del source
             job = await while_connected(work, deadline, request.is_disconnected)
