@@ -91,7 +91,8 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             specification = super().openapi_spec
             edit = specification.paths[API_PATH].post
             _describe_answers(edit)
-            ours = {f"{API_PATH}/{action}": told for action, told in operations(edit, _ERROR_SCHEMA).items()}
+            jobs = operations(edit, _ERROR_SCHEMA) if dressing.routes else {}
+            ours = {f"{API_PATH}/{action}": told for action, told in jobs.items()}
             for path, (method, operation) in {**ours, **dressing.v1(_ERRORS)}.items():
                 item: dict[str, Any] = {method: operation}
                 specification.paths[path] = PathItem(**item)
@@ -101,7 +102,7 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             """What BentoML's client reads: edits are tasks to it, though none of the framework's own."""
             schema: dict[str, Any] = super().schema()
             for route in schema["routes"]:
-                if route["route"] == API_PATH:
+                if route["route"] == API_PATH and dressing.routes:
                     route["is_task"] = True
             return schema
 
