@@ -59,7 +59,7 @@ class FaultyEditor:
                 on_progress("denoise", step + 1, steps)
                 self._stage("step", kind)
                 if kind == "stuck":
-                    time.sleep(4)  # does not look at its token
+                    time.sleep(6)  # does not look at its token
             self._stage("vae", kind)
         finally:
             note(f"end {name}")
