@@ -79,7 +79,7 @@ class FaultyEditor:
                     on_preview(step + 1, picture)
                 self._stage("step", kind)
                 if kind == "stuck":
-                    time.sleep(4)  # does not look at its token
+                    time.sleep(6)  # does not look at its token
             self._stage("vae", kind)
         finally:
             note(f"end {name}")
