@@ -54,7 +54,7 @@ def test_contents(bento: Path) -> None:
     )
     assert [name for name in sorted(names) if not allowed.fullmatch(name)] == []
     assert not [name for name in names if "test" in name or name.endswith((".safetensors", ".pyc"))]
-    assert sum(path.stat().st_size for path in bento.rglob("*") if path.is_file()) < 30 * 2**20  # the demo is most of it
+    assert sum(path.stat().st_size for path in bento.rglob("*") if path.is_file()) < 30 * 2**20  # most: the demo
 
 
 def test_the_newer_build_was_taken(bento: Path, dockerfile: str) -> None:
