@@ -21,6 +21,10 @@ from hunyuan.origins import origin_of
 from hunyuan.platform_variables import service_links
 
 Network = IPv4Network | IPv6Network
+Device = Literal["auto", "cuda", "cpu"]
+Dtype = Literal["auto", "bfloat16", "float32"]
+Weights = Literal["auto", "bf16", "fp8", "4bit", "mixed"]
+Dense = Literal["bf16", "fp8"]
 ENV_PREFIX = "HUNYUAN_"
 LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
 DEMO = "demo"
@@ -52,10 +56,10 @@ class Settings(BaseSettings):
         None, validation_alias="MODEL_ID", description="checkpoint folder; demo, or unset outside an image: built-in"
     )
     engine: Literal["native", "official"] = "native"
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    weights: Literal["auto", "bf16", "fp8", "4bit", "mixed"] = "auto"
-    dense: Literal["bf16", "fp8"] = "bf16"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    weights: Weights = "auto"
+    dense: Dense = "bf16"
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
     default_steps: int | None = Field(None, ge=1, le=100, description="unset: 28, and 8 for a Distil checkpoint")

@@ -17,13 +17,6 @@ from hunyuan.model.transformer import NextNorm, Transformer
 from hunyuan.placement import Placement
 
 
-def move_layers(transformer: Transformer, placement: Placement) -> None:
-    """Brings the layers of a loaded backbone to their devices and connects them."""
-    for layer, device in zip(transformer.layers, placement.layers, strict=True):
-        layer.to(device)
-    connect(transformer, placement)
-
-
 def connect(transformer: Transformer, placement: Placement) -> None:
     """Makes a backbone whose layers are on several devices take its input on the first and answer there.
 

@@ -224,7 +224,7 @@ def fp32_pair(module: Any, expert: int) -> tuple[Tensor, Tensor]:
         pair = zip((module.gate_and_up, module.down), scales, strict=True)
         first, second = (m[expert].float() * (1 if s is None else s[expert, 0]) for m, s in pair)
         return first, second
-    return module.dequantized(expert)
+    return module.stacks.dequantized(expert)
 
 
 def captured(calls: list[Callable[[], Tensor]]) -> Callable[[], None]:

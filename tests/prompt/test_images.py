@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
 
-from hunyuan.checkpoint.load import read_config
+from hunyuan.checkpoint.folder import read_config
 from hunyuan.errors import InvalidImage
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.config import VitProcessorConfig
