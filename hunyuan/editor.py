@@ -14,8 +14,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from hunyuan.checkpoint import builtin
 from hunyuan.checkpoint.folder import checkpoint_name, read_json
-from hunyuan.checkpoint.tiny import builtin_checkpoint
 from hunyuan.requests import (
     MAX_SEED,
     BotTask,
@@ -33,7 +33,6 @@ from hunyuan.validation import validate
 
 DEFAULT_STEPS, DISTIL_STEPS = 28, 8
 HIGH_STEPS = 50  # the authors' own number; a Distil checkpoint was made for 8
-BUILTIN_NAME = "builtin-tiny-random"
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,11 @@ class Engine(Protocol):
 
 
 class Editor:
-    """A loaded checkpoint that edits pictures, one at a time."""
+    """A loaded checkpoint that edits pictures, one at a time.
+
+    Attributes:
+        notice: what there is to say about a built-in checkpoint, in one line; None for a folder that was named.
+    """
 
     def __init__(
         self,
@@ -63,32 +66,29 @@ class Editor:
         settings: Settings,
         model_name: str,
         default_steps: int,
-        is_builtin: bool = False,
+        notice: str | None = None,
         high_steps: int = HIGH_STEPS,
     ) -> None:
         self.engine, self.settings = engine, settings
-        self.model_name, self.default_steps, self.is_builtin = model_name, default_steps, is_builtin
+        self.model_name, self.default_steps, self.notice = model_name, default_steps, notice
         self.high_steps = max(high_steps, default_steps)
 
     @classmethod
     def load(cls, settings: Settings | None = None) -> Editor:
-        """Loads the checkpoint that the settings name, or the built-in tiny one.
+        """Loads the checkpoint that the settings name, or a built-in one.
 
         Raises:
             SettingsError: the settings ask for what this build or machine does not have.
             CheckpointError: the folder is incomplete or does not match its config.
         """
         settings = settings or Settings()
-        folder, builtin = settings.folder, settings.folder is None
-        if folder is None:
-            folder = builtin_checkpoint(settings.cache_dir)
-            asked = f"MODEL_ID={settings.model_id}" if settings.model_id else "MODEL_ID is unset"
-            log.warning("%s: this is the built-in tiny checkpoint of random weights", asked)
+        folder, name, notice = _checkpoint(settings)
+        if notice is not None:
+            log.warning("%s: %s", name, notice)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
-        name = BUILTIN_NAME if builtin else checkpoint_name(folder)
         high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
-        return cls(_load_engine(folder, settings), settings, name, steps, builtin, high_steps)
+        return cls(_load_engine(folder, settings), settings, name, steps, notice, high_steps)
 
     def run(
         self,
@@ -164,6 +164,15 @@ class Editor:
         """One small edit, thinking included, so that the first request finds everything ready."""
         picture = Image.new("RGB", (96, 64), (200, 120, 40))
         return self.run(EditRequest("warm up", images=[picture], seed=0, steps=2, max_new_tokens=8))
+
+
+def _checkpoint(settings: Settings) -> tuple[Path, str, str | None]:
+    """The folder that is asked for, what it is called, and for a built-in one what there is to say about it."""
+    if settings.folder is not None:
+        return settings.folder, checkpoint_name(settings.folder), None
+    kind = builtin.kind(settings.builtin or "demo")
+    asked = f"MODEL_ID={settings.model_id}" if settings.model_id else "MODEL_ID is unset"
+    return kind.folder(settings.cache_dir), kind.name, f"{kind.about} ({asked})"
 
 
 def _load_engine(folder: Path, settings: Settings) -> Engine:

@@ -27,8 +27,8 @@ Weights = Literal["auto", "bf16", "fp8", "4bit", "mixed"]
 Dense = Literal["bf16", "fp8"]
 ENV_PREFIX = "HUNYUAN_"
 LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
-DEMO = "demo"
-"""The value of MODEL_ID that asks for the built-in checkpoint; a folder of that name is `./demo`."""
+Builtin = Literal["demo", "tiny"]
+"""The values of MODEL_ID that ask for a checkpoint of the package; a folder of such a name is `./demo`."""
 TILDE = "~ stands for the home folder in a shell only; write the whole path"
 _NEVER_EMPTY = ("model_id", "api_keys", "api_keys_file")  # without them something else is served, or to everybody
 _IN_AN_IMAGE = ("BENTOML_CONTAINERIZED", "BENTOCLOUD_DEPLOYMENT_URL")  # as BentoML itself tells
@@ -52,8 +52,10 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # a traceback that shows pydantic's own error shows no key
     )
 
-    model_id: Literal["demo"] | Path | None = Field(
-        None, validation_alias="MODEL_ID", description="checkpoint folder; demo, or unset outside an image: built-in"
+    model_id: Builtin | Path | None = Field(
+        None,
+        validation_alias="MODEL_ID",
+        description="checkpoint folder; demo (as unset outside an image), tiny: built-in",
     )
     engine: Literal["native", "official"] = "native"
     device: Device = "auto"
@@ -107,7 +109,7 @@ class Settings(BaseSettings):
     @classmethod
     def _says_something(cls, value: Any) -> Any:
         if isinstance(value, str) and not value.strip():
-            raise ValueError(f"set but empty; name a checkpoint folder, or {DEMO} for the built-in checkpoint")
+            raise ValueError("set but empty; name a checkpoint folder, or demo for the built-in demo")
         return value
 
     @field_validator("model_id")
@@ -158,9 +160,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _names_a_model_in_an_image(self) -> Settings:
         if "model_id" not in self.model_fields_set and any(name in os.environ for name in _IN_AN_IMAGE):
-            raise ValueError(
-                f"MODEL_ID is unset; name the mounted checkpoint folder, or {DEMO} for the built-in checkpoint"
-            )
+            raise ValueError("MODEL_ID is unset; name the mounted checkpoint folder, or demo for the built-in demo")
         return self
 
     @model_validator(mode="after")
@@ -176,8 +176,13 @@ class Settings(BaseSettings):
 
     @property
     def folder(self) -> Path | None:
-        """The checkpoint folder that was named; None asks for the built-in checkpoint."""
+        """The checkpoint folder that was named; None asks for the built-in checkpoint `builtin`."""
         return self.model_id if isinstance(self.model_id, Path) else None
+
+    @property
+    def builtin(self) -> Builtin | None:
+        """The built-in checkpoint that is asked for, the demo by saying nothing; None where a folder was named."""
+        return None if isinstance(self.model_id, Path) else self.model_id or "demo"
 
     def lines(self) -> list[str]:
         """One `NAME=value` line a setting, for the log at start."""

@@ -42,6 +42,7 @@ def environment(folder: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "1",
         "HUNYUAN_CACHE_DIR": str(folder / "cache"),
         "HUNYUAN_DEVICE": "cpu",
+        "MODEL_ID": "tiny",  # the quickest
         "HUNYUAN_JOBS_DIR": str(folder / "jobs"),
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         "PYTHONPATH": str(ROOT),
@@ -103,8 +104,10 @@ class Server:
             self.process.wait(5)
 
 
-def start(folder: Path, target: str = "service:HunyuanImage", cwd: Path = ROOT, **extra: str) -> Server:
-    port = free_port()
+def start(
+    folder: Path, target: str = "service:HunyuanImage", cwd: Path = ROOT, port: int | None = None, **extra: str
+) -> Server:
+    port = port or free_port()
     command = [sys.executable, "-m", "bentoml", "serve", target, "--port", str(port), "--host", "127.0.0.1"]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(

@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
+from hunyuan.checkpoint import builtin, packed
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
-from hunyuan.editor import BUILTIN_NAME, MAX_SEED
+from hunyuan.demo import ABOUT
+from hunyuan.editor import MAX_SEED
 from hunyuan.engines.native import NativeEngine
 from hunyuan.engines.official import OfficialEngine
 from hunyuan.errors import CheckpointError, InvalidImage, InvalidPrompt, InvalidRequest
@@ -332,7 +334,7 @@ def distil(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_checkpoint_has_its_folders_name_and_28_steps(golden_editor: Editor) -> None:
     assert golden_editor.model_name == "checkpoint"
-    assert golden_editor.is_builtin is False
+    assert golden_editor.notice is None
     assert golden_editor.default_steps == 28  # not generation_config's 50
     assert isinstance(golden_editor.engine, NativeEngine)
 
@@ -363,27 +365,33 @@ def test_the_default_steps_of_the_settings_win(
         assert editor.default_steps == editor.run(EditRequest("a")).steps == int(value)
 
 
-def test_without_a_model_the_builtin_one_is_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_tiny_checkpoint_is_loaded_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MODEL_ID", "tiny")
     with caplog.at_level(logging.WARNING, "hunyuan.editor"):
         editor = Editor.load(Settings(cache_dir=tmp_path, device="cpu"))
-    assert editor.is_builtin is True
-    assert editor.model_name == BUILTIN_NAME == "builtin-tiny-random"
+    assert editor.model_name == "builtin-tiny-random"
     assert editor.default_steps == 28
     [record] = [record for record in caplog.records if record.name == "hunyuan.editor"]
     assert record.levelno == logging.WARNING
-    assert "MODEL_ID is unset" in record.getMessage()
+    assert record.getMessage() == f"builtin-tiny-random: {editor.notice}"
     assert "random weights" in record.getMessage()
+    assert record.getMessage().endswith("(MODEL_ID=tiny)")
     assert [folder for folder in tmp_path.iterdir() if (folder / "config.json").is_file()] != []
 
 
-def test_the_builtin_one_is_loaded_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("value", "asked"), [(None, "MODEL_ID is unset"), ("demo", "MODEL_ID=demo")])
+def test_without_a_model_it_is_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, asked: str
 ) -> None:
-    monkeypatch.setenv("MODEL_ID", "demo")
-    with caplog.at_level(logging.WARNING, "hunyuan.editor"):
-        editor = Editor.load(Settings(cache_dir=tmp_path, device="cpu"))
-    assert (editor.is_builtin, editor.model_name) == (True, BUILTIN_NAME)
-    assert "MODEL_ID=demo" in caplog.text
+    packed.pack(write_tiny_checkpoint(tmp_path / "whole"), tmp_path / "packed")
+    monkeypatch.setattr(builtin, "FOLDER", tmp_path / "packed")
+    editor = Editor.load(Settings(model_id=value, cache_dir=tmp_path / "cache", device="cpu"))
+    assert editor.model_name == "demo"
+    assert editor.notice == f"{ABOUT} ({asked})"
+    [folder] = (tmp_path / "cache").glob("hunyuan-demo-*")
+    assert (folder / "config.json").is_file()
 
 
 def test_with_a_model_no_such_warning_is_logged(

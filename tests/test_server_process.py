@@ -135,7 +135,7 @@ def test_a_large_upload_is_refused_without_breaking_the_connection(server: Serve
 
 def test_the_log_names_settings_and_model_but_no_prompt(server: Server) -> None:
     log = server.log.read_text()
-    assert "setting MODEL_ID=None" in [line.get("message") for line in server.lines()]
+    assert "setting MODEL_ID=tiny" in [line.get("message") for line in server.lines()]
     assert "HUNYUAN_DEVICE=cpu" in log
     assert "builtin-tiny-random" in log
     assert "Make the sky red" not in log

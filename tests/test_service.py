@@ -34,7 +34,7 @@ class StandInEditor:
     """Does what the prompt says, in the sense of a test; remembers the requests."""
 
     model_name = "stand-in"
-    is_builtin = True
+    notice = "a stand-in for the model"
 
     def __init__(self) -> None:
         self.requests: list[EditRequest] = []
@@ -145,7 +145,7 @@ def test_while_loading_it_lives_but_is_not_ready(served: Served) -> None:
 
 def test_once_ready_it_says_what_it_serves(served: Served) -> None:
     answer = served.client.get("/readyz")
-    assert answer.text.startswith("ready: stand-in: the built-in tiny checkpoint")
+    assert answer.text.startswith("ready: stand-in: a stand-in for the model")
     assert answer.headers["content-type"].startswith("text/plain")
     assert answer.headers["x-model"] == "stand-in"
     assert served.editor.warmed

@@ -170,11 +170,13 @@ def test_an_empty_keyword_is_refused_too():
     assert refused(device="").startswith("HUNYUAN_DEVICE='': ")
 
 
-def test_the_built_in_checkpoint_has_a_name(monkeypatch, tmp_path):
+def test_the_built_in_checkpoints_have_names(monkeypatch, tmp_path):
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MODEL_ID", "demo")
-    assert (Settings().model_id, Settings().folder) == ("demo", None)
+    assert (Settings().model_id, Settings().folder, Settings().builtin) == ("demo", None, "demo")
+    assert (Settings(model_id="tiny").folder, Settings(model_id="tiny").builtin) == (None, "tiny")
+    assert Settings(model_id="./demo").builtin is None
     assert Settings(model_id="./demo").folder == Path("demo")
     assert Settings(model_id=Path("demo")).folder == Path("demo")
 

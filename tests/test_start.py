@@ -58,7 +58,7 @@ def test_a_bad_checkpoint_ends_the_whole_process_with_its_reason(tmp_path: Path,
 @pytest.mark.server
 def test_a_part_that_cannot_be_started_ends_the_whole_process(tmp_path: Path) -> None:
     target, folder = "failing_start_service:HunyuanImage", Path(__file__).parent / "faulty"
-    status, last = ended(start(tmp_path, target, folder, MODEL_ID="demo"))
+    status, last = ended(start(tmp_path, target, folder, MODEL_ID="tiny"))
     assert status == 1
     assert critical(last) == "cannot serve: RuntimeError: this part cannot be started"
 
@@ -66,7 +66,7 @@ def test_a_part_that_cannot_be_started_ends_the_whole_process(tmp_path: Path) ->
 @pytest.mark.server
 def test_a_home_that_is_full_ends_the_whole_process(tmp_path: Path) -> None:
     """No file may grow: to whoever writes one the same as a full disk."""
-    server = start(tmp_path, MODEL_ID="demo")
+    server = start(tmp_path, MODEL_ID="tiny")
     psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_FSIZE, (metric_files.ROOM // 2, metric_files.ROOM // 2))
     status, last = ended(server)
     assert status == 1
@@ -77,14 +77,14 @@ def test_a_home_that_is_full_ends_the_whole_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", ["2", "cpu_count"])
 def test_two_workers_are_refused(tmp_path: Path, workers: str) -> None:
     options = f"services.HunyuanImage.workers={workers}"
-    status, last = ended(start(tmp_path, MODEL_ID="demo", BENTOML_CONFIG_OPTIONS=options))
+    status, last = ended(start(tmp_path, MODEL_ID="tiny", BENTOML_CONFIG_OPTIONS=options))
     assert status == 1
     assert last.startswith(f"cannot serve: workers={workers}, and each would load the model; only 1 is possible")
 
 
 @pytest.mark.server
 def test_a_worker_ends_with_a_master_that_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path, MODEL_ID="demo") as server:
+    with running(tmp_path, MODEL_ID="tiny") as server:
         workers = psutil.Process(server.process.pid).children(recursive=True)
         assert workers
         os.kill(server.process.pid, signal.SIGKILL)

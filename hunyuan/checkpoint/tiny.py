@@ -1,16 +1,14 @@
 """Writes small random checkpoints in the official layout (docs/model.md, sections 1 to 4, 11 and 16).
 
-They have every part of the real model at a size that runs on a laptop's CPU in seconds; the service uses one when no
-`MODEL_ID` is given, and tests use them everywhere. Pictures made with them are colourful noise. Knows files and
-folders; `tiny_config.py` has the sizes, `tiny_tokenizer.py` the vocabulary and `tiny_weights.py` the numbers.
+They have every part of the real model at a size that runs on a laptop's CPU in seconds; tests use them everywhere, and
+`MODEL_ID=tiny` serves one. Pictures made with them are colourful noise. Knows files and folders; `tiny_config.py` has
+the sizes, `tiny_tokenizer.py` the vocabulary and `tiny_weights.py` the numbers.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +19,11 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint import tensor_table, tiny_config, tiny_tokenizer, tiny_weights
-from hunyuan.checkpoint.full_size import FULL_SIZE_FILE
 from hunyuan.checkpoint.tiny_config import DEFAULT_SHAPE, DTYPES, TinyShape
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import CheckpointConfig
 
-_MANIFEST = "tiny_manifest.json"
 _INDEX = "model.safetensors.index.json"
 
 
@@ -99,67 +94,6 @@ def as_stored(weights: Mapping[str, Tensor], config: CheckpointConfig, dtype: to
     """The official keys' tensors in `dtype`, the router's in float32."""
     specs = tensor_table.expected_tensors(config)
     return {key: weights[key].to(torch.float32 if spec.float32 else dtype) for key, spec in specs.items()}
-
-
-def builtin_checkpoint(cache_dir: Path | None = None) -> Path:
-    """The default tiny checkpoint, made at the first call and reused by later ones, of other processes too.
-
-    Args:
-        cache_dir: where to keep it; None: the user's cache folder, or the temporary one where that is not writable.
-
-    Raises:
-        CheckpointError: `cache_dir` cannot be written.
-    """
-    candidates = user_cache_dirs() if cache_dir is None else [Path(cache_dir)]
-    failure: OSError | None = None
-    for parent in candidates:
-        try:
-            return _cached(parent / f"hunyuan-tiny-{_version()}")
-        except OSError as error:
-            failure = error
-    raise CheckpointError(f"the built-in tiny checkpoint cannot be written: {failure}") from failure
-
-
-def _version() -> str:
-    """Changes with everything that decides what is written, so that a cache never holds an old kind."""
-    modules = (tensor_table, tiny_config, tiny_tokenizer, tiny_weights)
-    sources = [FULL_SIZE_FILE, *(Path(str(module.__file__)) for module in modules)]
-    network = sorted(Path(str(tensor_table.__file__)).parents[1].joinpath("model").glob("*.py"))
-    digest = hashlib.sha256()
-    for source in [*sources, *network, Path(__file__)]:
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _cached(folder: Path) -> Path:
-    """Returns `folder`, filled. It appears complete in one step: two processes may race for it."""
-    if _is_complete(folder):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
-    try:
-        made = write_tiny_checkpoint(work / "new")
-        sizes = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
-        _write_json(made / _MANIFEST, {"files": sizes})
-        if folder.exists() and not _is_complete(folder):
-            folder.rename(work / "damaged")
-        try:
-            made.rename(folder)
-        except OSError:
-            # Somebody else was faster; theirs is as good.
-            if not _is_complete(folder):
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        sizes = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _prepare_folder(out: Path, force: bool) -> None:

@@ -133,7 +133,7 @@ def checkpoint(folder: Path | None) -> Row:
     from hunyuan.checkpoint.verify import problems
 
     if folder is None:
-        return Row("--", "checkpoint", "MODEL_ID is unset: the built-in tiny one of random weights is served")
+        return Row("--", "checkpoint", "MODEL_ID names no folder: the demo is served (tiny where it says so)")
     found = problems(folder)
     more = f" (and {len(found) - 1} more; hunyuan verify {folder})" if len(found) > 1 else ""
     return Row("BAD", "checkpoint", f"{found[0]}{more}") if found else Row("ok", "checkpoint", f"{folder} is complete")

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "run the same edits through two sets of weights and say how far apart they are",
     "verify": "say whether a checkpoint folder is complete",
     "kernels": "compile FlashInfer's kernels for Hopper, or say which are there",
+    "demo": "write the built-in demo as a checkpoint folder, to quantize or compare it",
     "tiny": "write a small random checkpoint, for trying and testing",
 }
 WRONG = (SettingsError, CheckpointError, InvalidRequest)

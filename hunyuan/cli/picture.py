@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="OUT", help=f"file to write: {', '.join(FORMATS)}"
     )
-    parser.add_argument("--model", metavar="FOLDER", help="checkpoint folder; default: MODEL_ID, or the built-in one")
+    parser.add_argument("--model", metavar="FOLDER", help="checkpoint folder, demo or tiny; default: MODEL_ID, or demo")
     parser.add_argument("--seed", type=int, help="the same seed gives the same picture; default: drawn")
     parser.add_argument("--steps", type=int, help="denoising steps, 1 to 100; default: 28, Distil 8")
     parser.add_argument(

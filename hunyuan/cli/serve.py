@@ -14,8 +14,8 @@ from pathlib import Path
 from hunyuan.errors import HunyuanError, SettingsError
 
 DESCRIPTION = """\
-Starts the HTTP service. Everything is set by environment variables (docs/settings.md); without MODEL_ID it serves a
-tiny built-in checkpoint of random weights. What comes after -- goes to `bentoml serve` as it is."""
+Starts the HTTP service. Everything is set by environment variables (docs/settings.md); without MODEL_ID it serves
+the built-in demo. What comes after -- goes to `bentoml serve` as it is."""
 EXAMPLES = """\
   hunyuan serve
   hunyuan serve --model /models/HunyuanImage-3-Instruct --host 0.0.0.0 --port 9000
@@ -27,7 +27,7 @@ INSTALLED = "hunyuan._service"  # where the wheel has service.py (pyproject.toml
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="ADDRESS", help="address to listen on; default: BentoML's")
     parser.add_argument("--port", type=_port, metavar="N", help="port to listen on; default: 8000")
-    parser.add_argument("--model", metavar="FOLDER", help="checkpoint folder; default: MODEL_ID, or the built-in one")
+    parser.add_argument("--model", metavar="FOLDER", help="checkpoint folder, demo or tiny; default: MODEL_ID, or demo")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="for `bentoml serve`")
 
 

@@ -16,6 +16,7 @@ import torch
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint.folder import read_config, read_json
 from hunyuan.checkpoint.load import load_model
+from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.config import GenerationConfig
@@ -111,7 +112,8 @@ class NativeEngine:
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
         try:
-            return job.run()
+            with threads_for(checkpoint.model.config.hidden_size, checkpoint.model.device):
+                return job.run()
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory("the device ran out of memory on this request; try a smaller resolution") from error
         finally:

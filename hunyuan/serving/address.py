@@ -25,5 +25,6 @@ def invitation(address: str | None, wants_key: bool = False) -> str:
     if address is None:
         return ""
     key = '-H "Authorization: Bearer $EDIT_API_KEY" ' if wants_key else ""
-    command = f'curl {key}-o edited.png -F image=@photo.jpg --form-string "prompt=Make the sky orange" {address}/edit'
+    form = '-F image=@photo.jpg --form-string "prompt=Make it black and white"'
+    command = f"curl {key}-o edited.png {form} {address}/edit"
     return f" at {address}; to try it: {command}"

@@ -43,7 +43,7 @@ class EditorLike(Protocol):
     def model_name(self) -> str: ...
 
     @property
-    def is_builtin(self) -> bool: ...
+    def notice(self) -> str | None: ...
 
     @property
     def high_steps(self) -> int: ...
@@ -139,10 +139,8 @@ class EditorWorker:
             return "the running edit does not return; this process has to be restarted"
         if self._editor is None:
             return self._phase
-        if self._editor.is_builtin:
-            why = "MODEL_ID is unset or demo"
-            return f"{self._editor.model_name}: the built-in tiny checkpoint with random weights ({why})"
-        return self._editor.model_name
+        name, notice = self._editor.model_name, self._editor.notice
+        return name if notice is None else f"{name}: {notice}"
 
     def require_usable(self) -> None:
         """Raises what a request that comes now gets without waiting."""

@@ -23,6 +23,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import random
 import statistics
 import sys
@@ -207,7 +208,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    settings = {"HUNYUAN_QUEUE_SIZE": str(options.queue_size), "HUNYUAN_REQUEST_TIMEOUT_S": str(options.deadline)}
+    settings = {
+        "MODEL_ID": os.environ.get("MODEL_ID", "tiny"),
+        "HUNYUAN_QUEUE_SIZE": str(options.queue_size),
+        "HUNYUAN_REQUEST_TIMEOUT_S": str(options.deadline),
+    }
     if options.stand_in is not None:
         settings["STAND_IN_SECONDS"] = str(options.stand_in)
     target = SERVICE if options.stand_in is None else STAND_IN

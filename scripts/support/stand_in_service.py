@@ -26,7 +26,7 @@ class StandInEngine:
     """What `hunyuan.editor.Editor` is to the service."""
 
     model_name = "stand-in"
-    is_builtin = False
+    notice: str | None = None
     high_steps = 50
 
     def __init__(self, seconds: float, size: tuple[int, int], prepare: bool) -> None:

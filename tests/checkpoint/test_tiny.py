@@ -12,11 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from hunyuan.checkpoint import tiny
 from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.tensor_table import expected_tensors
-from hunyuan.checkpoint.tiny import builtin_checkpoint, write_tiny_checkpoint
+from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.checkpoint.tiny_tokenizer import SCRIPT_COT_TEXT, build_tokenizer, script_pairs, special_tokens
 from hunyuan.errors import CheckpointError
@@ -295,71 +294,3 @@ def test_encoded_picture_outweighs_its_noise(folder):
     assert 0.2 < spread < 5
     assert (0.5 * posterior.logvar).exp().mean() < 0.3 * spread
     assert (posterior.mean[0] - posterior.mean[1]).abs().mean() > 0.1 * spread
-
-
-# --- the built-in one
-
-
-def test_builtin_is_made_once_and_reused(tmp_path, monkeypatch):
-    made = builtin_checkpoint(tmp_path)
-    assert made.parent == tmp_path
-    assert "." not in made.name
-    assert (made / "model.safetensors").exists()
-    assert list(tmp_path.iterdir()) == [made]
-    monkeypatch.setattr(tiny, "write_tiny_checkpoint", lambda *_, **__: pytest.fail("made again"))
-    assert builtin_checkpoint(tmp_path) == made
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest"])
-def test_damaged_builtin_is_replaced(tmp_path, damage):
-    made = builtin_checkpoint(tmp_path)
-    whole = (made / "model.safetensors").read_bytes()
-    if damage == "truncated":
-        (made / "model.safetensors").write_bytes(whole[:1000])
-    elif damage == "missing":
-        (made / "tokenizer.json").unlink()
-    else:
-        (made / "tiny_manifest.json").unlink()
-        (made / "model.safetensors").write_bytes(b"")
-    assert builtin_checkpoint(tmp_path) == made
-    assert (made / "model.safetensors").read_bytes() == whole
-    assert (made / "tokenizer.json").exists()
-    assert list(tmp_path.iterdir()) == [made]
-
-
-def test_builtin_of_another_version_is_left_alone(tmp_path, monkeypatch):
-    old = builtin_checkpoint(tmp_path)
-    monkeypatch.setattr(tiny, "_version", lambda: "new")
-    assert builtin_checkpoint(tmp_path) != old
-    assert old.is_dir()
-
-
-def test_builtin_yields_to_a_faster_process(tmp_path, monkeypatch):
-    write = tiny.write_tiny_checkpoint
-
-    def slow(out: Path) -> Path:
-        monkeypatch.setattr(tiny, "write_tiny_checkpoint", write)
-        faster.append(builtin_checkpoint(tmp_path))
-        (faster[0] / "mark").write_text("")
-        return write(out)
-
-    faster: list[Path] = []
-    monkeypatch.setattr(tiny, "write_tiny_checkpoint", slow)
-    assert [builtin_checkpoint(tmp_path)] == faster
-    assert (faster[0] / "mark").exists()
-    assert list(tmp_path.iterdir()) == faster
-
-
-def test_builtin_falls_back_to_the_temporary_folder(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(tiny.tempfile, "tempdir", str(tmp_path))
-    assert builtin_checkpoint().is_relative_to(tmp_path / "hunyuan-image-bento")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert builtin_checkpoint().is_relative_to(tmp_path / "cache")
-
-
-def test_builtin_says_when_the_folder_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        builtin_checkpoint(tmp_path / "file")

@@ -115,6 +115,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (tree / "photo.jpg").write_bytes(photo_bytes(128, 96))
     write_tiny_checkpoint(models / "HunyuanImage-3-Instruct")
     own = environment(folder) | {"BENTOML_PORT": str(port), "BENTOML_HOST": "127.0.0.1", "PYTHONPATH": ""}
+    del own["MODEL_ID"]  # the commands name one themselves, or mean the demo
     own.pop("VIRTUAL_ENV", None)
     return Place(tree, models, port, own)
 

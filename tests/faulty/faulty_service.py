@@ -33,7 +33,7 @@ class FaultyEditor:
     """`KIND NAME`: the prompt's first word says what goes wrong, the rest names the request in the record."""
 
     model_name = "faulty"
-    is_builtin = False
+    notice: str | None = None
 
     def warm_up(self) -> None:
         time.sleep(float(os.environ.get("FAULTS_WARM_UP_S", "0.2")))

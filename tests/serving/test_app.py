@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from hunyuan.demo import REQUESTS
 from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.app import _take_cors_out
 
@@ -70,6 +71,11 @@ def test_every_file_that_the_page_names_is_there(server: Server) -> None:
     script = httpx.get(f"{server.url}/api.js").text
     used = set(re.findall(r'(?:byId|show|row)\("(\w+)"', script))
     assert used <= set(re.findall(r'id="(\w+)"', html))
+
+
+def test_the_page_offers_the_demos_requests(server: Server) -> None:
+    html = httpx.get(f"{server.url}/").text
+    assert tuple(re.findall(r'<button type="button">(.*?)</button>', html)) == REQUESTS
 
 
 @pytest.mark.parametrize("path", ["/static_content/swagger-ui-bundle.js", "/static_content/index.css", "/assets/a.js"])

@@ -27,7 +27,7 @@ class SlowEditor:
     """Says what it saw: threads, how many edits at once, which prompts."""
 
     model_name = "slow"
-    is_builtin = False
+    notice: str | None = None
 
     def __init__(self) -> None:
         self.threads: set[str] = set()
@@ -119,9 +119,9 @@ def test_it_is_ready_only_after_loading_and_warming_up() -> None:
 
 def test_the_builtin_checkpoint_is_called_what_it_is() -> None:
     editor = SlowEditor()
-    editor.is_builtin = True
+    editor.notice = "random weights (MODEL_ID=tiny)"
     with serving(editor) as worker:
-        assert worker.describe() == "slow: the built-in tiny checkpoint with random weights (MODEL_ID is unset or demo)"
+        assert worker.describe() == "slow: random weights (MODEL_ID=tiny)"
 
 
 def test_edits_run_one_at_a_time_on_one_thread() -> None:

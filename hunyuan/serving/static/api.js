@@ -35,6 +35,7 @@ async function painted(answer) {
     .filter(([, value]) => value)
     .map(([name, value]) => `${name.slice(2).toLowerCase().replace("image-", "")} ${value}`)
     .join(", ");
+  byId("said").textContent = decodeURIComponent(answer.headers.get("X-Recaption") || "");
   byId("result").hidden = false;
 }
 
@@ -111,11 +112,15 @@ function describe(specification) {
 
 async function start() {
   const target = new URL("edit", location.href);
-  byId("curl").textContent = `curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make the sky orange" ${target}`;
+  byId("curl").textContent = `curl -o edited.png -F image=@photo.jpg --form-string "prompt=Make it black and white" ${target}`;
   byId("edit").addEventListener("submit", send);
   byId("stop").addEventListener("click", () => running && running.abort());
   byId("key").addEventListener("change", () => document.querySelector("#fields td") || learn().catch(unknown));
+  for (const button of document.querySelectorAll("#demo button")) {
+    button.addEventListener("click", () => (byId("prompt").value = button.textContent));
+  }
   const ready = await ask("readyz");
+  byId("demo").hidden = ready.headers.get("X-Model") !== "demo";
   byId("server").textContent = (await ready.text()).trim();
   await learn();
 }
