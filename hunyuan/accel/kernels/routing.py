@@ -2,7 +2,7 @@
 
 Tokens are bf16, exactly. A fp32 weight is the sum of three bf16 numbers (8 + 8 + 8 bits of its 24), so three bf16
 products, each exact in fp32, make up the fp32 product; what is left is the rounding of the sum over `hidden`, which
-the eager form has too. So both choose alike unless two logits agree to about 1e-6 of their size; of equal ones this
+the plain form has too. So both choose alike unless two logits agree to about 1e-6 of their size; of equal ones this
 takes the expert with the lower number. One token alone is multiplied in fp32 directly.
 Importing this file needs Triton.
 """

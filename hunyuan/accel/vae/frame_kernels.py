@@ -2,7 +2,7 @@
 
 Every kernel sees one frame `[1, channels, height, width]` as rows (places) of neighbouring channels. A row may be
 longer than its channels, so a frame can be a part of a wider tensor. Importing this file needs Triton; only
-`hunyuan.accel.vae.frame_operations` does so, and only for tensors on a GPU. The eager forms are there.
+`hunyuan.accel.vae.frame_operations` does so, and only for tensors on a GPU. The plain forms are there.
 """
 
 from __future__ import annotations
