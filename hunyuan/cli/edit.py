@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hunyuan.cli.picture import add_options, make
+from hunyuan.cli.picture import add_options, make_picture
 from hunyuan.cli.types import old_name
 
 DESCRIPTION = """\
@@ -28,4 +28,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return make(args, [args.source, *args.image])
+    return make_picture(args, [args.source, *args.image])

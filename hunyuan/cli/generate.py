@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hunyuan.cli.picture import add_options, make
+from hunyuan.cli.picture import add_options, make_picture
 
 DESCRIPTION = """\
 Makes a picture from the prompt alone, in this process. Shows how far it is, and the model's text as it is thought."""
@@ -20,4 +20,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return make(args, [])
+    return make_picture(args, [])

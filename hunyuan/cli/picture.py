@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress and no text")
 
 
-def make(args: argparse.Namespace, photos: list[Path]) -> int:
+def make_picture(args: argparse.Namespace, photos: list[Path]) -> int:
     """Runs the request and writes the picture; the exit status."""
     check_out(args.out)
 
