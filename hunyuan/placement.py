@@ -1,7 +1,7 @@
 """Which device is used, and which each layer lives on; the arithmetic that fills several devices with layers.
 
-Layers are placed in order, one stretch per device; all that is no layer (embeddings, head, autoencoder, vision tower,
-image layers) lives on the first, so that only the backbone's two ends and the boundaries between see other devices.
+Layers are placed in order, a run of them on each device; all that is no layer (embeddings, head, autoencoder, vision
+tower, image layers) lives on the first, so that only the backbone's two ends and the boundaries see other devices.
 Knows bytes, devices and parameters by name; does not know the network's modules or how much memory a request takes.
 """
 

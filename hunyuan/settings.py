@@ -185,7 +185,7 @@ class Settings(BaseSettings):
         return None if isinstance(self.model_id, Path) else self.model_id or "demo"
 
     def lines(self) -> list[str]:
-        """One `NAME=value` line a setting, for the log at start."""
+        """One `NAME=value` line per setting, for the log at start."""
         return [f"{variable(name)}={_shown(getattr(self, name))}" for name in type(self).model_fields]
 
 

@@ -29,7 +29,7 @@ class HopperOperations(Operations):
 
     Args:
         attention: "fa3" (FlashInfer must be installed and hold the compiled module) or "sdpa".
-        cut: how attention of one query is shared out among programs.
+        cut: how decode attention is shared out among programs.
 
     Raises:
         ImportError: "fa3" without FlashInfer.

@@ -233,7 +233,7 @@ def release() -> None:
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """One line a request, then the velocity error of each step."""
+    """One line per request, then the velocity error of each step."""
     form = "{:<40} {:>9} {:>8} {:>7} {:>7} {:>9} {:>9} {:>11} {:>8}"
     lines = [
         form.format("request", "size", "PSNR dB", "SSIM", "max/255", "velocity", "last step", "text free", "forced")

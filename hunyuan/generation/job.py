@@ -31,7 +31,7 @@ from hunyuan.generation.text import TextPlan, TextStream, read_text
 from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
-from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
+from hunyuan.prompt.images import CondImage, prepare_cond_image, resize, to_pil
 from hunyuan.prompt.layout import CondShape, LayoutBuilder, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, Size, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
@@ -129,7 +129,7 @@ class EditJob:
     # -- before the network ------------------------------------------------------------------------------------
 
     def look_up(self) -> None:
-        """Reads the wished size and the system prompt: what costs nothing and can be wrong comes first."""
+        """Reads the size that was asked for and the system prompt: what costs nothing and can be wrong comes first."""
         r = self.request
         self.requested_size = parse_resolution(r.resolution)
         self.system = self.checkpoint.prompts.resolve(r.use_system_prompt, r.bot_task, r.system_prompt)
@@ -295,7 +295,7 @@ class EditJob:
     def _picture(self, latents: Tensor, output: Bucket) -> Image.Image:
         """Latents to the picture in its final size."""
         picture, size = to_pil(self.model.decode_image(latents)[0]), self._output_size(output)
-        return picture if picture.size == (size.width, size.height) else stretch(picture, size)
+        return picture if picture.size == (size.width, size.height) else resize(picture, size)
 
     def _output_size(self, output: Bucket) -> Size:
         if not self.request.infer_align_image_size:

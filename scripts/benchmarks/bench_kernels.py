@@ -206,7 +206,7 @@ class Bench:
                 return self.plain.attend(q.float(), k.float(), v.float(), one)
 
             size = 4.0 * length * s.kv_heads * s.dim
-            made.append(Case(f"one query x {length}", partial(decode_attention, q, k, v, at),
+            made.append(Case(f"decode attention x {length}", partial(decode_attention, q, k, v, at),
                              partial(self.plain.attend, q, k, v, one), exact, size,
                              graph=True))  # fmt: skip
         return made
@@ -242,7 +242,7 @@ class Bench:
         for cut in (Cut(16, 64, 3), Cut(32, 32, 4), Cut(32, 64, 2), Cut(32, 64, 3), Cut(32, 64, 3, 2),
                     Cut(32, 128, 2), Cut(64, 32, 3), Cut(64, 64, 2), Cut(64, 128, 1)):  # fmt: skip
             run = partial(decode_attention, q, k, v, at, cut)
-            made.append(Case(f"one query {cut}", run, run, None, 4.0 * s.text * s.kv_heads * s.dim, graph=True))
+            made.append(Case(f"decode attention {cut}", run, run, None, 4.0 * s.text * s.kv_heads * s.dim, graph=True))
         for fp8 in (False, True):
             layer, x = self.layer(2 * s.width, s.hidden, fp8), self.draw(1, s.hidden)
             scale = layer.weight_scale if fp8 else None

@@ -105,7 +105,7 @@ def _residual_kernel(
 
 
 @triton.jit(do_not_specialize=["places", "width", "depth"])
-def _spread_kernel(
+def _depth_to_space_kernel(
     y,
     bias,
     x,
@@ -182,7 +182,7 @@ def depth_to_space(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) 
     repeats = bias.numel() // inputs
     sizes = (places, y.shape[-1], y_row, x_row, out_row, 4 * frame, channels)
     with on_device_of(x):
-        _spread_kernel[grid](y, bias, x, out, sums, *sizes, repeats, _PLACES, bc)
+        _depth_to_space_kernel[grid](y, bias, x, out, sums, *sizes, repeats, _PLACES, bc)
     return sums.sum(0, dtype=torch.float64)
 
 
