@@ -153,6 +153,7 @@ def test_who_is_said_to_run_a_command_does(pattern: str) -> None:
     assert word in (ROOT / name).read_text(), f"{name} does not run it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", only(BY_ITSELF))
 def test_command(place: Place, line: str) -> None:
     before = (place.tree / "requirements.lock").read_bytes()
