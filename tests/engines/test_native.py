@@ -52,7 +52,10 @@ def refused(folder: Path, error: type[HunyuanError] = CheckpointError, **setting
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("flashinfer", "it needs a GPU and the device is cpu; possible: eager"), ("torch", "need a GPU")],
+    [
+        ("flashinfer", "it needs a GPU and the device is cpu; possible: eager"),
+        ("torch", "it needs a GPU and the device is cpu"),
+    ],
 )
 @pytest.mark.usefixtures("no_weights")
 def test_a_backend_that_cannot_be_is_refused_before_the_weights_are_read(tiny, setting, words):
