@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +21,21 @@ ask_no_proxy()  # servers of the tests are on this machine
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden_a"
+HEAVY = {"server": 3, "slow": 2, "whole": 1}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: where several processes share the tests, none is left with a long one at the end."""
+    weights = Counter[Path]()
+    for item in items:
+        weights[item.path] += sum(weight for mark, weight in HEAVY.items() if item.get_closest_marker(mark))
+    items.sort(key=lambda item: -weights[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: millions of objects that each later collection need not visit again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

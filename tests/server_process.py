@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -105,10 +105,16 @@ class Server:
 
 
 def start(
-    folder: Path, target: str = "service:HunyuanImage", cwd: Path = ROOT, port: int | None = None, **extra: str
+    folder: Path,
+    target: str = "service:HunyuanImage",
+    cwd: Path = ROOT,
+    port: int | None = None,
+    arguments: Sequence[str] = (),
+    **extra: str,
 ) -> Server:
     port = port or free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", target, "--port", str(port), "--host", "127.0.0.1"]
+    address = ("--port", str(port), "--host", "127.0.0.1")
+    command = [sys.executable, "-m", "bentoml", "serve", target, *address, *arguments]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command,

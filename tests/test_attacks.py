@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 from server_process import Server, assert_envelope, photo_bytes
+from slowness import slowness
 from test_faults import edit, faulty, until_recorded
 
 from scripts.support.attackers import (
@@ -34,10 +35,10 @@ from scripts.support.attackers import (
     upload_rubbish,
 )
 
-pytestmark = [pytest.mark.server, pytest.mark.alone]  # a good caller's waiting time is measured
+pytestmark = pytest.mark.server
 
-IDLE_S = 1.0
-SLACK_S = 2.0  # a look now and then, a busy machine
+IDLE_S = 2.0
+SLACK_S = 6.0  # a look now and then, a busy machine; who attacks stays for longer
 ATTACKER, PROXY = "127.0.0.2", "127.0.0.9"
 PHOTO = photo_bytes()
 NO_IMAGE_MB = 19.9
@@ -58,6 +59,7 @@ def good(server: Server, source: str = "127.0.0.1", **headers: str) -> GoodCalle
 def assert_was_served(caller: GoodCaller, within_s: float) -> None:
     assert caller.errors == []
     assert caller.waits
+    within_s *= slowness()
     assert max(caller.waits) < within_s, caller.waits
     assert max(caller.probes) < within_s, caller.probes
 
@@ -82,7 +84,7 @@ def test_slow_uploads_keep_nobody_out(server: Server, source: str) -> None:
     assert_was_served(one, IDLE_S + SLACK_S)
     statuses = {answer[9:12] for answer in answers}
     assert statuses == {b"408", b"429"}, statuses
-    assert any(b"the request's body comes too slowly: nothing moved for 1 s" in answer for answer in answers)
+    assert any(b"the request's body comes too slowly: nothing moved for 2 s" in answer for answer in answers)
     for answer in (answer for answer in answers if b" 429 " in answer[:15]):
         retry_after_s = int(next(line for line in answer.lower().splitlines() if b"retry-after" in line).split()[-1])
         assert 1 <= retry_after_s <= IDLE_S + 1  # one of those before it is ended by then
@@ -114,7 +116,7 @@ def test_silent_connections_and_half_heads_end(server: Server) -> None:
     ):
         assert answer_of(lonely, IDLE_S + SLACK_S).startswith(b"HTTP/1.1 408")
         assert open_after([*half, *silent], IDLE_S + SLACK_S) == 0
-    assert_was_served(one, 2)
+    assert_was_served(one, 3)
     assert closed(server, "share") > 0
     assert closed(server, "silent") > 0
     assert closed(server, "slow_head") > 0
@@ -123,7 +125,7 @@ def test_silent_connections_and_half_heads_end(server: Server) -> None:
 def test_the_same_address_as_the_probes_does_no_harm_either(server: Server) -> None:
     with good_caller("800 silent, same address", good(server)) as one, crowd(server.port, 800, "127.0.0.1") as silent:
         assert open_after(silent, IDLE_S + SLACK_S) == 0
-    assert_was_served(one, 2)
+    assert_was_served(one, 3)
 
 
 def test_an_answer_that_nobody_takes_is_given_up(server: Server) -> None:
@@ -136,7 +138,7 @@ def test_an_answer_that_nobody_takes_is_given_up(server: Server) -> None:
         for _ in range(4):
             connection = stack.enter_context(connect(server.port, ATTACKER, receive_bytes=4096))
             connection.sendall(f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 10 * slowness()
         while closed(server, "answer_not_read") < before + 4:
             assert time.monotonic() < end
             time.sleep(0.1)
@@ -155,7 +157,7 @@ def test_a_proxy_has_no_share_but_its_callers_have(server: Server) -> None:
     caller = good(server, PROXY, **{"X-Forwarded-For": "203.0.113.5"})
     with crowd(server.port, 40, PROXY, harm) as slow, good_caller("40 slow uploads through a proxy", caller) as one:
         answers = [answer_of(connection, IDLE_S + SLACK_S) for connection in slow]
-    assert_was_served(one, 2)
+    assert_was_served(one, 3)
     assert one.refusals == []
     refused = [answer for answer in answers if b" 429 " in answer[:15]]
     assert len(refused) == 40 - 8
@@ -251,15 +253,15 @@ def test_it_ends_whatever_its_clients_do(tmp_path: Path) -> None:
         told = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         answers = [first_answer(connection) for connection in uploads]
-        assert time.monotonic() - told < 1
+        assert time.monotonic() - told < 1 * slowness()
         assert_envelope(httpx.post(f"{server.url}/edit", content=b"x" * 100, timeout=5), 503, "shutting_down")
         assert not running.done()
         assert running.result().status_code == 200
         finished = time.monotonic()
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
         took = time.monotonic() - finished
         print(f"ended {took:.1f} s after its last edit")
-        assert took < 6
+        assert took < 6 * slowness()
     for answer in answers:
         assert answer.startswith(b"HTTP/1.1 503")
         assert b'"shutting_down"' in answer

@@ -16,10 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 from server_process import Server, assert_envelope, photo_bytes, running, start
+from slowness import slowness
 
 FAULTY = Path(__file__).parent / "faulty"
 TARGET = "faulty_service:HunyuanImage"
 STEP_S = 0.05
+STUCK_FOR_S = 6.0  # so long does a stuck step of the scripted editor take
 
 pytestmark = pytest.mark.server
 
@@ -41,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, set[str]]]:
     """One with little patience, and what its /readyz said while it started. The last test that uses it ends it."""
     folder = tmp_path_factory.mktemp("doomed")
-    limits = {"HUNYUAN_REQUEST_TIMEOUT_S": "1", "HUNYUAN_STUCK_S": "1", "FAULTS_RECORD": str(folder / "record")}
+    limits = {"HUNYUAN_REQUEST_TIMEOUT_S": "1", "HUNYUAN_STUCK_S": "2", "FAULTS_RECORD": str(folder / "record")}
     looked_at = folder / "looked at"  # however slow this machine is, the warm-up lasts until somebody has looked
     server, seen = start(folder, TARGET, FAULTY, FAULTS_WARM_UP_UNTIL=str(looked_at), **limits), set[str]()
     try:
@@ -182,7 +184,6 @@ def test_metrics_count_what_happened_under_fixed_names(server: Server) -> None:
     assert "hunyuan_steps_per_second_count" in text
 
 
-@pytest.mark.alone
 def test_nobody_waits_behind_a_step_that_does_not_return(server: Server) -> None:
     """`HUNYUAN_STUCK_S` after its client has left; those behind it have minutes until their own deadline."""
     go = threading.Event()
@@ -195,7 +196,7 @@ def test_nobody_waits_behind_a_step_that_does_not_return(server: Server) -> None
         left = time.monotonic()
         go.set()
         answers = [future.result() for future in waiting]
-        assert 1 <= time.monotonic() - left < 2.5
+        assert 1 <= time.monotonic() - left < STUCK_FOR_S
         answers.append(edit(server, "good", "after-hanger"))
         assert httpx.get(f"{server.url}/livez").status_code == 503
     for answer in answers:
@@ -204,7 +205,7 @@ def test_nobody_waits_behind_a_step_that_does_not_return(server: Server) -> None
     for name in ("behind-hanger-0", "behind-hanger-1", "after-hanger"):
         assert server.request_line(name)["status"] == 503
     assert "does not return" in next(line["message"] for line in server.lines() if line["level"] == "critical")
-    server.wait_until("/livez", 200, seconds=6)  # it did return in the end
+    server.wait_until("/livez", 200, seconds=30)  # it did return in the end
     assert_next_works(server, "after-all")
     events = [event for _, event in record(server)]
     assert not [event for event in events if event.startswith("start behind-hanger")]
@@ -214,7 +215,6 @@ def test_before_it_is_ready_it_says_why(doomed: tuple[Server, set[str]]) -> None
     assert "not ready: warming up\n" in doomed[1]
 
 
-@pytest.mark.alone
 def test_a_stuck_step_gets_its_504_and_then_fails_the_liveness_probe(doomed: tuple[Server, set[str]]) -> None:
     server, _ = doomed
     with ThreadPoolExecutor() as pool:
@@ -224,28 +224,27 @@ def test_a_stuck_step_gets_its_504_and_then_fails_the_liveness_probe(doomed: tup
         waiting = pool.submit(edit, server, "good", "behind")
         assert_envelope(stuck.result(), 504, "timeout")
         assert_envelope(waiting.result(), 504, "timeout")
-        assert 1 <= time.monotonic() - began < 2
+        assert 1 <= time.monotonic() - began < 3  # before it counts as stuck
         assert httpx.get(f"{server.url}/livez").status_code == 200
-        server.wait_until("/livez", 503, seconds=3)
+        server.wait_until("/livez", 503, seconds=STUCK_FOR_S)
         assert "does not return" in httpx.get(f"{server.url}/readyz").text
         assert_envelope(edit(server, "good", "too-late"), 503, "inference_failed")
         assert [server.request_line(name)["status"] for name in ("stuck", "behind", "too-late")] == [504, 504, 503]
         assert "start behind" not in [event for _, event in record(server)]
-        server.wait_until("/livez", 200, seconds=5)  # it did return in the end
+        server.wait_until("/livez", 200, seconds=30)  # it did return in the end
         assert_next_works(server, "after-stuck")
         assert 'hunyuan_cancellations_total{reason="deadline"} 2.0' in httpx.get(f"{server.url}/metrics").text
 
 
-@pytest.mark.alone
 def test_an_upload_that_dawdles_gets_its_504(doomed: tuple[Server, set[str]]) -> None:
     server, _ = doomed
     began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(half_an_upload("dawdler"))
         answer = b""
         while not answer.endswith(b"}"):  # head and body may come apart
             answer += connection.recv(65536)
-    assert 0.9 < time.monotonic() - began < 2
+    assert 0.9 < time.monotonic() - began < 2 * slowness()
     assert answer.startswith(b"HTTP/1.1 504")
     assert b'"timeout"' in answer
     assert server.request_line("dawdler")["status"] == 504

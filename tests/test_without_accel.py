@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 WITHOUT = """
 import runpy
@@ -56,6 +58,7 @@ def test_a_fast_backend_that_is_not_there_is_refused():
     assert "HUNYUAN_MOE_IMPL=torch needs hunyuan.accel" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_goldens_pass():
     done = run(GOLDENS)
     assert done.returncode == 0, done.stdout + done.stderr

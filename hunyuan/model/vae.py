@@ -21,13 +21,16 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class FrameConv3d(nn.Conv3d):
-    """A 3D convolution that does not multiply the zeros before and behind a single frame."""
+    """A 3D convolution, frame by frame: it does not multiply the zeros before the first frame and behind the last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] > 1:
-            return super().forward(x)
-        middle = self.weight[:, :, self.weight.shape[2] // 2]
-        return conv2d(x[:, :, 0], middle, self.bias, padding=middle.shape[2] // 2)[:, :, None]
+        reach, count, frames = self.weight.shape[2] // 2, x.shape[2], []
+        for frame in range(count):
+            first, last = max(frame - reach, 0), min(frame + reach + 1, count)  # of the frames that it sees
+            weight = self.weight[:, :, first - frame + reach : last - frame + reach]
+            seen = x[:, :, first:last].flatten(1, 2)  # [n, channels * frames, height, width]
+            frames.append(conv2d(seen, weight.flatten(1, 2), self.bias, padding=reach))
+        return torch.stack(frames, dim=2)
 
 
 def _conv(in_channels: int, out_channels: int, size: int = 3) -> nn.Conv3d:

@@ -67,7 +67,7 @@ class AppHooks:
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
     request that is over; `before` is called once, before there is an app; `admit` and `waited_s` are what `Envelope`
     asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options say;
-    `routes` are ours beside the framework's.
+    `routes` are ours beside the framework's; `v1` describes those under /v1, given the codes of errors by status.
     """
 
     max_body_bytes: int
@@ -79,6 +79,7 @@ class AppHooks:
     waited_s: Callable[[Scope], float] = lambda scope: 0.0
     cors_origins: Collection[str] = ()
     routes: Sequence[Route] = ()
+    v1: Callable[[dict[int, str]], dict[str, tuple[str, dict[str, Any]]]] = lambda errors: {}
 
 
 def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
@@ -90,16 +91,18 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             specification = super().openapi_spec
             edit = specification.paths[API_PATH].post
             _describe_answers(edit)
-            for action, (method, operation) in operations(edit, _ERROR_SCHEMA).items():
+            jobs = operations(edit, _ERROR_SCHEMA) if dressing.routes else {}
+            ours = {f"{API_PATH}/{action}": told for action, told in jobs.items()}
+            for path, (method, operation) in {**ours, **dressing.v1(_ERRORS)}.items():
                 item: dict[str, Any] = {method: operation}
-                specification.paths[f"{API_PATH}/{action}"] = PathItem(**item)
+                specification.paths[path] = PathItem(**item)
             return specification
 
         def schema(self) -> dict[str, Any]:
             """What BentoML's client reads: edits are tasks to it, though none of the framework's own."""
             schema: dict[str, Any] = super().schema()
             for route in schema["routes"]:
-                if route["route"] == API_PATH:
+                if route["route"] == API_PATH and dressing.routes:
                     route["is_task"] = True
             return schema
 

@@ -37,7 +37,7 @@ def encode_picture(
         return encode_png(result, model_name=model_name, version=version, prompt=prompt, from_picture=from_picture)
     buffer, mark = BytesIO(), ai_mark(from_picture).encode()
     # Pillow would otherwise copy these from the picture's `info`, where an uploaded file may have left them.
-    nothing = {"icc_profile": None, "exif": b""}
+    nothing = {"icc_profile": None, "exif": b"", "comment": b""}
     if output_format == "jpeg":
         quality = max(1, compression)
         result.image.save(buffer, "JPEG", quality=quality, subsampling=_FULL_COLOUR, xmp=mark, **nothing)

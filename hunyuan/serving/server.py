@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from starlette.requests import Request
 
@@ -35,6 +36,7 @@ from hunyuan.serving.lifecycle import Drain, web_server
 from hunyuan.serving.logs import ServiceLog, log_job, log_request
 from hunyuan.serving.memory import return_large_blocks
 from hunyuan.serving.metrics import metrics
+from hunyuan.serving.openai.schema import operations
 from hunyuan.serving.pace import Least
 from hunyuan.serving.peers import Peers
 from hunyuan.serving.processes import end_both
@@ -120,6 +122,7 @@ class EditServer:
             Arrivals(self.peers).waited_s,
             self.settings.cors_origins or (),
             job_routes(API_PATH, self.jobs, self.settings, self.one_upload),
+            partial(operations, self.settings),
         )
 
     def start(self) -> None:

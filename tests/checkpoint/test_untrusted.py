@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import cost_of
 
 from hunyuan.checkpoint import verify
 from hunyuan.checkpoint.folder import checkpoint_name, read_config, read_index, read_json, weight_files
@@ -24,7 +24,6 @@ from hunyuan.generation.config import GenerationConfig
 from hunyuan.prompt.system_prompt import MOST_SOURCE, MOST_TEXT, SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 INDEX = "model.safetensors.index.json"
 HASH = "a1b2c3d4e5" * 4
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4979246\n"
@@ -353,29 +352,12 @@ def test_deep_python_is_refused(tmp_path: Path, source: str) -> None:
 def test_the_densest_python_stays_small(tmp_path: Path) -> None:
     """As many nodes a byte as a syntax tree can have."""
     (tmp_path / "system_prompt.py").write_text("x=[" + "1," * (MOST_SOURCE // 2 - 4) + "]")
-    assert growth_mib(tmp_path, "hunyuan.prompt.system_prompt", "SystemPrompts.read") < 400
+    assert cost_of(SystemPrompts.read, tmp_path).mib < 400
 
 
 def test_the_densest_json_stays_small(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'{"a":[' + b"[]," * (MOST_JSON // 3 - 6) + b"[]]}")
-    assert growth_mib(tmp_path, "hunyuan.checkpoint.folder", "read_config") < 800
-
-
-def growth_mib(folder: Path, module: str, reader: str) -> float:
-    """By how much the most resident memory of a process of its own grows while it reads `folder`."""
-    script = f"""
-import resource, {module} as module
-from pathlib import Path
-def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before = most()
-try: module.{reader}(Path({str(folder)!r}))
-except module.CheckpointError: pass
-print(most() - before)
-"""
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert result.returncode == 0, result.stderr
-    return float(result.stdout)
+    assert cost_of(read_config, tmp_path).mib < 800
 
 
 @contextmanager

@@ -11,8 +11,13 @@ from scripts.demo.speech import recaption
 
 
 @pytest.fixture(scope="module")
-def every() -> list[Case]:
-    return cases()[::7]
+def hundred() -> list[Case]:
+    return cases()
+
+
+@pytest.fixture(scope="module")
+def every(hundred: list[Case]) -> list[Case]:
+    return hundred[::7]
 
 
 def copy(picture: Tensor) -> Tensor:
@@ -28,8 +33,8 @@ def finding(case: Case, picture: Tensor) -> Finding:
     return judge(case, Answer(picture, said(case)), copy)
 
 
-def test_there_are_a_hundred_cases() -> None:
-    assert len(cases()) == 100
+def test_there_are_a_hundred_cases(hundred: list[Case]) -> None:
+    assert len(hundred) == 100
 
 
 def test_the_exact_edit_is_right(every: list[Case]) -> None:

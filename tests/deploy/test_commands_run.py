@@ -59,8 +59,8 @@ BY_OTHERS = INSTALLED | {  # pattern -> the file that runs it, and a word of it 
     r"-m hunyuan compare ": ("tests/compare/test_weights.py", '"compare"'),
     r"^\.venv/bin/locust ": ("tests/scripts/test_locustfile.py", '"locust", "-f"'),
     r"scripts/benchmark_h100\.sh ": ("tests/scripts/test_benchmarks.py", "scripts/benchmark_h100.sh"),
-    r"scripts/image/replay_image\.py": ("scripts/checks/test.sh", "scripts/image/replay_image.py"),
-    r"scripts/checks/licences\.py ": ("scripts/checks/test.sh", "scripts/checks/licences.py"),
+    r"scripts/image/replay_image\.py": ("scripts/checks/image.sh", "scripts/image/replay_image.py"),
+    r"scripts/checks/licences\.py ": ("scripts/checks/image.sh", "scripts/checks/licences.py"),
     r"scripts/checks/audit\.py$": ("scripts/checks/test.sh", "scripts/checks/audit.py"),
     r"api_keys\.txt( && chmod 600 \S+)?$": ("tests/test_callers.py", 'BLOCKS["docs/operations.md-0"]'),
     r"^EDIT_API_KEY=.* scripts/curl_edit\.sh ": ("tests/test_callers.py", 'BLOCKS["docs/operations.md-1"]'),
@@ -153,6 +153,7 @@ def test_who_is_said_to_run_a_command_does(pattern: str) -> None:
     assert word in (ROOT / name).read_text(), f"{name} does not run it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", only(BY_ITSELF))
 def test_command(place: Place, line: str) -> None:
     before = (place.tree / "requirements.lock").read_bytes()

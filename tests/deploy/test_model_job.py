@@ -71,6 +71,7 @@ def moved(text: str, places: dict[str, str]) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_the_job_makes_what_the_deployment_serves(tmp_path: Path, source: Path) -> None:
     hub = write_tiny_checkpoint(tmp_path / "hub", shards=3)
     result = run(tmp_path, source, hub)

@@ -14,7 +14,15 @@ from pathlib import Path
 from PIL import Image
 
 import service
-from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
+from hunyuan.requests import (
+    CancelToken,
+    EditRequest,
+    EditResult,
+    PreviewCallback,
+    ProgressCallback,
+    TextCallback,
+    TokenUsage,
+)
 
 STEP_S = 0.05
 RECORD = Path(os.environ["FAULTS_RECORD"])
@@ -33,6 +41,7 @@ class FaultyEditor:
     """`KIND NAME`: the prompt's first word says what goes wrong, the rest names the request in the record."""
 
     model_name = "faulty"
+    high_steps = 50
     notice: str | None = None
 
     def warm_up(self) -> None:
@@ -42,7 +51,12 @@ class FaultyEditor:
             time.sleep(0.01)
 
     def run(
-        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
     ) -> EditResult:
         assert cancel is not None
         assert on_progress is not None
@@ -50,6 +64,8 @@ class FaultyEditor:
         steps = request.steps or 2
         note(f"prompt {json.dumps(request.prompt)}")
         note(f"start {name}")
+        picture = request.images[0] if request.images else Image.new("RGB", (64, 48))
+        assert isinstance(picture, Image.Image)
         try:
             self._stage("prefill", kind)
             for step in range(steps):
@@ -57,16 +73,19 @@ class FaultyEditor:
                 time.sleep(STEP_S)
                 note(f"step {name}")
                 on_progress("denoise", step + 1, steps)
+                if on_text is not None:
+                    on_text(f"{step} ")
+                if on_preview is not None and step < request.previews:
+                    on_preview(step + 1, picture)
                 self._stage("step", kind)
                 if kind == "stuck":
-                    time.sleep(4)  # does not look at its token
+                    time.sleep(6)  # does not look at its token
             self._stage("vae", kind)
         finally:
             note(f"end {name}")
-        image = request.images[0]
-        assert isinstance(image, Image.Image)
         timings = {"denoise": steps * STEP_S, "total": steps * STEP_S}
-        return EditResult(image.convert("RGB"), None, request.seed or 0, image.size, steps, 0, timings)
+        usage = TokenUsage(3, 20, 0, 100)
+        return EditResult(picture.convert("RGB"), None, request.seed or 0, picture.size, steps, 0, timings, usage)
 
     def _stage(self, stage: str, kind: str) -> None:
         if kind == f"oom-{stage}":

@@ -6,13 +6,13 @@ import copy
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_process import Cost, cost_of
 
+from hunyuan import Editor, Settings
 from hunyuan.checkpoint import tiny_config
 from hunyuan.checkpoint.folder import INDEX_FILE, MOST_FILES, weight_files
 from hunyuan.checkpoint.full_size import full_size_config
@@ -21,7 +21,6 @@ from hunyuan.checkpoint.tiny_tokenizer import build_tokenizer
 from hunyuan.errors import CheckpointError
 from hunyuan.model.config import MOST_EXPERTS, ModelConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 1 << 16
 MOST = {
     "hidden_size": WIDTH,
@@ -59,22 +58,6 @@ MOST = {
     "vit_aligner.n_embed": WIDTH,
     "vit_aligner.depth": 64,
 }
-LOAD = """
-import resource, sys, time
-from pathlib import Path
-from hunyuan import Editor, Settings
-from hunyuan.errors import HunyuanError
-import hunyuan.engines.native, hunyuan.editor
-def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before, started = most(), time.process_time()
-try:
-    Editor.load(Settings(model_id=Path(sys.argv[1]), device="cpu"))
-except HunyuanError as error:
-    print(str(error)[:2000])
-else:
-    print("loaded")
-print(most() - before, time.process_time() - started)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +89,8 @@ def change(folder: Path, path: str, value: Any) -> None:
     (folder / "config.json").write_text(json.dumps(changed(raw, path, value)))
 
 
-def load(folder: Path) -> tuple[str, float, float]:
-    """What loading says, the MiB by which it grows and the seconds it computes, in a process of its own."""
-    command = [sys.executable, "-c", LOAD, str(folder)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert result.returncode == 0, result.stderr[-2000:]
-    *said, figures = result.stdout.strip().splitlines()
-    memory, seconds = map(float, figures.split())
-    return "\n".join(said), memory, seconds
+def load(folder: Path) -> Cost:
+    return cost_of(Editor.load, Settings(model_id=folder, device="cpu"))
 
 
 RAW = tiny_config.model_config(tiny_config.DEFAULT_SHAPE, build_tokenizer())
@@ -184,10 +161,10 @@ def test_the_published_models_are_far_below() -> None:
 )
 def test_loading_refuses_at_once(folder: Path, path: str, value: int) -> None:
     change(folder, path, value)
-    said, memory, seconds = load(folder)
-    assert re.search(rf"{path}(\.0)?: {value}, at most", said)
-    assert memory < 100
-    assert seconds < 2
+    cost = load(folder)
+    assert re.search(rf"{path}(\.0)?: {value}, at most", cost.refusal or "")
+    assert cost.mib < 100
+    assert cost.seconds < 2
 
 
 @pytest.mark.parametrize(
@@ -205,10 +182,10 @@ def test_the_bounds_themselves_cost_little(folder: Path, values: dict[str, Any])
     """Numbers that the weights do not bear out: the files' headers are looked at before anything is allocated."""
     for path, value in values.items():
         change(folder, path, value)
-    said, memory, seconds = load(folder)
-    assert said != "loaded"
-    assert memory < 800
-    assert seconds < 30
+    cost = load(folder)
+    assert cost.refusal
+    assert cost.mib < 800
+    assert cost.seconds < 30
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 CHECK, WHOLE = ROOT / "scripts/check", ROOT / "scripts/checks/test.sh"
 
@@ -51,6 +53,37 @@ def test_a_wrong_type_fails_the_check_although_the_tests_pass(tmp_path: Path) ->
     (tools / "python").write_text("#!/bin/sh\nexit 1\n")
     run = subprocess.run([str(CHECK)], env=os.environ | {"VIRTUAL_ENV": str(tmp_path)}, check=False)
     assert run.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [
+        ({}, 0),
+        ({"ruff": 1}, 1),
+        ({"mypy": 1}, 1),
+        ({"-m pytest": 1}, 1),
+        ({"replay_image": 1}, 1),
+        ({"replay_image": 0}, 1),  # it says that it is done, and there is no image
+        ({"audit": 1}, 1),
+    ],
+    ids=str,
+)
+def test_whatever_fails_beside_the_tests_fails_the_whole(
+    tmp_path: Path, failing: dict[str, int], expected: int
+) -> None:
+    """With stand-ins for the tools; a machine that cannot replay the image says so."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    statuses = {"replay_image": 77} | failing
+    cases = "".join(f'*"{word}"*) exit {status};; ' for word, status in statuses.items())
+    for name in ("mypy", "ruff", "python"):
+        (tools / name).write_text(f'#!/bin/sh\necho "$0 $*"\ncase "$0 $*" in {cases}esac\n')
+        (tools / name).chmod(0o755)
+    own = os.environ | {"VIRTUAL_ENV": str(tmp_path), "TMPDIR": str(tmp_path)}
+    run = subprocess.run([str(WHOLE)], env=own, capture_output=True, text=True, check=False)
+    assert run.returncode == expected, run.stdout + run.stderr
+    assert ("== done" in run.stdout) == (expected == 0)
+    assert ("IMAGE NOT REPLAYED" in run.stdout) == (expected == 0 or "audit" in failing)
 
 
 def test_the_smoke_test_needs_no_package_of_the_tests() -> None:

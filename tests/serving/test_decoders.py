@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,12 @@ from hunyuan.serving.http_errors import Restarting
 from hunyuan.serving.pixel_file import picture_of
 
 MAX_PIXELS = 50_000_000
-# A file that nobody's structure check refuses and that takes long: 50 million pixels of the slowest kind.
-SLOW = photo_bytes(6000, 6000, "PNG", compress_level=1)
+
+
+@cache
+def slow() -> bytes:
+    """A file that nobody's structure check refuses and that takes long: 36 million pixels of the slowest kind."""
+    return photo_bytes(6000, 6000, "PNG", compress_level=1)
 
 
 class Pool(Decoders):
@@ -155,7 +160,7 @@ def test_a_caller_who_leaves_ends_the_work() -> None:
     async def work() -> None:
         async with pool() as decoders:
             (worker,) = decoders.processes
-            task = asyncio.create_task(decoders.decode(SLOW))
+            task = asyncio.create_task(decoders.decode(slow()))
             await asyncio.sleep(0.05)
             task.cancel()
             await until(lambda: not psutil.pid_exists(worker), 1)
@@ -169,8 +174,8 @@ def test_a_caller_who_leaves_ends_the_work() -> None:
 def test_a_caller_who_leaves_in_the_line_is_never_worked_for() -> None:
     async def work() -> None:
         async with pool() as decoders:
-            first = asyncio.create_task(decoders.decode(SLOW))
-            second = asyncio.create_task(decoders.decode(SLOW))
+            first = asyncio.create_task(decoders.decode(slow()))
+            second = asyncio.create_task(decoders.decode(slow()))
             await asyncio.sleep(0.05)
             second.cancel()
             assert (await first).size == (6000, 6000)
@@ -185,7 +190,7 @@ def test_a_file_that_takes_too_long_is_refused_with_the_limit() -> None:
     async def work() -> None:
         async with pool(cpu_s=0.2) as decoders:
             with pytest.raises(InvalidImage, match=r"image: decoding it takes more than the 0\.2 seconds of CPU time"):
-                await decoders.decode(SLOW)
+                await decoders.decode(slow())
             assert (await decoders.decode(photo_bytes())).size == (64, 48)
             assert decoders.kills == ["cpu"]
 
@@ -223,7 +228,7 @@ def test_a_process_that_the_system_killed_is_no_fault_of_the_file() -> None:
     async def work() -> None:
         async with pool() as decoders:
             (worker,) = decoders.processes
-            task = asyncio.create_task(decoders.decode(SLOW))
+            task = asyncio.create_task(decoders.decode(slow()))
             await asyncio.sleep(0.1)
             os.kill(worker, signal.SIGKILL)
             with pytest.raises(OutOfMemory):
@@ -240,7 +245,7 @@ def test_a_crash_inside_a_decoder_is_refused() -> None:
     async def work() -> None:
         async with pool() as decoders:
             (worker,) = decoders.processes
-            task = asyncio.create_task(decoders.decode(SLOW))
+            task = asyncio.create_task(decoders.decode(slow()))
             await asyncio.sleep(0.1)
             os.kill(worker, signal.SIGSEGV)
             with pytest.raises(InvalidImage, match="the decoder failed on this file"):
@@ -261,7 +266,7 @@ def test_memory_has_a_limit() -> None:
         theirs.close()
         assert ours.recv(100) == b"ready"
         file = os.memfd_create("upload")
-        os.write(file, SLOW)
+        os.write(file, slow())
         socket.send_fds(ours, [json.dumps({"max_pixels": MAX_PIXELS, "cpu_s": 30}).encode()], [file])
         os.close(file)
         assert json.loads(ours.recv(4096)) == {"memory": 0}
@@ -324,7 +329,7 @@ asyncio.run(main())
 
 def test_processes_end_with_a_service_that_is_killed(tmp_path: Path) -> None:
     """In the middle of their work, where they look at nothing."""
-    (tmp_path / "slow.png").write_bytes(SLOW)
+    (tmp_path / "slow.png").write_bytes(slow())
     command = [sys.executable, "-c", KILLED, str(tmp_path / "slow.png")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=tmp_path) as service:

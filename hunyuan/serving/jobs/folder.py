@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from hunyuan.cache_dirs import user_state_dirs
@@ -14,6 +15,8 @@ from hunyuan.errors import SettingsError
 
 NAME = "jobs"
 _LOCK = ".lock"
+WAIT_S = 10.0  # for a process that was killed: its children end a moment after it
+_POLL_S = 0.1
 _SERVERS = 16  # of one user on one machine, each of which gets a folder
 
 
@@ -42,7 +45,7 @@ def jobs_folder(named: Path | None) -> LockedFolder | None:
     """
     if named is not None:
         try:
-            return _locked(named)
+            return _locked_soon(named)
         except BlockingIOError:
             raise SettingsError(f"HUNYUAN_JOBS_DIR={named}: another process keeps its jobs there") from None
         except OSError as error:
@@ -56,6 +59,17 @@ def jobs_folder(named: Path | None) -> LockedFolder | None:
             except OSError:
                 break
     return None
+
+
+def _locked_soon(path: Path) -> LockedFolder:
+    end = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return _locked(path)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _locked(path: Path, own: bool = False) -> LockedFolder:

@@ -196,6 +196,7 @@ class Jobs:
             return error
         except Exception as error:
             logger.error("request %s: %s", live.job.request_id, describe_failure(error, prompt))
+            let_go(error)
             return failed(live.job.request_id)
         return None
 

@@ -40,7 +40,7 @@ class Painter:
             model_name=self.model_name,
             version=self.version,
             prompt=call.request.prompt if self.show_prompt else None,
-            from_picture=bool(call.pictures),
+            from_picture=call.operation == "image_edit",
         )
         return base64.b64encode(file).decode("ascii")
 

@@ -48,14 +48,14 @@ class ImageCall:
 
     Attributes:
         request: the first picture to paint, with its seed; `requests` adds the sources and the steps of `quality`.
-        pictures: files, not decoded yet.
+        pictures: files that are not decoded yet.
         steps_given: false where the quality decides the steps.
         output_compression: 0 to 100, of a JPEG or WebP: 100 is the best and the largest.
     """
 
     operation: Operation
     request: EditRequest
-    pictures: Sequence[bytes] = field(repr=False)
+    pictures: list[bytes] = field(repr=False)
     n: int
     quality: Quality
     steps_given: bool
@@ -88,9 +88,7 @@ class ImageCall:
         return [replace(self.request, images=images, steps=steps, seed=self.seed + k) for k in range(self.n)]
 
 
-def call_of(
-    operation: Operation, values: Mapping[str, Value], pictures: Sequence[bytes], settings: Settings
-) -> ImageCall:
+def call_of(operation: Operation, values: Mapping[str, Value], pictures: list[bytes], settings: Settings) -> ImageCall:
     """Checks the values of a request's fields, all of the right kind by now, and fills in the defaults.
 
     Raises:

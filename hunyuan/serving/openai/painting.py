@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from PIL.Image import Image
+
 from hunyuan.errors import InvalidImage
 from hunyuan.requests import CancelToken
 from hunyuan.serving.decoders import Decoders
@@ -63,12 +65,13 @@ async def paint(
 
 async def _begin(worker: EditorWorker, decoders: Decoders, call: ImageCall, queued: QueuedEdit) -> asyncio.Task[object]:
     """Decodes the uploads and lets the edit wait for its turn; nothing here keeps the pictures."""
-    images = []
-    for number, data in enumerate(call.pictures):
+    images, several = list[Image](), len(call.pictures) > 1
+    while call.pictures:  # an upload goes when its picture is there
+        number = len(images)
         try:
-            images.append(await decoders.decode(data))
+            images.append(await decoders.decode(call.pictures.pop(0)))
         except InvalidImage as error:
-            if len(call.pictures) == 1:
+            if not several:
                 raise
             raise InvalidImage(str(error).removeprefix(f"{error.field}: "), f"image[{number}]") from None
     queued.edit.input_size = images[0].size if images else None
