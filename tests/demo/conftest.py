@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hunyuan.checkpoint import tiny_tokenizer
-from hunyuan.checkpoint.load import read_config
+from hunyuan.checkpoint.folder import read_config
 from hunyuan.formats.config import CheckpointConfig
 from scripts.demo import pack, sizes, sources
 from scripts.demo.tasks import SUBJECTS
