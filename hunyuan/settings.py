@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
     default_steps: int | None = Field(
-        None, ge=1, le=100, description="unset: 28, 8 for a Distil checkpoint, the checkpoint's own if lower"
+        None, ge=1, le=100, description="unset: 28, Distil 8, the checkpoint's own if lower"
     )
     request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
     stuck_s: float = Field(120, gt=0, le=LONGEST_S)

@@ -356,7 +356,6 @@ def test_a_distil_checkpoint_takes_8_steps(distil: Path) -> None:
     assert Editor.load(Settings(model_id=distil, device="cpu")).default_steps == 8
 
 
-@pytest.mark.parametrize("value", ["5", "100"])
 @pytest.mark.parametrize(("own", "steps"), [(12, 12), (50, 28), (0, 28), ("9", 28)])
 def test_a_checkpoint_that_wants_fewer_steps_than_28_takes_them(golden: Path, tmp_path: Path, own, steps) -> None:
     shutil.copytree(golden / "checkpoint", tmp_path / "c")
@@ -365,6 +364,7 @@ def test_a_checkpoint_that_wants_fewer_steps_than_28_takes_them(golden: Path, tm
     assert Editor.load(Settings(model_id=tmp_path / "c", device="cpu")).default_steps == steps
 
 
+@pytest.mark.parametrize("value", ["5", "100"])
 def test_the_default_steps_of_the_settings_win(
     distil: Path, golden: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
