@@ -15,7 +15,8 @@ from small_model import noise
 from torch import Tensor
 
 from hunyuan.checkpoint import tiny, tiny_tokenizer
-from hunyuan.checkpoint.load import load_model, read_config
+from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.load import load_model
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.kv_cache import KVCache
