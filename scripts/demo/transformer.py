@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hunyuan.model.attention import Segment
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.operations import use_operations
 from hunyuan.model.rope import Grid, positions_2d, rope_table
 from hunyuan.prompt.layout import CondBlock
 from scripts.demo.autoencoder import planar
@@ -47,7 +48,7 @@ def build(config: ModelConfig, seed: int) -> tuple[HunyuanImage3, TrainingOperat
     if getattr(model.vision_model, "head", None) is not None:
         model.vision_model.head.requires_grad_(False)  # nothing uses it
     operations = TrainingOperations()
-    model.use_operations(operations)
+    use_operations(model, operations)
     return model, operations
 
 
