@@ -28,6 +28,7 @@ from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import max_body_bytes
 from hunyuan.serving.jobs.job import Job
+from hunyuan.serving.jobs.places import Places
 from hunyuan.serving.jobs.routes import job_routes
 from hunyuan.serving.jobs.runner import Jobs
 from hunyuan.serving.jobs.store import JobStore
@@ -106,6 +107,8 @@ class EditServer:
             self.encoded,
             self.tracing,
             settings.replica,
+            None if settings.jobs_proxy is None else Places(f"{settings.jobs_proxy}{API_PATH}"),
+            settings.queue_size,
             job_ended,
         )
 
@@ -181,6 +184,7 @@ class EditServer:
 
     def refuse_work(self) -> None:
         self.worker.shut_down()
+        self.jobs.refuse()
         self.uploads.close(ShuttingDown)
 
     def watch_connections(self) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hunyuan.checkpoint.load import load_model, read_config
+from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.packed import PACKED_FILE, SMALL_FILES, pack, unpack
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.errors import CheckpointError
