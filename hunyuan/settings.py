@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     replica: str | None = Field(
         None, pattern=r"^[a-z0-9]{1,32}$", description="this process's name among others: small letters and digits"
     )
+    places_url: str | None = Field(
+        None, pattern=r"^https?://[^/\s]+/\S*$", description="where a proxy with the one queue gives jobs their turn"
+    )
     png_prompt: bool = False
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
     cache_dir: Path | None = None

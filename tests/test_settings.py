@@ -49,6 +49,7 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("jobs_kept", "HUNYUAN_JOBS_KEPT", "5", 5),
     ("jobs_mb", "HUNYUAN_JOBS_MB", "0.5", 0.5),
     ("replica", "HUNYUAN_REPLICA", "gpu0", "gpu0"),
+    ("places_url", "HUNYUAN_PLACES_URL", "http://proxy:8000/edit/place", "http://proxy:8000/edit/place"),
     ("log_format", "HUNYUAN_LOG_FORMAT", "text", "text"),
     ("cache_dir", "HUNYUAN_CACHE_DIR", "somewhere/else", Path("somewhere/else")),
 ]
@@ -83,6 +84,7 @@ DEFAULTS = {
     "jobs_kept": 1000,
     "jobs_mb": 2048,
     "replica": None,
+    "places_url": None,
     "png_prompt": False,
     "log_format": "auto",
     "cache_dir": None,

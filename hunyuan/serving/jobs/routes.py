@@ -21,6 +21,7 @@ from hunyuan.serving.envelope import reporting
 from hunyuan.serving.http_errors import JobNotFinished
 from hunyuan.serving.inputs import OneUpload, read_edit
 from hunyuan.serving.jobs.job import EditFields, Job, JobFailed
+from hunyuan.serving.jobs.places import HEADER as PLACE
 from hunyuan.serving.jobs.runner import Jobs
 from hunyuan.serving.jobs.store import told
 from hunyuan.serving.records import EditRecord, record_of
@@ -33,7 +34,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 def job_routes(path: str, jobs: Jobs, settings: Settings, one_upload: OneUpload) -> list[Route]:
     """The routes below `path`, which takes the same edits without a job."""
     handlers = _Handlers(jobs, settings, one_upload)
-    return [
+    place = (
+        [] if settings.places_url is None else [Route(f"{path}/place", _answering(handlers.place), methods=["POST"])]
+    )
+    return place + [
         Route(f"{path}/{action}", _answering(getattr(handlers, action)), methods=[method], name=f"job_{action}")
         for action, method in ACTIONS.items()
     ]
@@ -87,6 +91,12 @@ class _Handlers:
     async def cancel(self, request: Request) -> Response:
         with reporting(request.scope):
             return self._told(await self._jobs.cancel(self._job(request)))
+
+    async def place(self, request: Request) -> Response:
+        """Not for callers: this process's own request for a job's place, which has come through the proxy."""
+        with reporting(request.scope):
+            await self._jobs.places.hold(request.headers.get(PLACE, ""), request.is_disconnected)
+        return Response(status_code=204)
 
     async def _submitted(self, request: Request, fields: EditFields, source: bytes) -> Response:
         record = record_of(request.scope)

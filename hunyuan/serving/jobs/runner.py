@@ -24,11 +24,13 @@ from hunyuan.serving.http_errors import (
     Interrupted,
     JobCancelled,
     JobFinished,
+    QueueFull,
     ShuttingDown,
     describe_failure,
     failed,
 )
 from hunyuan.serving.jobs.job import EditFields, Job, new_id
+from hunyuan.serving.jobs.places import Places
 from hunyuan.serving.jobs.store import JobStore, told
 from hunyuan.serving.records import EditRecord, RequestRecord
 from hunyuan.serving.tracing import Tracing
@@ -70,6 +72,9 @@ class Jobs:
         encode: makes the file of a result.
         replica: begins every job's id, so that a balancer knows whom to ask; None: nothing does.
         on_end: told of every job that has ended, after that is known to callers.
+        places: where a job's turn comes from, before its turn in our own queue.
+        most: jobs that may be unfinished, where the places are not ours: one place in our own queue is left for what
+            the proxy sends. None: the queue's places are the limit.
     """
 
     def __init__(
@@ -81,8 +86,12 @@ class Jobs:
         tracing: Tracing,
         replica: str | None,
         on_end: Callable[[Job, RequestRecord], None] = lambda job, record: None,
+        places: Places | None = None,
+        most: int | None = None,
     ) -> None:
         self.store = store
+        self.places = places or Places(None)
+        self._most = most
         self._worker, self._decoders, self._encode, self._tracing = worker, decoders, encode, tracing
         self._replica = replica
         self._on_end = on_end
@@ -132,6 +141,8 @@ class Jobs:
             HunyuanError: what `POST /edit` answers with in that case.
             NoStorage: it cannot be kept.
         """
+        if self._most is not None and len(self._live) >= self._most:
+            raise QueueFull(f"{len(self._live)} jobs are waiting on this replica already; try again later")
         job = Job(new_id(self._replica), record.request_id, fields)
         edit = EditRecord(len(fields.prompt), fields.resolution, fields.seed, fields.steps)
         own = replace(record, edit=edit, ended=None, error=None, status=None, bytes_out=0)
@@ -233,9 +244,19 @@ class Jobs:
             live.accepted.set_result(True)
             request.images = [picture]
             del picture
-            return await self._worker.run(queued, request)
+            sent_away = asyncio.wrap_future(queued.done)
+            sent_away.add_done_callback(_look_at)
+            async with self.places.one(job.id, sent_away) as waited_s:
+                live.record.proxy_s = waited_s
+                return await self._worker.run(queued, request)
 
     def _began(self, job: Job) -> None:
         if job.state == "pending":
             job.state, job.started = "in_progress", time.time()
             self.store.note(job)
+
+
+def _look_at(future: asyncio.Future[EditResult]) -> None:
+    """An error that nobody else asks for is no news."""
+    if not future.cancelled():
+        future.exception()
