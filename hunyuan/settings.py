@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     dense: Dense = "bf16"
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
-    default_steps: int | None = Field(None, ge=1, le=100, description="unset: 28, and 8 for a Distil checkpoint")
+    default_steps: int | None = Field(
+        None, ge=1, le=100, description="unset: 28, Distil 8, the checkpoint's own if lower"
+    )
     request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
     stuck_s: float = Field(120, gt=0, le=LONGEST_S)
     queue_size: int = Field(8, ge=1, le=10_000)
@@ -88,11 +90,11 @@ class Settings(BaseSettings):
     jobs_keep_s: float = Field(86_400, ge=1, le=30 * LONGEST_S, description="from a job's end")
     jobs_kept: int = Field(1000, ge=1, le=100_000, description="finished jobs")
     jobs_mb: float = Field(2048, ge=0.1, le=10**7, description="MiB of all jobs together")
+    jobs_proxy: str | None = Field(
+        None, pattern=r"^https?://[^\s/?#@]+$", description="address of a proxy in whose queue jobs stand, too"
+    )
     replica: str | None = Field(
         None, pattern=r"^[a-z0-9]{1,32}$", description="this process's name among others: small letters and digits"
-    )
-    places_url: str | None = Field(
-        None, pattern=r"^https?://[^/\s]+/\S*$", description="where a proxy with the one queue gives jobs their turn"
     )
     png_prompt: bool = False
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")

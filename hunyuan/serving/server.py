@@ -109,9 +109,9 @@ class EditServer:
             self.encoded,
             self.tracing,
             settings.replica,
+            None if settings.jobs_proxy is None else Places(f"{settings.jobs_proxy}{API_PATH}"),
+            settings.queue_size,
             job_ended,
-            Places(settings.places_url),
-            None if settings.places_url is None else settings.queue_size,
         )
 
     def hooks(self) -> AppHooks:
@@ -194,6 +194,7 @@ class EditServer:
 
     def refuse_work(self) -> None:
         self.worker.shut_down()
+        self.jobs.refuse()
         self.uploads.close(ShuttingDown)
 
     def watch_connections(self) -> None:

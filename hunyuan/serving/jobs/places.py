@@ -1,122 +1,99 @@
-"""A job's place in the one queue of several replicas, which a proxy in front of them keeps.
+"""Places for jobs in the one queue of a proxy that stands before several replicas.
 
-That proxy lets each replica work on so many requests at a time, and a job is none: its submitter has the answer. So
-the replica itself asks the proxy, with a request that comes back to this very process when its turn has come and is
-answered when the job has ended. For the proxy the replica is busy as long. Knows HTTP and tokens, no job.
+A job has no connection of its own through the proxy, so the proxy would think this replica free while a job runs, and
+send an edit here that another replica could do at once. Hence a request for each job, which this process sends to the
+proxy and the proxy, when this replica's turn has come, back to this process; here it stays unanswered until the job
+has ended. `deploy/haproxy.cfg` has the other side.
+
+Knows the proxy's address and asyncio. What a job does with its place it does not know.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
-from hunyuan.errors import HunyuanError, InferenceFailed
-from hunyuan.serving.disconnect import timed_out, while_connected
-from hunyuan.serving.http_errors import NotFound
+from hunyuan.serving.http_errors import JobNotFound
 
-HEADER = "x-place"
-CONNECT_S = 5.0
-LINGER_S = 1.0  # for the proxy to take the answer, so that it sees the place free at once
-LONGEST_S = 86_400.0
+logger = logging.getLogger(__name__)
+
+PATH = "/place"  # below the path of edits
+POLL_S = 0.5  # between two requests for a place
+ALONE_S = 10.0  # without an answer that is one: a proxy that cannot give places must not keep a job from a free GPU
+_CONNECT_S = 2.0
 
 
-@dataclass
 class _Place:
-    """`granted`: the proxy has let our request through. `over`: it may be answered."""
-
-    granted: asyncio.Event = field(default_factory=asyncio.Event)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self) -> None:
+        self.given, self.ended = asyncio.Event(), asyncio.Event()
 
 
 class Places:
-    """The places of this process's jobs.
+    """Asks for places and holds them.
 
     Args:
-        url: where the proxy takes the requests for them; None: there is no such proxy, and no waiting here.
+        url: the proxy's, with the path of edits.
+        alone_s: as `ALONE_S`.
     """
 
-    def __init__(self, url: str | None) -> None:
-        self._url = url
-        self._open: dict[str, _Place] = {}
+    def __init__(self, url: str, alone_s: float = ALONE_S) -> None:
+        self._url, self._alone_s = f"{url}{PATH}", alone_s
+        self._places: dict[str, _Place] = {}
+        self._asking: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def one(self, job_id: str, ended: Awaitable[object] | None = None) -> AsyncIterator[float]:
-        """Holds a place while the caller is inside; the value is how many seconds it waited for it.
-
-        Args:
-            ended: is done when the job has ended otherwise; its error is raised then.
-
-        Raises:
-            DeadlineExceeded: the proxy had none in its own time.
-            InferenceFailed: the proxy does not answer, or refuses.
-        """
-        if self._url is None:
-            yield 0.0
-            return
-        token, place, began = secrets.token_hex(16), _Place(), time.monotonic()
-        self._open[token] = place
-        asking = asyncio.ensure_future(self._ask(self._url, job_id, token))
+    async def one(self, job_id: str) -> AsyncIterator[None]:
+        """Waits for a place and holds it while the caller is inside."""
+        place = self._places[job_id] = _Place()
+        asking = asyncio.get_running_loop().create_task(self._ask(job_id, place))
+        self._asking.add(asking)  # the loop itself holds on to a task only weakly
+        asking.add_done_callback(self._asking.discard)
         try:
-            await _first_of(place.granted.wait(), asking, ended)
-            yield time.monotonic() - began
+            await place.given.wait()
+            yield
         finally:
-            place.over.set()
-            del self._open[token]
-            await asyncio.wait({asking}, timeout=LINGER_S if place.granted.is_set() else 0)
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            del self._places[job_id]
+            if place.given.is_set():
+                place.ended.set()  # the proxy's request is answered, and with it ours
+            else:
+                asking.cancel()  # the proxy lets a request go whose sender has left
 
-    async def hold(self, token: str, is_gone: Callable[[], Awaitable[bool]]) -> None:
-        """Our own request has come back: returns when its job has ended, or the proxy has gone.
+    def waiting(self) -> list[str]:
+        """The jobs that have no place yet."""
+        return [job_id for job_id, place in self._places.items() if not place.given.is_set()]
 
-        Raises:
-            NotFound: it is none of ours.
-            Cancelled: the proxy has gone. The job goes on.
-        """
-        place = self._open.get(token)
+    async def hold(self, job_id: str) -> None:
+        """The proxy's side: gives the job its place, and returns when it has ended. Raises `JobNotFound`."""
+        place = self._places.get(job_id)
         if place is None:
-            raise NotFound("there is nothing at this path")
-        place.granted.set()
-        await while_connected(_until(place.over), time.monotonic() + LONGEST_S, is_gone)
+            raise JobNotFound
+        place.given.set()
+        await place.ended.wait()
 
-    async def _ask(self, url: str, job_id: str, token: str) -> None:
-        """Ends with an error where there was no place."""
-        times = httpx.Timeout(None, connect=CONNECT_S)
-        try:
-            async with httpx.AsyncClient(timeout=times, trust_env=False, verify=url.startswith("https:")) as client:
-                answer = await client.post(url, params={"task_id": job_id}, headers={HEADER: token})
-        except httpx.HTTPError as error:
-            raise InferenceFailed(
-                f"the proxy that gives jobs their turn does not answer ({type(error).__name__})"
-            ) from None
-        if answer.status_code == 504:
-            raise timed_out()
-        if not answer.is_success:
-            raise InferenceFailed(f"the proxy that gives jobs their turn answered with HTTP {answer.status_code}")
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()
-
-
-async def _first_of(granted: Awaitable[object], asking: asyncio.Future[None], ended: Awaitable[object] | None) -> None:
-    """Returns when the place is there; raises the error of whichever of the others ends before."""
-    waiting = asyncio.ensure_future(granted)
-    others: set[asyncio.Future[Any]] = {asking} if ended is None else {asking, asyncio.ensure_future(ended)}
-    try:
-        await asyncio.wait({waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return
-        for other in others:
-            if other.done():
-                other.result()
-        raise HunyuanError("a job's turn ended before it came")
-    finally:
-        waiting.cancel()
+    async def _ask(self, job_id: str, place: _Place) -> None:
+        """Until there is a place, or it is clear that there will be none."""
+        loop = asyncio.get_running_loop()
+        end, why = loop.time() + self._alone_s, ""
+        limits = httpx.Timeout(None, connect=_CONNECT_S)
+        certificates = self._url.startswith("https:")  # to read them takes longer than a request
+        async with httpx.AsyncClient(timeout=limits, trust_env=False, verify=certificates) as client:
+            while not place.given.is_set():
+                sent = loop.time()
+                try:
+                    answer = await client.post(self._url, params={"task_id": job_id})
+                    why = f"status {answer.status_code}"
+                except httpx.HTTPError as error:
+                    why = type(error).__name__
+                if place.given.is_set():
+                    return
+                if loop.time() - sent > self._alone_s:  # it stood in the queue: this is no proxy that says no at once
+                    end = loop.time() + self._alone_s
+                if loop.time() >= end:
+                    logger.warning("the proxy gives a job no place (%s): it is done without one", why)
+                    place.given.set()
+                    return
+                await asyncio.sleep(POLL_S)

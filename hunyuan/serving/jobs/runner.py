@@ -10,7 +10,8 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from hunyuan.errors import Cancelled, HunyuanError
@@ -32,6 +33,7 @@ from hunyuan.serving.http_errors import (
 from hunyuan.serving.jobs.job import EditFields, Job, new_id
 from hunyuan.serving.jobs.places import Places
 from hunyuan.serving.jobs.store import JobStore, told
+from hunyuan.serving.queue import QueuedEdit
 from hunyuan.serving.records import EditRecord, RequestRecord
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.worker import EditorWorker
@@ -71,10 +73,9 @@ class Jobs:
     Args:
         encode: makes the file of a result.
         replica: begins every job's id, so that a balancer knows whom to ask; None: nothing does.
+        places: of a proxy's queue, which every job takes before it takes its turn here; None: there is no proxy.
+        most: jobs that may be unfinished at once, where there is one; else the queue bounds them.
         on_end: told of every job that has ended, after that is known to callers.
-        places: where a job's turn comes from, before its turn in our own queue.
-        most: jobs that may be unfinished, where the places are not ours: one place in our own queue is left for what
-            the proxy sends. None: the queue's places are the limit.
     """
 
     def __init__(
@@ -85,15 +86,14 @@ class Jobs:
         encode: Callable[[EditResult, str], Awaitable[bytes]],
         tracing: Tracing,
         replica: str | None,
-        on_end: Callable[[Job, RequestRecord], None] = lambda job, record: None,
         places: Places | None = None,
-        most: int | None = None,
+        most: int = 1,
+        on_end: Callable[[Job, RequestRecord], None] = lambda job, record: None,
     ) -> None:
         self.store = store
-        self.places = places or Places(None)
-        self._most = most
         self._worker, self._decoders, self._encode, self._tracing = worker, decoders, encode, tracing
-        self._replica = replica
+        self._replica, self._most = replica, most
+        self.places = places
         self._on_end = on_end
         self._live: dict[str, LiveJob] = {}
         self._keep_alive: set[asyncio.Task[None]] = set()
@@ -114,6 +114,11 @@ class Jobs:
         tasks = [live.task for live in self._live.values() if live.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         self.store.close()
+
+    def refuse(self) -> None:
+        """Jobs that wait for a place of the proxy's will get none; those that wait here hear of it from the queue."""
+        for job_id in self.places.waiting() if self.places else ():
+            self._live[job_id].tell(Interrupted(told(self._live[job_id].job)))
 
     @property
     def busy(self) -> bool:
@@ -141,8 +146,6 @@ class Jobs:
             HunyuanError: what `POST /edit` answers with in that case.
             NoStorage: it cannot be kept.
         """
-        if self._most is not None and len(self._live) >= self._most:
-            raise QueueFull(f"{len(self._live)} jobs are waiting on this replica already; try again later")
         job = Job(new_id(self._replica), record.request_id, fields)
         edit = EditRecord(len(fields.prompt), fields.resolution, fields.seed, fields.steps)
         own = replace(record, edit=edit, ended=None, error=None, status=None, bytes_out=0)
@@ -227,36 +230,39 @@ class Jobs:
         await self.store.complete(live.job, png, headers if name is None else headers | {"X-Model": printable(name)})
 
     async def _edited(self, live: LiveJob) -> EditResult:
-        job, edit, fields = live.job, live.edit, live.job.fields
-        request = EditRequest(fields.prompt, seed=fields.seed, steps=fields.steps, resolution=fields.resolution)
+        if self.places is None:
+            async with self._place(live) as queued:
+                return await self._worker.run(queued, await self._accepted(live))
+        self._worker.require_usable()
+        if len(self._live) > self._most:
+            raise QueueFull(f"{self._most} jobs wait here already; try again later")
+        request = await self._accepted(live)
+        async with self.places.one(live.job.id), self._place(live) as queued:
+            return await self._worker.run(queued, request)
+
+    @asynccontextmanager
+    async def _place(self, live: LiveJob) -> AsyncIterator[QueuedEdit]:
         loop = asyncio.get_running_loop()
 
         def on_start() -> None:
-            loop.call_soon_threadsafe(self._began, job)
+            loop.call_soon_threadsafe(self._began, live.job)
 
-        async with self._worker.place(CancelToken(live.deadline), edit) as queued:
+        async with self._worker.place(CancelToken(live.deadline), live.edit) as queued:
             queued.on_start = on_start
-            assert live.source is not None
-            picture = await self._decoders.decode(live.source)
-            edit.input_size = picture.size
-            await self.store.add(job, live.source)
-            live.source = None
-            live.accepted.set_result(True)
-            request.images = [picture]
-            del picture
-            sent_away = asyncio.wrap_future(queued.done)
-            sent_away.add_done_callback(_look_at)
-            async with self.places.one(job.id, sent_away) as waited_s:
-                live.record.proxy_s = waited_s
-                return await self._worker.run(queued, request)
+            yield queued
+
+    async def _accepted(self, live: LiveJob) -> EditRequest:
+        """Decodes the picture and keeps the job; from then on it ends in a state and not in an error."""
+        assert live.source is not None
+        picture = await self._decoders.decode(live.source)
+        live.edit.input_size = picture.size
+        await self.store.add(live.job, live.source)
+        live.source = None
+        live.accepted.set_result(True)
+        fields = live.job.fields
+        return EditRequest(fields.prompt, [picture], fields.seed, fields.steps, fields.resolution)
 
     def _began(self, job: Job) -> None:
         if job.state == "pending":
             job.state, job.started = "in_progress", time.time()
             self.store.note(job)
-
-
-def _look_at(future: asyncio.Future[EditResult]) -> None:
-    """An error that nobody else asks for is no news."""
-    if not future.cancelled():
-        future.exception()

@@ -1,139 +1,136 @@
-"""A job's place: asked for at the proxy, granted when the request comes back, given back at the end."""
+"""A job's place in a proxy's queue: asked for, given, held until the job has ended, or done without."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from hunyuan.errors import Cancelled, DeadlineExceeded, InferenceFailed
-from hunyuan.serving.http_errors import NotFound, ShuttingDown
-from hunyuan.serving.jobs.places import HEADER, Places
+from hunyuan.serving.http_errors import JobNotFound
+from hunyuan.serving.jobs.places import Places
+
+ALONE_S = 1.0
 
 
-async def here() -> bool:
-    return False
+class Proxy:
+    """Answers each request with `status`, at once or when its gate opens; counts those whose sender has left."""
+
+    def __init__(self, status: int = 503) -> None:
+        self.status = status
+        self.gate = asyncio.Event()
+        self.asked: list[str] = []
+        self.left = self.serving = 0
+        self.url = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Proxy]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/edit"
+        async with server:
+            yield self
+            self.gate.set()
+            await until(lambda: self.serving == 0)
+            await asyncio.sleep(0.02)  # the other end reads the answer and closes
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving += 1
+        line = await reader.readline()
+        while await reader.readline() != b"\r\n":
+            pass
+        self.asked.append(line.decode().split()[1])
+        gone, opened = asyncio.ensure_future(reader.read()), asyncio.ensure_future(self.gate.wait())
+        await asyncio.wait({gone, opened}, return_when=asyncio.FIRST_COMPLETED)
+        self.left += gone.done()
+        gone.cancel()
+        opened.cancel()
+        writer.write(f"HTTP/1.1 {self.status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self.serving -= 1
 
 
-class Proxy(BaseHTTPRequestHandler):
-    """Answers at once with `status`, or (204) when `come_back` was held to its end on the tests' loop."""
-
-    status = 204
-    places: Places
-    loop: asyncio.AbstractEventLoop
-    seen: list[str]
-
-    def do_POST(self) -> None:
-        self.seen.append(self.path)
-        if self.status == 204:
-            held = self.places.hold(self.headers[HEADER], here)
-            asyncio.run_coroutine_threadsafe(held, self.loop).result(10)
-        self.send_response(self.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.005)
 
 
-@contextmanager
-def proxy(status: int) -> Iterator[tuple[Places, type[Proxy]]]:
-    handler = type("Handler", (Proxy,), {"status": status, "seen": []})
-    server = HTTPServer(("127.0.0.1", 0), handler)
-    handler.places = Places(f"http://127.0.0.1:{server.server_port}/edit/place")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield handler.places, handler
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def test_a_place_is_held_as_long_as_the_job_is_inside() -> None:
+    async def story() -> None:
+        async with Proxy().running() as proxy:
+            places, inside, done = Places(proxy.url), asyncio.Event(), asyncio.Event()
+
+            async def job() -> None:
+                async with places.one("a-job"):
+                    inside.set()
+                    await done.wait()
+
+            working = asyncio.create_task(job())
+            await until(lambda: proxy.asked)
+            assert proxy.asked == ["/edit/place?task_id=a-job"]
+            assert places.waiting() == ["a-job"]
+            assert not inside.is_set()
+            held = asyncio.create_task(places.hold("a-job"))
+            await asyncio.wait_for(inside.wait(), 5)
+            assert places.waiting() == []
+            assert not held.done()
+            done.set()
+            await asyncio.wait_for(held, 5)
+            await working
+            with pytest.raises(JobNotFound):
+                await places.hold("a-job")
+
+    asyncio.run(story())
 
 
-def test_without_a_proxy_nobody_waits() -> None:
-    async def main() -> None:
-        async with Places(None).one("x") as waited_s:
-            assert waited_s == 0.0
+def test_a_job_that_ends_while_it_waits_leaves_the_queue() -> None:
+    async def story() -> None:
+        async with Proxy().running() as proxy:
+            places = Places(proxy.url)
 
-    asyncio.run(main())
+            async def job() -> None:
+                async with places.one("a-job"):
+                    raise AssertionError("nobody gave it a place")
 
+            working = asyncio.create_task(job())
+            await until(lambda: proxy.asked)
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            await until(lambda: proxy.left == 1)
+            assert places.waiting() == []
 
-def test_a_place_is_held_and_given_back() -> None:
-    with proxy(204) as (places, handler):
-
-        async def main() -> None:
-            handler.loop = asyncio.get_running_loop()
-            async with places.one("gpu0-ab") as waited_s:
-                assert 0 < waited_s < 5
-                assert len(places._open) == 1
-            assert places._open == {}
-
-        asyncio.run(main())
-        assert handler.seen == ["/edit/place?task_id=gpu0-ab"]
+    asyncio.run(story())
 
 
-@pytest.mark.parametrize(
-    ("status", "kind", "words"),
-    [
-        (504, DeadlineExceeded, "not finished in the time"),
-        (503, InferenceFailed, "HTTP 503"),
-        (404, InferenceFailed, "404"),
-    ],
-)
-def test_what_the_proxy_says_ends_the_job(status: int, kind: type[Exception], words: str) -> None:
-    async def main(places: Places) -> None:
-        async with places.one("x"):
-            raise AssertionError("there was no place")
+@pytest.mark.parametrize("status", [404, 503, 504])
+def test_a_proxy_that_says_no_is_asked_again_and_then_done_without(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr("hunyuan.serving.jobs.places.POLL_S", 0.05)
 
-    with proxy(status) as (places, _), pytest.raises(kind, match=words):
-        asyncio.run(main(places))
+    async def story() -> None:
+        async with Proxy(status).running() as proxy:
+            proxy.gate.set()
+            async with asyncio.timeout(5), Places(proxy.url, ALONE_S).one("a-job"):
+                assert len(proxy.asked) > 1
 
-
-def test_a_proxy_that_is_not_there() -> None:
-    async def main() -> None:
-        async with Places("http://127.0.0.1:9/edit/place").one("x"):
-            raise AssertionError("there was no place")
-
-    with pytest.raises(InferenceFailed, match=r"does not answer \(ConnectError\)"):
-        asyncio.run(main())
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(story())
+    assert f"gives a job no place (status {status})" in caplog.text
+    assert "a-job" not in caplog.text
 
 
-def test_a_job_that_is_sent_away_stops_asking() -> None:
-    async def main() -> None:
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(0.1, ended.set_exception, ShuttingDown())
+def test_a_proxy_that_is_not_there_is_done_without(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        async with Proxy().running() as proxy:
+            url = proxy.url
+        async with asyncio.timeout(5), Places(url, ALONE_S).one("a-job"):
+            pass
 
-        async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
-            writer.close()
-
-        silent = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
-        async with silent, Places(f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/x").one("x", ended):
-            raise AssertionError("there was no place")
-
-    with pytest.raises(ShuttingDown):
-        asyncio.run(main())
-
-
-def test_nobody_else_gets_in_and_a_proxy_may_go() -> None:
-    async def main() -> None:
-        places = Places("http://127.0.0.1:9/edit/place")
-        for token in ("", "guessed"):
-            with pytest.raises(NotFound):
-                await places.hold(token, here)
-
-        async def gone() -> bool:
-            return True
-
-        from hunyuan.serving.jobs.places import _Place
-
-        places._open["t"] = _Place()
-        with pytest.raises(Cancelled):
-            await places.hold("t", gone)
-
-    asyncio.run(main())
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(story())
+    assert "(ConnectError)" in caplog.text
