@@ -21,7 +21,7 @@ from server_process import Server, running
 from torch import Tensor
 
 from hunyuan import Editor, EditRequest, Settings
-from hunyuan.checkpoint.packed import PACKED_FILE
+from hunyuan.checkpoint.packed import PACKED_FILES
 from hunyuan.cli.main import main
 from hunyuan.demo import FOLDER, REQUESTS
 from scripts.demo import edits, testset
@@ -35,7 +35,9 @@ from scripts.demo.tasks import UNKNOWN, Task
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (FOLDER / PACKED_FILE).is_file(), reason="the demo's trained weights are not in the tree"),
+    pytest.mark.skipif(
+        not (FOLDER / PACKED_FILES[0]).is_file(), reason="the demo's trained weights are not in the tree"
+    ),
 ]
 
 ENOUGH, NEAR = 26.0, 3.0
