@@ -70,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--state", type=Path, default=Path("demo_work/state"))
     parser.add_argument("--tokenizer", type=Path, default=Path("demo_work/tokenizer.json"))
-    parser.add_argument(
-        "--packed", type=Path, metavar="FOLDER", help="write it packed, too; the package's: hunyuan/demo"
-    )
+    parser.add_argument("--packed", type=Path, metavar="FOLDER", help="pack it, too; hunyuan/demo is the package's")
     args = parser.parse_args(argv)
     autoencoder, transformer = state.load(args.state, "autoencoder_average"), state.load(args.state, "transformer")
     if autoencoder is None or transformer is None:
