@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     dense: Dense = "bf16"
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
-    default_steps: int | None = Field(None, ge=1, le=100, description="unset: 28, and 8 for a Distil checkpoint")
+    default_steps: int | None = Field(
+        None, ge=1, le=100, description="unset: 28, Distil 8, the checkpoint's own if lower"
+    )
     request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
     stuck_s: float = Field(120, gt=0, le=LONGEST_S)
     queue_size: int = Field(8, ge=1, le=10_000)

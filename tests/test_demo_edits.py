@@ -100,6 +100,16 @@ def test_it_edits_whatever_is_said_before(product: Product, photo: Tensor, task:
     assert_is(product, Answer(to_tensor(result.image), str(result.cot_text)), edits.apply(Step("sepia"), photo))
 
 
+@pytest.mark.parametrize("weights", ["fp8", "4bit"])
+def test_smaller_weights_edit_as_well(photo: Tensor, tmp_path: Path, weights: str) -> None:
+    """Quantized while loading; on a GPU the same formats go through FlashInfer."""
+    settings = {"model_id": "demo", "device": "cpu", "cache_dir": tmp_path, "weights": weights}
+    small = Product(Editor.load(Settings.model_validate(settings)))
+    answer = small.answer(REQUESTS[0], [photo])
+    assert parse(recaption_of(answer.said)) == Task("edit", (Step("bw"),))
+    assert_is(small, answer, edits.apply(Step("bw"), photo))
+
+
 def test_guidance_does_no_harm(product: Product, photo: Tensor) -> None:
     answer = product.answer("Mirror it", [photo], guidance=2.5)
     assert_is(product, answer, edits.apply(Step("mirror"), photo))

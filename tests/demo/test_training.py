@@ -14,8 +14,7 @@ import torch
 from small_model import noise
 from torch import Tensor
 
-from hunyuan.checkpoint import tiny, tiny_tokenizer
-from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint import tiny
 from hunyuan.checkpoint.load import load_model
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.denoise import Denoiser
@@ -41,21 +40,6 @@ CPU = torch.device("cpu")
 
 BLUE = Request(UNKNOWN, "make it blue", "en", 1, "Keep the photo", "Bright picture")
 LONGER = Request(UNKNOWN, "make it blue and then darker", "en", 1, "Keep", "Picture with light")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's small files, with the tiny tokenizer and a narrow autoencoder."""
-    out = tmp_path_factory.mktemp("demo")
-    tokenizer = tiny_tokenizer.build_tokenizer()
-    raw = sizes.model_config(tokenizer, 0.7, 0.1, block_out_channels=[32] * 5, latent_channels=16)
-    sizes.write_small_files(out, tokenizer, raw)
-    return out
-
-
-@pytest.fixture(scope="module")
-def config(folder: Path) -> CheckpointConfig:
-    return read_config(folder)
 
 
 def trainee(config: CheckpointConfig, count: int, copies: int) -> Trainee:
