@@ -42,7 +42,7 @@ class Kind:
 
 
 def _demo_files() -> list[Path]:
-    return [Path(packed.__file__), *(FOLDER / name for name in (*packed.SMALL_FILES, packed.PACKED_FILE))]
+    return [Path(packed.__file__), *(FOLDER / name for name in (*packed.SMALL_FILES, *packed.PACKED_FILES))]
 
 
 def _tiny_files() -> list[Path]:
