@@ -86,7 +86,7 @@ class Editor:
         if notice is not None:
             log.warning("%s: %s", name, notice)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
-        steps = settings.default_steps or (DISTIL_STEPS if distilled else DEFAULT_STEPS)
+        steps = settings.default_steps or (DISTIL_STEPS if distilled else _steps_of(folder))
         high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
         return cls(_load_engine(folder, settings), settings, name, steps, notice, high_steps)
 
@@ -164,6 +164,12 @@ class Editor:
         """One small edit, thinking included, so that the first request finds everything ready."""
         picture = Image.new("RGB", (96, 64), (200, 120, 40))
         return self.run(EditRequest("warm up", images=[picture], seed=0, steps=2, max_new_tokens=8))
+
+
+def _steps_of(folder: Path) -> int:
+    """28, or the checkpoint's own number where that is lower (the published Instruct has 50)."""
+    own = read_json(folder, "generation_config.json").get("diff_infer_steps")
+    return min(own, DEFAULT_STEPS) if isinstance(own, int) and own >= 1 else DEFAULT_STEPS
 
 
 def _checkpoint(settings: Settings) -> tuple[Path, str, str | None]:

@@ -1,7 +1,7 @@
-"""Which device each layer lives on: plain data, and the arithmetic that fills several devices with layers.
+"""Which device is used, and which each layer lives on; the arithmetic that fills several devices with layers.
 
-Layers are placed in order, one stretch per device; all that is no layer (embeddings, head, autoencoder, vision tower,
-image layers) lives on the first, so that only the backbone's two ends and the boundaries between see other devices.
+Layers are placed in order, a run of them on each device; all that is no layer (embeddings, head, autoencoder, vision
+tower, image layers) lives on the first, so that only the backbone's two ends and the boundaries see other devices.
 Knows bytes, devices and parameters by name; does not know the network's modules or how much memory a request takes.
 """
 
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from hunyuan.errors import SettingsError
 
 _LAYER = "model.layers."
 
@@ -51,6 +53,21 @@ def _fill(layer_bytes: Sequence[int], room: Sequence[int]) -> tuple[int, ...] | 
             layer += 1
         counts.append(layer - first)
     return tuple(counts) if layer == len(layer_bytes) else None
+
+
+def choose_device(name: str, setting: str = "HUNYUAN_DEVICE") -> torch.device:
+    """The device that `auto`, `cuda` or `cpu` means here.
+
+    Args:
+        setting: whoever asked for it, for the error.
+
+    Raises:
+        SettingsError: cuda, and there is none.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise SettingsError(f"{setting}=cuda, but torch finds no CUDA device; use auto or cpu")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ from hunyuan.origins import origin_of
 from hunyuan.platform_variables import service_links
 
 Network = IPv4Network | IPv6Network
+Device = Literal["auto", "cuda", "cpu"]
+Dtype = Literal["auto", "bfloat16", "float32"]
+Weights = Literal["auto", "bf16", "fp8", "4bit", "mixed"]
+Dense = Literal["bf16", "fp8"]
 ENV_PREFIX = "HUNYUAN_"
 LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
 Builtin = Literal["demo", "tiny"]
@@ -54,13 +58,15 @@ class Settings(BaseSettings):
         description="checkpoint folder; demo (as unset outside an image), tiny: built-in",
     )
     engine: Literal["native", "official"] = "native"
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    weights: Literal["auto", "bf16", "fp8", "4bit", "mixed"] = "auto"
-    dense: Literal["bf16", "fp8"] = "bf16"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    weights: Weights = "auto"
+    dense: Dense = "bf16"
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
-    default_steps: int | None = Field(None, ge=1, le=100, description="unset: 28, and 8 for a Distil checkpoint")
+    default_steps: int | None = Field(
+        None, ge=1, le=100, description="unset: 28, Distil 8, the checkpoint's own if lower"
+    )
     request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
     stuck_s: float = Field(120, gt=0, le=LONGEST_S)
     queue_size: int = Field(8, ge=1, le=10_000)
@@ -84,6 +90,9 @@ class Settings(BaseSettings):
     jobs_keep_s: float = Field(86_400, ge=1, le=30 * LONGEST_S, description="from a job's end")
     jobs_kept: int = Field(1000, ge=1, le=100_000, description="finished jobs")
     jobs_mb: float = Field(2048, ge=0.1, le=10**7, description="MiB of all jobs together")
+    jobs_proxy: str | None = Field(
+        None, pattern=r"^https?://[^\s/?#@]+$", description="address of a proxy in whose queue jobs stand, too"
+    )
     replica: str | None = Field(
         None, pattern=r"^[a-z0-9]{1,32}$", description="this process's name among others: small letters and digits"
     )
@@ -181,7 +190,7 @@ class Settings(BaseSettings):
         return None if isinstance(self.model_id, Path) else self.model_id or "demo"
 
     def lines(self) -> list[str]:
-        """One `NAME=value` line a setting, for the log at start."""
+        """One `NAME=value` line per setting, for the log at start."""
         return [f"{variable(name)}={_shown(getattr(self, name))}" for name in type(self).model_fields]
 
 

@@ -4,7 +4,7 @@
     python scripts/check_goldens.py FOLDER [--section NAME ...] [--device cpu|cuda]
 
 One line a section; the exit code is 1 on any difference and on anything recorded that was neither compared nor
-left out by name. Everything runs in fp32 with the eager mixture of experts and noise drawn on the CPU.
+left out by name. Everything runs in fp32 with the plain loop over the experts and noise drawn on the CPU.
 """
 
 from __future__ import annotations

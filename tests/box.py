@@ -98,11 +98,16 @@ def replaced(text: str, old: str, new: str) -> str:
 
 @contextmanager
 def proxy_before(
-    replicas: list[Server], folder: Path, variables: dict[str, str] | None = None, **changes: str
+    replicas: list[Server],
+    folder: Path,
+    variables: dict[str, str] | None = None,
+    port: int | None = None,
+    **changes: str,
 ) -> Iterator[Box]:
     """HAProxy, through the container's own script, until the `with` ends."""
     folder.mkdir(exist_ok=True)
-    port, figures, log = free_port(), free_port(), folder / "haproxy.log"
+    port = port or free_port()
+    figures, log = free_port(), folder / "haproxy.log"
     keys, digests, file = folder / "keys", folder / "digests.txt", folder / "haproxy.cfg"
     keys.write_text(f"# of the test\nbox : {KEY}\n")
     file.write_text(configuration(replicas, port, figures, digests, **changes))

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from hunyuan.model.attention import split_heads
 from hunyuan.model.moe import Experts
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations
+from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations, use_operations
 from hunyuan.model.rope import apply_rope
 
 
@@ -68,7 +68,7 @@ class EveryExpert(nn.Module):
 
 def make_graph_safe(model: HunyuanImage3) -> None:
     """Exchanges the operations of a loaded model with bf16 or fp32 experts."""
-    model.use_operations(GraphSafeOperations())
+    use_operations(model, GraphSafeOperations())
     layers: Sequence[nn.Module] = list(model.model.layers)
     for layer in layers:
         mlp = layer.mlp

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -352,6 +354,14 @@ def test_the_name_is_the_folders_own_whatever_path_led_to_it(
 @pytest.mark.trap(13)
 def test_a_distil_checkpoint_takes_8_steps(distil: Path) -> None:
     assert Editor.load(Settings(model_id=distil, device="cpu")).default_steps == 8
+
+
+@pytest.mark.parametrize(("own", "steps"), [(12, 12), (50, 28), (0, 28), ("9", 28)])
+def test_a_checkpoint_that_wants_fewer_steps_than_28_takes_them(golden: Path, tmp_path: Path, own, steps) -> None:
+    shutil.copytree(golden / "checkpoint", tmp_path / "c")
+    path = tmp_path / "c" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"diff_infer_steps": own}))
+    assert Editor.load(Settings(model_id=tmp_path / "c", device="cpu")).default_steps == steps
 
 
 @pytest.mark.parametrize("value", ["5", "100"])

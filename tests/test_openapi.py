@@ -59,7 +59,7 @@ def assert_ours(status: int, headers: dict[str, str], body: object) -> None:
 
 
 @pytest.mark.parametrize("kind", ["positive", "negative"])
-@pytest.mark.parametrize("path", ["/edit", "/v1/images/edits", WORDS_ALONE])
+@pytest.mark.parametrize("path", ["/edit", "/edit/submit", "/v1/images/edits", WORDS_ALONE])
 def test_whatever_the_page_allows_or_forbids(
     server: LocalServer, api: schemathesis.schemas.BaseSchema, path: str, kind: str
 ) -> None:

@@ -197,7 +197,7 @@ def test_a_prompt_arrives_literally(served: Served, prompt: str) -> None:
         ),
         ({"image": b""}, "invalid_image", "image: the file is empty"),
         ({"image": photo()[:900]}, "invalid_image", "image: the file is cut short"),
-        ({"image": photo(15, 15)}, "invalid_image", "image: 15x15 px"),
+        ({"image": photo(15, 15)}, "invalid_image", "image: got 15x15 px"),
         ({"prompt": " "}, "invalid_prompt", "prompt: it is blank"),
         ({"seed": "-1"}, "invalid_field", "seed: got -1"),
         ({"steps": "1000"}, "invalid_field", "steps: got 1000; allowed is a whole number from 1 to 100"),

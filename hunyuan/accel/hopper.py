@@ -29,8 +29,7 @@ class HopperOperations(Operations):
 
     Args:
         attention: "fa3" (FlashInfer must be installed and hold the compiled module) or "sdpa".
-        triton_gemv: whether bf16 layers, too, take this package's kernel for a single token, not cuBLAS.
-        cut: how attention of one query is shared out among programs.
+        cut: how decode attention is shared out among programs.
 
     Raises:
         ImportError: "fa3" without FlashInfer.
@@ -38,9 +37,8 @@ class HopperOperations(Operations):
 
     name = "hopper"
 
-    def __init__(self, attention: str = "fa3", triton_gemv: bool = True, cut: Cut = CUT) -> None:
-        self.cut = cut
-        self.attention, self.triton_gemv = attention, triton_gemv
+    def __init__(self, attention: str = "fa3", cut: Cut = CUT) -> None:
+        self.attention, self.cut = attention, cut
         self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
         self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
 
@@ -79,7 +77,7 @@ class HopperOperations(Operations):
             return fp8_linear(x, layer.weight, layer.weight_scale).to(out_dtype)
         if not isinstance(layer, nn.Linear) or layer.bias is not None:
             raise TypeError(f"no fast form of {layer}")
-        if single and self.triton_gemv:
+        if single:
             return gemv(x, layer.weight, None, out_dtype)
         return linear(x, layer.weight).to(out_dtype)
 

@@ -17,13 +17,6 @@ from hunyuan.model.transformer import NextNorm, Transformer
 from hunyuan.placement import Placement
 
 
-def move_layers(transformer: Transformer, placement: Placement) -> None:
-    """Brings the layers of a loaded backbone to their devices and connects them."""
-    for layer, device in zip(transformer.layers, placement.layers, strict=True):
-        layer.to(device)
-    connect(transformer, placement)
-
-
 def connect(transformer: Transformer, placement: Placement) -> None:
     """Makes a backbone whose layers are on several devices take its input on the first and answer there.
 
@@ -42,15 +35,15 @@ def connect(transformer: Transformer, placement: Placement) -> None:
     for device, group in groupby(placement.layers):
         stop = start + len(list(group))
         if start > 0:
-            _Stretch(device, placement.first).attach(layers[start:stop])
+            _DeviceLayers(device, placement.first).attach(layers[start:stop])
         if stop < len(layers):
             layers[stop - 1].register_forward_pre_hook(_leave_norm_to_next)
         start = stop
-    # With the hooks of its own stretch before this one: the answer is the last thing to move.
+    # With the hooks of its own device before this one: the answer is the last thing to move.
     layers[-1].register_forward_hook(lambda _module, _args, output: transfer(output, placement.first))
 
 
-class _Stretch:
+class _DeviceLayers:
     """Hooks around consecutive layers on another device than those before them.
 
     The tables that every layer gets (rotary cosines and sines) are brought over once per pass, not per layer.
@@ -103,7 +96,7 @@ class _Stretch:
 
 
 def _leave_norm_to_next(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Before the last layer of a stretch: the next layer's norm, which a layer computes ahead, is on another device."""
+    """Before the last layer of a device: the next layer's norm, which a layer computes ahead, is on another device."""
     for following in _next_norms(args):
         following.norm = None
 

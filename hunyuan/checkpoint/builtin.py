@@ -42,13 +42,13 @@ class Kind:
 
 
 def kind(which: Builtin) -> Kind:
-    if which == "demo" and not (FOLDER / packed.PACKED_FILE).exists():
+    if which == "demo" and not (FOLDER / packed.PACKED_FILES[0]).exists():
         which = "tiny"  # its weights are not in the tree yet
     return KINDS[which]
 
 
 def _demo_files() -> list[Path]:
-    return [Path(packed.__file__), *(FOLDER / name for name in (*packed.SMALL_FILES, packed.PACKED_FILE))]
+    return [Path(packed.__file__), *(FOLDER / name for name in (*packed.SMALL_FILES, *packed.PACKED_FILES))]
 
 
 def _tiny_files() -> list[Path]:

@@ -46,9 +46,9 @@ def read_file(folder: Path, name: str, most: int) -> bytes:
     try:
         return read_small(folder / name, most)
     except FileNotFoundError:
-        raise CheckpointError(_missing(folder, name)) from None
+        raise CheckpointError(_why_missing(folder, name)) from None
     except NoPlainFile as problem:
-        raise CheckpointError(f"{_missing(folder, name)}; what has that name is no file: {problem}") from problem
+        raise CheckpointError(f"{_why_missing(folder, name)}; what has that name is no file: {problem}") from problem
     except FileProblem as problem:
         raise CheckpointError(f"{name} cannot be read: {problem}") from problem
 
@@ -183,17 +183,17 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _missing(folder: Path, name: str) -> str:
+def _why_missing(folder: Path, name: str) -> str:
     """Why there is no such file, as far as the folder shows it."""
     if not folder.is_dir():
         return (
             f"no such folder: {folder}" if not folder.exists() else f"{folder} is a file; a checkpoint folder is meant"
         )
-    text = f"{name} is missing in the checkpoint folder {checkpoint_name(folder)}{_unfinished(folder)}"
-    return text + _below(folder) if name == CONFIG_FILE else text
+    text = f"{name} is missing in the checkpoint folder {checkpoint_name(folder)}{_journal_hint(folder)}"
+    return text + _elsewhere_hint(folder) if name == CONFIG_FILE else text
 
 
-def _below(folder: Path) -> str:
+def _elsewhere_hint(folder: Path) -> str:
     """Where checkpoints are that somebody may have meant: the Hub keeps them two folders below a model's cache."""
     for pattern in ("snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*", "*"):
         found = sorted(islice((path.parent for path in folder.glob(f"{pattern}/{CONFIG_FILE}")), _SHOWN))
@@ -204,7 +204,7 @@ def _below(folder: Path) -> str:
     return ""
 
 
-def _unfinished(folder: Path) -> str:
+def _journal_hint(folder: Path) -> str:
     """What a journal that was left behind says, to follow an error."""
     try:
         journal = parse_json(read_small(folder / JOURNAL_FILE, MOST_JSON))

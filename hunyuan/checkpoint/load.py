@@ -20,15 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hunyuan.checkpoint.folder import (
-    OpenWeights,
-    check_keys,
-    checkpoint_name,
-    read_config,
-    read_index,
-    read_json,
-    weight_files,
-)
+from hunyuan.checkpoint.folder import OpenWeights, checkpoint_name, read_config
 from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors, meta_model
 from hunyuan.errors import CheckpointError
@@ -37,10 +29,8 @@ from hunyuan.formats.numbers import quantize_fp8, quantize_fp8_rows, quantize_mx
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.placement import Placement
 
-__all__ = ["check_keys", "empty_model", "load_model", "read_config", "read_index", "read_json", "weight_files"]
-
 PIECE_BYTES = 32 << 20
-_GPU_READERS, _CPU_READERS = 8, 2
+GPU_READERS, CPU_READERS = 8, 2
 
 log = logging.getLogger(__name__)
 
@@ -215,23 +205,13 @@ def _run(pieces: list[Piece], progress: tqdm) -> None:
             with lock:
                 progress.update(piece.size)
 
-    readers = min(_GPU_READERS if cuda else _CPU_READERS, max(1, len(pieces)))
+    readers = min(GPU_READERS if cuda else CPU_READERS, max(1, len(pieces)))
     with ThreadPoolExecutor(readers, "weights") as pool:
         try:
             for future in as_completed([pool.submit(work) for _ in range(readers)]):
                 future.result()
         finally:
             stop.set()
-
-
-def staging_bytes(config: CheckpointConfig, device: torch.device) -> int:
-    """The most that all staging buffers together take while this config is loaded, quantized on the way or not."""
-    largest = max(
-        (s.numel for s in expected_tensors(config.with_formats("bf16", "bf16")).values() if s.slot is not None),
-        default=0,
-    )
-    readers = _GPU_READERS if device.type == "cuda" else _CPU_READERS
-    return readers * max(PIECE_BYTES, 2 * largest)
 
 
 def _replace(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

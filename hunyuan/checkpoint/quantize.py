@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +232,10 @@ class _Job:
             self._copy_small_file(path)
         report = build_report(config, self.job, self.journal.done, self.journal.mixed)
         write_durably(self.out / REPORT_FILE, json.dumps(report, indent=1) + "\n")
-        places = {spec.key: name for name, specs in plan_shards(config).items() for spec in specs}
-        total = sum(entry.size for name in plan_shards(config) for entry in _entries(self.out / name))
+        plan = plan_shards(config)
+        places = {spec.key: name for name, specs in plan.items() for spec in specs}
+        stored = stored_content([spec for specs in plan.values() for spec in specs], self.held)
+        total = sum(dtype.itemsize * prod(shape) for dtype, shape in stored.values())
         index = {"metadata": {"total_size": total}, "weight_map": places}
         write_durably(self.out / INDEX_FILE, json.dumps(index, indent=2) + "\n")
         write_durably(self.out / CONFIG_FILE, json.dumps(self._raw_config(config), indent=2) + "\n")
@@ -268,8 +271,3 @@ def _expert_bytes(config: CheckpointConfig) -> Counter[int]:
 
 def _nbytes(config: CheckpointConfig) -> int:
     return sum(spec.nbytes for spec in expected_tensors(config).values())
-
-
-def _entries(path: Path) -> list[Any]:
-    with ShardReader(path) as shard:
-        return list(shard.entries.values())

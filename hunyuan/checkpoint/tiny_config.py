@@ -86,9 +86,9 @@ class TinyShape(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads must be a multiple of kv_heads; got {self.heads} and {self.kv_heads}")
+            raise ValueError(f"heads must be a multiple of kv_heads; got heads={self.heads}, kv_heads={self.kv_heads}")
         if self.topk > self.experts:
-            raise ValueError(f"topk must be at most experts; got {self.topk} and {self.experts}")
+            raise ValueError(f"topk must be at most experts; got topk={self.topk}, experts={self.experts}")
         return self
 
 

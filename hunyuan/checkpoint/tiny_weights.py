@@ -64,10 +64,10 @@ def _initial(spec: TensorSpec, config: CheckpointConfig, generator: torch.Genera
         return 0.05 * noise
     if len(spec.shape) == 1:  # the weight of a norm
         return 1 + 0.1 * noise
-    return noise * _spread(spec, config)
+    return noise * _deviation(spec, config)
 
 
-def _spread(spec: TensorSpec, config: CheckpointConfig) -> float:
+def _deviation(spec: TensorSpec, config: CheckpointConfig) -> float:
     """The standard deviation of a matrix or kernel."""
     if spec.key in _TABLES:
         return _TABLES[spec.key]

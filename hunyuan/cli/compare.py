@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from hunyuan.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from hunyuan.compare.weights import Case
     from hunyuan.editor import Editor
-    from hunyuan.requests import ProgressCallback
+    from hunyuan.requests import EditRequest, ProgressCallback
 
 DESCRIPTION = """\
 Runs the same edits through two sets of weights and reports how far apart they are. A and B are checkpoint folders, or
@@ -45,23 +44,30 @@ BUILT_IN: tuple[tuple[str, tuple[tuple[int, int], ...]], ...] = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", type=Path, metavar="A", help="folder of the reference")
-    parser.add_argument("b", type=Path, metavar="B", help="folder of the other; may be the same")
-    for side in "ab":
-        parser.add_argument(f"--weights-{side}", default="auto", choices=("auto", "bf16", "fp8", "4bit", "mixed"))
-        parser.add_argument(f"--dense-{side}", default="bf16", choices=("bf16", "fp8"))
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "cpu"))
-    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    from hunyuan.cli.picture import BOT_TASK_HELP
+    from hunyuan.requests import BotTask
+    from hunyuan.settings import Dense, Device, Dtype, Weights
+
+    parser.add_argument("a", type=Path, metavar="A", help="checkpoint folder of the reference")
+    parser.add_argument("b", type=Path, metavar="B", help="checkpoint folder of the other; may be the same")
+    for side in "AB":
+        weights, dense = f"format of {side}'s experts", f"format of {side}'s attention, shared MLP and lm_head"
+        parser.add_argument(f"--weights-{side.lower()}", default="auto", choices=get_args(Weights), help=weights)
+        parser.add_argument(f"--dense-{side.lower()}", default="bf16", choices=get_args(Dense), help=dense)
+    parser.add_argument("--device", default="auto", choices=get_args(Device), help="where both compute")
+    parser.add_argument(
+        "--dtype", default="auto", choices=get_args(Dtype), help="what both compute in; auto: bfloat16 on a GPU"
+    )
     parser.add_argument("--prompt", help="one request of your own instead of the built-in ones")
     parser.add_argument("--image", action="append", default=[], type=Path, help="with --prompt; up to three")
-    parser.add_argument("--requests", type=int, default=len(BUILT_IN), help="how many of the built-in ones")
-    parser.add_argument("--resolution", help="WIDTHxHEIGHT or W:H; default: the first picture's ratio")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--steps", type=int, help="default: A's own, which is 28, and 8 for a Distil checkpoint")
     parser.add_argument(
-        "--bot-task", default="think_recaption", choices=("image", "think", "recaption", "think_recaption")
+        "--requests", type=int, default=len(BUILT_IN), metavar="N", help="how many of the built-in requests"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=2048)
+    parser.add_argument("--resolution", metavar="SIZE", help="WIDTHxHEIGHT or W:H; default: the first picture's ratio")
+    parser.add_argument("--seed", type=int, default=42, help="of every request")
+    parser.add_argument("--steps", type=int, help="default: A's own, which is 28, and 8 for a Distil checkpoint")
+    parser.add_argument("--bot-task", default="think_recaption", choices=get_args(BotTask), help=BOT_TASK_HELP)
+    parser.add_argument("--max-new-tokens", type=int, default=2048, metavar="N", help="longest text")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     parser.add_argument(
         "--sheet", type=Path, metavar="FILE", help="write source, A, B and their difference there (PNG)"
@@ -112,13 +118,13 @@ def loader(args: argparse.Namespace, folder: Path, weights: str, dense: str) -> 
     return lambda: Editor.load(settings)
 
 
-def build_cases(args: argparse.Namespace) -> list[Case]:
+def build_cases(args: argparse.Namespace) -> list[EditRequest]:
     """The built-in requests, or the one of --prompt and --image."""
     from PIL import Image
 
     from hunyuan.compare.sample_photos import photo
-    from hunyuan.compare.weights import Case
     from hunyuan.pictures.reader import load_image
+    from hunyuan.requests import EditRequest
 
     chosen: list[tuple[str, tuple[Image.Image, ...]]]
     if args.prompt is not None:
@@ -127,9 +133,10 @@ def build_cases(args: argparse.Namespace) -> list[Case]:
         made = [(prompt, tuple(photo(*size, seed=i) for i, size in enumerate(sizes))) for prompt, sizes in BUILT_IN]
         chosen = made[: args.requests]
     common = {"seed": args.seed, "steps": args.steps, "bot_task": args.bot_task, "max_new_tokens": args.max_new_tokens}
+    common |= {"do_sample": False, "drop_think": False}
     # The size is the first picture's ratio: "auto" would be A's choice and then B's.
     ratios = ["{}:{}".format(*images[0].size) if images else "1:1" for _, images in chosen]
     return [
-        Case(prompt, images, args.resolution or ratio, **common)
+        EditRequest(prompt, images, resolution=args.resolution or ratio, **common)
         for (prompt, images), ratio in zip(chosen, ratios, strict=True)
     ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from hunyuan.cli.picture import add_options, make
+from hunyuan.cli.picture import add_options, make_picture
 
 DESCRIPTION = """\
 Makes a picture from the prompt alone, in this process. Shows how far it is, and the model's text as it is thought."""
 EXAMPLES = """\
   hunyuan generate "A lighthouse on a cliff at dusk, film grain" -o lighthouse.png
-  hunyuan generate "A paper crane" -o crane.jpg --size 3:2 --seed 7
-  hunyuan generate "A red square" -o square.png --task image --steps 8"""
+  hunyuan generate "A paper crane" -o crane.jpg --resolution 3:2 --seed 7
+  hunyuan generate "A red square" -o square.png --bot-task image --steps 8"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,4 +20,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return make(args, [])
+    return make_picture(args, [])

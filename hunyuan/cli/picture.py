@@ -9,12 +9,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from hunyuan.cli.types import old_name
 from hunyuan.errors import InvalidRequest
 from hunyuan.requests import BotTask, EditRequest
 
 if TYPE_CHECKING:
     from hunyuan.requests import EditResult
 
+BOT_TASK_HELP = "what the model writes before it paints; image: nothing"
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -25,13 +27,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="FOLDER", help="checkpoint folder, demo or tiny; default: MODEL_ID, or demo")
     parser.add_argument("--seed", type=int, help="the same seed gives the same picture; default: drawn")
     parser.add_argument("--steps", type=int, help="denoising steps, 1 to 100; default: 28, Distil 8")
-    parser.add_argument("--size", default="auto", metavar="SIZE", help="auto (the model chooses), WIDTHxHEIGHT or W:H")
-    parser.add_argument("--task", default="think_recaption", choices=get_args(BotTask), help="what happens before")
+    parser.add_argument(
+        "--resolution", default="auto", metavar="SIZE", help="auto (the model chooses), WIDTHxHEIGHT or W:H"
+    )
+    parser.add_argument("--bot-task", default="think_recaption", choices=get_args(BotTask), help=BOT_TASK_HELP)
     parser.add_argument("--max-new-tokens", type=int, default=2048, metavar="N", help="longest text")
+    old_name(parser, "--size", "resolution")
+    old_name(parser, "--task", "bot_task", choices=get_args(BotTask))
     parser.add_argument("--quiet", action="store_true", help="no progress and no text")
 
 
-def make(args: argparse.Namespace, photos: list[Path]) -> int:
+def make_picture(args: argparse.Namespace, photos: list[Path]) -> int:
     """Runs the request and writes the picture; the exit status."""
     check_out(args.out)
 
@@ -47,8 +53,8 @@ def make(args: argparse.Namespace, photos: list[Path]) -> int:
         images=[load_image(photo) for photo in photos],  # before minutes of loading
         seed=args.seed,
         steps=args.steps,
-        resolution=args.size,
-        bot_task=args.task,
+        resolution=args.resolution,
+        bot_task=args.bot_task,
         max_new_tokens=args.max_new_tokens,
     )
     validate(request, settings)

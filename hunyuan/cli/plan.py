@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
-from hunyuan.cli.types import positive
+from hunyuan.cli.types import old_name, positive
 
 MEMORIES = {"h100": 79.6, "h200": 140.0, "a100-80gb": 79.2}
 """GiB that the driver gives a process; less than the name says."""
@@ -18,18 +19,19 @@ DESCRIPTION = """Says which weights fit, and what the memory goes to. Exit statu
 EXAMPLES = """\
   hunyuan plan /models/HunyuanImage-3-Instruct
   hunyuan plan /models/HunyuanImage-3-Instruct --gpu h200 --gpus 2 --weights bf16
-  hunyuan plan /models/HunyuanImage-3-Instruct --gpu 47.5 --size 768x768"""
+  hunyuan plan /models/HunyuanImage-3-Instruct --gpu 47.5 --resolution 768x768"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from hunyuan.settings import Dense, Weights
+
     parser.add_argument("model_id", type=Path, metavar="MODEL_ID", help="checkpoint folder; config.json is enough")
     parser.add_argument("--gpu", default="h100", type=_memory, metavar="NAME|GIB", help=f"{', '.join(MEMORIES)} or GiB")
     parser.add_argument("--gpus", default=1, type=positive, metavar="N", help="how many of them")
-    parser.add_argument(
-        "--weights", default="auto", choices=("auto", "bf16", "fp8", "4bit", "mixed"), help="format of the experts"
-    )
-    parser.add_argument("--dense", default="bf16", choices=("bf16", "fp8"), help="attention, shared MLP and lm_head")
-    parser.add_argument("--size", default="auto", metavar="WxH", help="of the picture; auto: the checkpoint's largest")
+    parser.add_argument("--weights", default="auto", choices=get_args(Weights), help="format of the experts")
+    parser.add_argument("--dense", default="bf16", choices=get_args(Dense), help="attention, shared MLP and lm_head")
+    parser.add_argument("--resolution", default="auto", metavar="SIZE", help="auto (the checkpoint's largest) or WxH")
+    old_name(parser, "--size", "resolution")
     parser.add_argument(
         "--max-tokens", type=positive, metavar="N", help="of a sequence; unset: the checkpoint's longest"
     )
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     name, gib = args.gpu
     config = read_config(args.model_id)
-    work = Work.create(config, parse_resolution(args.size, "--size"), args.max_tokens)
+    work = Work.create(config, parse_resolution(args.resolution, "--resolution"), args.max_tokens)
     gpus = [Gpu(name, int(gib * GIB))] * args.gpus
     print(f"model: {checkpoint_name(args.model_id)}")
     try:

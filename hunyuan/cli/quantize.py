@@ -43,12 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
     from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
     from hunyuan.checkpoint.quantize_report import table
-    from hunyuan.errors import SettingsError
+    from hunyuan.placement import choose_device
 
-    cuda = torch.cuda.is_available()
-    if args.device == "cuda" and not cuda:
-        raise SettingsError("--device cuda: torch finds no CUDA device; use --device cpu")
-    device = torch.device("cuda" if args.device == "cuda" or (args.device == "auto" and cuda) else "cpu")
+    device = choose_device(args.device, "--device")
     # One thread per matrix and several matrices: better than several threads on the small pieces of one.
     torch.set_num_threads(1)
     options = QuantizeOptions(args.weights, args.dense, args.budget_gib, args.reserve_gib, device, args.workers)

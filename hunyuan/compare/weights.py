@@ -16,8 +16,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -39,34 +38,6 @@ _ROWS_AT_ONCE = 256  # of logits: a thousand of them take half a gigabyte
 
 Watch = Callable[[str], AbstractContextManager[ProgressCallback | None]]
 Predict = Callable[[Denoiser, Tensor, int], Tensor]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One request. Its size is fixed, so that both sides paint the same one."""
-
-    prompt: str
-    images: tuple[Image.Image, ...]
-    resolution: str
-    seed: int
-    steps: int | None
-    bot_task: Any
-    max_new_tokens: int
-
-    def request(self, steps: int | None = None, cot_text: str | None = None) -> EditRequest:
-        """Greedy text, and thoughts are kept: what A read is what B reads."""
-        return EditRequest(
-            self.prompt,
-            images=self.images,
-            seed=self.seed,
-            steps=self.steps if steps is None else steps,
-            resolution=self.resolution,
-            bot_task=self.bot_task,
-            max_new_tokens=self.max_new_tokens,
-            cot_text=cot_text,
-            do_sample=False,
-            drop_think=False,
-        )
 
 
 @dataclass
@@ -106,7 +77,7 @@ def predicting(replacement: Callable[[Predict], Predict]) -> Iterator[None]:
         Denoiser.predict = original  # type: ignore[method-assign]
 
 
-def run_reference(editor: Editor, case: Case, on_progress: ProgressCallback | None = None) -> Reference:
+def run_reference(editor: Editor, case: EditRequest, on_progress: ProgressCallback | None = None) -> Reference:
     latents: dict[int, Tensor] = {}
     velocities: dict[int, Tensor] = {}
 
@@ -121,20 +92,20 @@ def run_reference(editor: Editor, case: Case, on_progress: ProgressCallback | No
     # Painted from the finished text, as B will: keys left behind by decoding differ from a prompt's in their rounding.
     cot = own_text(editor, case, on_progress)
     with predicting(recorded):
-        result = editor.run(case.request(cot_text=cot), on_progress)
+        result = editor.run(replace(case, cot_text=cot), on_progress)
     reference = Reference(result, latents, velocities)
     if cot:
         reference.text, reference.likeliest = likeliest_tokens(editor, case, cot)
     return reference
 
 
-def own_text(editor: Editor, case: Case, on_progress: ProgressCallback | None = None) -> str | None:
+def own_text(editor: Editor, case: EditRequest, on_progress: ProgressCallback | None = None) -> str | None:
     """What the model thinks by itself; None where the task has no thinking."""
-    return None if case.bot_task == "image" else editor.run(case.request(steps=1), on_progress).cot_text
+    return None if case.bot_task == "image" else editor.run(replace(case, steps=1), on_progress).cot_text
 
 
 def run_compared(
-    editor: Editor, case: Case, reference: Reference, on_progress: ProgressCallback | None = None
+    editor: Editor, case: EditRequest, reference: Reference, on_progress: ProgressCallback | None = None
 ) -> tuple[Comparison, EditResult]:
     """As many steps as A took, whatever B's own default is."""
     errors: dict[int, float] = {}
@@ -150,7 +121,7 @@ def run_compared(
 
     cot = reference.result.cot_text
     with predicting(forced):
-        painted = editor.run(case.request(reference.result.steps, cot), on_progress)
+        painted = editor.run(replace(case, steps=reference.result.steps, cot_text=cot), on_progress)
     tokens = parting = share = None
     if reference.text and cot:
         own = encode(editor, own_text(editor, case, on_progress) or "")
@@ -188,15 +159,15 @@ def encode(editor: Editor, cot: str) -> list[int]:
 
 
 @torch.inference_mode()
-def likeliest_tokens(editor: Editor, case: Case, cot: str) -> tuple[list[int], list[int]]:
+def likeliest_tokens(editor: Editor, case: EditRequest, cot: str) -> tuple[list[int], list[int]]:
     """The tokens of `cot`, and for the place of each the one that the model finds likeliest after all before it."""
-    engine, request = engine_of(editor), case.request()
+    engine = engine_of(editor)
     parts, model = engine.checkpoint, engine.checkpoint.model
-    system = parts.prompts.resolve(request.use_system_prompt, request.bot_task, None)
+    system = parts.prompts.resolve(case.use_system_prompt, case.bot_task, None)
     pictures = [
-        prepare_cond_image(load_image(image), model.config, request.infer_align_image_size) for image in case.images
+        prepare_cond_image(load_image(image), model.config, case.infer_align_image_size) for image in case.images
     ]
-    random = RequestRandom(case.seed, model.device, engine.noise_on_cpu)
+    random = RequestRandom(case.seed or 0, model.device, engine.noise_on_cpu)
     conditions = encode_conditions(model, pictures, random)
     shapes = [CondShape(picture.bucket, picture.vision.grid) for picture in pictures]
     task: TextTask = "recaption" if case.bot_task == "recaption" else "think"
@@ -221,11 +192,13 @@ def _unwatched(_: str) -> Iterator[ProgressCallback | None]:
 
 
 def compare(
-    load_a: Callable[[], Editor], load_b: Callable[[], Editor], cases: Sequence[Case], watch: Watch = _unwatched
+    load_a: Callable[[], Editor], load_b: Callable[[], Editor], cases: Sequence[EditRequest], watch: Watch = _unwatched
 ) -> tuple[list[Comparison], Image.Image]:
     """Both sides one after the other; the numbers and the contact sheet.
 
     Args:
+        cases: of fixed sizes and seeds, so that both sides paint the same; greedy texts with their thoughts kept, so
+            that what A read is what B reads.
         watch: entered with a word on what is done next; gives what is told how far it is.
     """
     with watch("loading A"):
@@ -246,7 +219,7 @@ def compare(
     for case, reference, (comparison, painted) in zip(cases, references, results, strict=True):
         a, b = reference.result.image, painted.image
         noise = "equal" if comparison.psnr_db is None else f"{comparison.psnr_db:.1f} dB"
-        source = case.images[0] if case.images else None
+        source = load_image(case.images[0]) if case.images else None
         apart = (f"difference x{metrics.AMPLIFIED}, {noise}", metrics.difference(a, b))
         rows.append([(case.prompt, source), ("A", a), ("B", b), apart])
     return [comparison for comparison, _ in results], metrics.contact_sheet(rows)
@@ -260,7 +233,7 @@ def release() -> None:
 
 
 def table(comparisons: Sequence[Comparison]) -> str:
-    """One line a request, then the velocity error of each step."""
+    """One line per request, then the velocity error of each step."""
     form = "{:<40} {:>9} {:>8} {:>7} {:>7} {:>9} {:>9} {:>11} {:>8}"
     lines = [
         form.format("request", "size", "PSNR dB", "SSIM", "max/255", "velocity", "last step", "text free", "forced")

@@ -14,7 +14,8 @@ from types import ModuleType
 import torch
 
 from hunyuan.cache_dirs import user_cache_dirs
-from hunyuan.checkpoint.load import load_model, read_config, read_json
+from hunyuan.checkpoint.folder import read_config, read_json
+from hunyuan.checkpoint.load import load_model
 from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
@@ -23,7 +24,7 @@ from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.placement import Placement
+from hunyuan.placement import Placement, choose_device
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS
 from hunyuan.plan.table import render
@@ -48,7 +49,7 @@ class NativeEngine:
     @classmethod
     def load(cls, folder: Path, settings: Settings) -> NativeEngine:
         """Raises `SettingsError` and `CheckpointError`."""
-        device = choose_device(settings)
+        device = choose_device(settings.device)
         dtype = choose_dtype(settings, device)
         if device.type == "cuda" and dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions; float32 here means float32
@@ -180,14 +181,6 @@ def place(choice: Choice, device: torch.device) -> Placement:
         return Placement.single(device, choice.config.num_hidden_layers)
     devices = [torch.device("cuda", i) for i in range(len(choice.gpus))]
     return Placement.in_order(devices, choice.plan.layer_counts)
-
-
-def choose_device(settings: Settings) -> torch.device:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("HUNYUAN_DEVICE=cuda, but torch finds no CUDA device; use auto or cpu")
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)
 
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:

@@ -15,6 +15,7 @@ import transformers
 
 from hunyuan.checkpoint.folder import checkpoint_name, read_json
 from hunyuan.errors import CheckpointError, OutOfMemory, SettingsError
+from hunyuan.placement import choose_device
 from hunyuan.settings import Settings
 
 TRANSFORMERS = "4.57"  # 5.x changed the StaticCache that the official code subclasses
@@ -47,9 +48,7 @@ def check_folder(folder: Path) -> None:
 
 def load_arguments(settings: Settings) -> dict[str, Any]:
     """The authors' arguments of `from_pretrained`, as far as the settings leave a choice."""
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise SettingsError("HUNYUAN_DEVICE=cuda, but torch finds no CUDA device")
+    cuda = choose_device(settings.device).type == "cuda"
     refused = {
         "HUNYUAN_WEIGHTS": settings.weights not in ("auto", "bf16"),
         "HUNYUAN_DENSE": settings.dense != "bf16",

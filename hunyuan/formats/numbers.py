@@ -41,12 +41,12 @@ def dequantize_fp8(values: Tensor, scale: Tensor) -> Tensor:
     return values.float() * scale
 
 
-def quantize_mxfp4(weight: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantize_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """`quantize_mxfp4_measured` without the error."""
-    return quantize_mxfp4_measured(weight, importance)[:2]
+    return quantize_mxfp4_measured(weight)[:2]
 
 
-def quantize_mxfp4_measured(weight: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_mxfp4_measured(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The values and scales of least squared error that the GPU kernel computes with as they are.
 
     Within a matrix (the last two dimensions) scales span at most `MXFP4_OCTAVES`: values below are rounded more
@@ -54,12 +54,10 @@ def quantize_mxfp4_measured(weight: Tensor, importance: Tensor | None = None) ->
 
     Args:
         weight: floating `[..., columns]`, finite, columns a multiple of 32.
-        importance: fp32 `[columns]`, not negative: how much an error in a column counts, for example the mean square
-            of what is multiplied with it; None: all the same.
 
     Returns:
         uint8 `[..., columns / 2]` and uint8 `[..., columns / 32]`, as `dequantize_mxfp4` takes them; and the sum of
-        the squared errors, with `importance` where given, float64 `[matrices]`.
+        the squared errors, float64 `[matrices]`.
 
     Raises:
         ValueError: columns that are no multiple of 32, or values that are not finite or too large (2^100).
@@ -71,7 +69,7 @@ def quantize_mxfp4_measured(weight: Tensor, importance: Tensor | None = None) ->
     scale = torch.empty((*weight.shape[:-1], columns // MXFP4_BLOCK), dtype=torch.uint8, device=weight.device)
     rows = weight.shape[-2] if weight.dim() > 1 else 1
     whole, packed_all, scale_all = (t.reshape(-1, rows, t.shape[-1]) for t in (weight, packed, scale))
-    errors = [_quantize_matrix(whole[n], packed_all[n], scale_all[n], importance) for n in range(len(whole))]
+    errors = [_quantize_matrix(whole[n], packed_all[n], scale_all[n]) for n in range(len(whole))]
     return packed, scale, torch.stack(errors)
 
 
@@ -147,7 +145,7 @@ class _Scratch:
         return part
 
 
-def _quantize_matrix(weight: Tensor, packed: Tensor, scale: Tensor, importance: Tensor | None) -> Tensor:
+def _quantize_matrix(weight: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
     """Fills `packed` and `scale` of one matrix `weight` `[rows, columns]`; returns its squared error, a float64."""
     chunks = _row_chunks(weight)
     scratch = _Scratch(weight[chunks[0]].numel() // MXFP4_BLOCK, weight.device)
@@ -161,8 +159,7 @@ def _quantize_matrix(weight: Tensor, packed: Tensor, scale: Tensor, importance: 
     errors = []
     for rows, (values, buffers), exponents in zip(chunks, parts, first, strict=True):
         _read(values, buffers)
-        counts = None if importance is None else _block_importance(importance, values)
-        best, error = _best_exponents(buffers, exponents.clamp(min=least), counts)  # [blocks]
+        best, error = _best_exponents(buffers, exponents.clamp(min=least))  # [blocks]
         errors.append(error.sum(dtype=torch.float64))
         scale[rows] = best.to(torch.uint8).view_as(scale[rows])
         packed[rows] = _codes(buffers, best).view_as(packed[rows])
@@ -181,20 +178,13 @@ def _first_exponents(weight: Tensor, s: _Scratch) -> Tensor:
     return (s.size.amax(-1).view(torch.int32) >> 23) - 2
 
 
-def _block_importance(importance: Tensor, weight: Tensor) -> Tensor:
-    return importance.float().view(-1, MXFP4_BLOCK).repeat(len(weight), 1)  # [blocks, 32]
-
-
-def _best_exponents(s: _Scratch, first: Tensor, importance: Tensor | None) -> tuple[Tensor, Tensor]:
+def _best_exponents(s: _Scratch, first: Tensor) -> tuple[Tensor, Tensor]:
     """For each block the candidate scale byte of least squared error, and that error."""
     _exponents_of_size(s)
     tried = []
     for step in _CANDIDATES:
         difference = _rounded(s, first + step).sub_(s.size)
-        difference.mul_(difference)
-        if importance is not None:
-            difference.mul_(importance)
-        tried.append(difference.sum(-1))
+        tried.append(difference.mul_(difference).sum(-1))
     error, choice = torch.stack(tried).min(0)  # [blocks]
     return first + torch.tensor(_CANDIDATES, dtype=torch.int32, device=first.device)[choice], error
 

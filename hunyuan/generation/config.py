@@ -6,48 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
 from hunyuan.errors import CheckpointError
 from hunyuan.generation.sampling import Sampling
+from hunyuan.model.config import problems
 from hunyuan.requests import EditRequest
 
-_REQUIRED = ("diff_guidance_scale", "flow_shift")
 
-
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="ignore"))
 class GenerationConfig:
     """The checkpoint's defaults. Sampling keys that the file leaves out have transformers' defaults."""
 
-    sequence_template: str
-    guidance_scale: float
-    flow_shift: float
-    drop_think: bool
-    do_sample: bool
-    temperature: float
-    top_k: int
-    top_p: float
+    guidance_scale: float = Field(validation_alias="diff_guidance_scale")
+    flow_shift: float = Field()
+    sequence_template: str = "pretrain"
+    drop_think: bool = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> GenerationConfig:
-        missing = [key for key in _REQUIRED if key not in raw]
-        if missing:
-            raise CheckpointError(f"generation_config.json: missing {', '.join(missing)}")
+        """Raises `CheckpointError` naming every key that is missing or of the wrong kind."""
+        given = {key: value for key, value in raw.items() if value is not None}
+        given |= {"temperature": raw.get("temperature") or 1.0, "top_k": raw.get("top_k", 50) or 0}  # null: no top-k
         try:
-            return cls._read(raw)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"generation_config.json: a value is of the wrong kind ({error})") from error
-
-    @classmethod
-    def _read(cls, raw: Mapping[str, Any]) -> GenerationConfig:
-        return cls(
-            sequence_template=raw.get("sequence_template", "pretrain"),
-            guidance_scale=float(raw["diff_guidance_scale"]),
-            flow_shift=float(raw["flow_shift"]),
-            drop_think=bool(raw.get("drop_think", False)),
-            do_sample=bool(raw.get("do_sample", False)),
-            temperature=float(raw.get("temperature") or 1.0),
-            top_k=int(raw.get("top_k", 50) or 0),
-            top_p=float(raw.get("top_p", 1.0)),
-        )
+            return TypeAdapter(cls).validate_python(given)
+        except ValidationError as error:
+            raise CheckpointError(f"generation_config.json: {problems(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hunyuan.generation.kv_cache import KVCache
-from hunyuan.generation.prefill import Stretch
+from hunyuan.generation.prefill import TokenSpan
 from hunyuan.generation.scheduler import Schedule, classifier_free_guidance
 from hunyuan.generation.step_cache import StepCache
 from hunyuan.model.network import HunyuanImage3
@@ -44,9 +44,9 @@ class Denoiser:
     on_clean: Callable[[int, Tensor], None] = lambda done, clean: None
 
     @cached_property
-    def stretch(self) -> Stretch:
+    def span(self) -> TokenSpan:
         """The special tokens and the image's."""
-        return Stretch.of(self.model, self.layout, self.block.timestep, self.block.image.stop)
+        return TokenSpan.of(self.model, self.layout, self.block.timestep, self.block.image.stop)
 
     @cached_property
     def times(self) -> Tensor:
@@ -78,7 +78,7 @@ class Denoiser:
         """The residual stream of the special tokens and the image's, `[rows, specials + h * w, hidden]`."""
         image = self.model.embed_latents(latents, t)[0]  # [h * w, hidden]
         x = torch.cat([*self._specials(t, index), image])[None].expand(self.kv.rows, -1, -1)
-        return self.model.model(x, self.stretch.rope, self.kv, self.stretch.segments)
+        return self.model.model(x, self.span.rope, self.kv, self.span.segments)
 
     def _specials(self, t: Tensor, index: int) -> list[Tensor]:
         """`<timestep>`, and a distilled checkpoint's `<guidance>` and `<timestep_r>`: `[1, hidden]` each."""

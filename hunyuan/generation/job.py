@@ -31,7 +31,7 @@ from hunyuan.generation.text import TextPlan, TextStream, read_text
 from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
-from hunyuan.prompt.images import CondImage, prepare_cond_image, stretch, to_pil
+from hunyuan.prompt.images import CondImage, prepare_cond_image, resize, to_pil
 from hunyuan.prompt.layout import CondShape, LayoutBuilder, TextTask, keep_recaption
 from hunyuan.prompt.resolution import Bucket, Size, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
@@ -94,7 +94,7 @@ class EditJob:
         self.conditions = Conditions((), torch.empty(0))
         self.system = ""
         self.cot = self.request.cot_text
-        self.filled: PrefilledPrompt | None = None
+        self.prefilled: PrefilledPrompt | None = None
         self.lent: KVCache | None = None
         self.read: tuple[int, int] | None = None  # tokens of text and of images
         self.painted = 0  # tokens
@@ -129,7 +129,7 @@ class EditJob:
     # -- before the network ------------------------------------------------------------------------------------
 
     def look_up(self) -> None:
-        """Reads the wished size and the system prompt: what costs nothing and can be wrong comes first."""
+        """Reads the size that was asked for and the system prompt: what costs nothing and can be wrong comes first."""
         r = self.request
         self.requested_size = parse_resolution(r.resolution)
         self.system = self.checkpoint.prompts.resolve(r.use_system_prompt, r.bot_task, r.system_prompt)
@@ -161,7 +161,7 @@ class EditJob:
         instruct = self.checkpoint.generation.sequence_template == "instruct"
         plan = TextPlan.create(tk, request.bot_task, auto, instruct)
         task: TextTask = "recaption" if request.bot_task == "recaption" else "think"
-        logits = self._fill_prompt(task, request.max_new_tokens)
+        logits = self._prefill_prompt(task, request.max_new_tokens)
         with self._timed("think"):
             new = self._decode(logits, plan)
         self.tokens = len(new)
@@ -178,8 +178,8 @@ class EditJob:
         return fallback if index is None else self.group.buckets[index]
 
     def _decode(self, logits: Tensor, plan: TextPlan) -> list[int]:
-        filled, budget, last = self._filled(), self.request.max_new_tokens, self._filled().ids[-1]
-        begin = len(filled.ids)
+        prefilled, budget, last = self._prefilled(), self.request.max_new_tokens, self._prefilled().ids[-1]
+        begin = len(prefilled.ids)
         # The last token is not fed: one more than there are positions can be decoded.
         most = min(budget, self.config.max_position_embeddings - begin + 1)
         uniform = uniforms(self.random.text, most).to(self.model.device)
@@ -192,8 +192,8 @@ class EditJob:
             self._check()
 
         run = TextRun(plan, self.options.sampling, uniform, last, begin)
-        new = self._decoder(filled, most).decode(logits, run, self._check, on_token)
-        filled.ids += new[:-1]
+        new = self._decoder(prefilled, most).decode(logits, run, self._check, on_token)
+        prefilled.ids += new[:-1]
         show(new, ended=True)
         if len(new) < budget and new[-1] not in plan.stop:
             self._check_length(begin + len(new), "text stage")
@@ -205,22 +205,22 @@ class EditJob:
             return lambda tokens, ended=False: None
         return TextStream(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text).show
 
-    def _decoder(self, filled: PrefilledPrompt, most: int) -> TextDecoder:
+    def _decoder(self, prefilled: PrefilledPrompt, most: int) -> TextDecoder:
         """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
         lent = None if self.workspace is None else self.workspace.decoder
         sampling, vocab = self.options.sampling, self.config.vocab_size
-        if lent is not None and self.lent is not None and filled.kv.shares(self.lent) and lent.supports(sampling):
+        if lent is not None and self.lent is not None and prefilled.kv.shares(self.lent) and lent.supports(sampling):
             return lent
-        forward = text_forward(self.model, filled.kv)
+        forward = text_forward(self.model, prefilled.kv)
         return TextDecoder(DecodeStep(forward, vocab, most, self.model.device, sampling.candidates(vocab)))
 
     def _pick_ratio(self) -> Bucket:
         """One greedy step over the ratio tokens."""
-        logits = self._fill_prompt("img_ratio", 0, self.cot)
+        logits = self._prefill_prompt("img_ratio", 0, self.cot)
         ratios = torch.tensor(self.checkpoint.tokenizer.ratios, device=logits.device)
         return self.group.buckets[int(logits[ratios].argmax())]
 
-    def _fill_prompt(self, task: TextTask, new_tokens: int, cot: str | None = None) -> Tensor:
+    def _prefill_prompt(self, task: TextTask, new_tokens: int, cot: str | None = None) -> Tensor:
         """Runs the text stage's prompt; returns the logits after it, `[vocab]`."""
         layout = self.checkpoint.layouts.text_layout(
             self.system, self.request.prompt, self.shapes, task, cot, self.options.drop_think
@@ -233,7 +233,7 @@ class EditJob:
         with self._timed("prefill"):
             hidden = prefill(self.model, layout, layout.ids, self.conditions, (0, length), kv)
             logits = self.model.logits(hidden)
-        self.filled = PrefilledPrompt(kv, list(layout.ids), layout)
+        self.prefilled = PrefilledPrompt(kv, list(layout.ids), layout)
         self._report("prefill", length, length)
         return logits
 
@@ -252,8 +252,8 @@ class EditJob:
         marks = [time.perf_counter()]
         guided = options.guidance_scale > 1 and not self.config.cfg_distilled
         kv = self._buffers(2 if guided else 1, block.image.stop)
-        fill_fixed(self.model, layout, self.conditions, block.timestep, kv, self.filled)
-        self.filled = None
+        fill_fixed(self.model, layout, self.conditions, block.timestep, kv, self.prefilled)
+        self.prefilled = None
         schedule = Schedule.create(self.steps, options.flow_shift)
         shown = frozenset() if self.on_preview is None else preview_steps(self.steps, self.request.previews)
         scale, cache = options.guidance_scale, self.step_cache()
@@ -295,7 +295,7 @@ class EditJob:
     def _picture(self, latents: Tensor, output: Bucket) -> Image.Image:
         """Latents to the picture in its final size."""
         picture, size = to_pil(self.model.decode_image(latents)[0]), self._output_size(output)
-        return picture if picture.size == (size.width, size.height) else stretch(picture, size)
+        return picture if picture.size == (size.width, size.height) else resize(picture, size)
 
     def _output_size(self, output: Bucket) -> Size:
         if not self.request.infer_align_image_size:
@@ -305,10 +305,10 @@ class EditJob:
 
     # -- small things ------------------------------------------------------------------------------------------
 
-    def _filled(self) -> PrefilledPrompt:
-        if self.filled is None:
+    def _prefilled(self) -> PrefilledPrompt:
+        if self.prefilled is None:
             raise RuntimeError("the prompt has not been run yet")
-        return self.filled
+        return self.prefilled
 
     def _buffers(self, rows: int, capacity: int) -> KVCache:
         """The lent buffers where they are large enough, else the request's own."""

@@ -1,7 +1,7 @@
-"""Runs stretches of a token sequence through the backbone (docs/model.md, sections 8, 13 and 14).
+"""Runs spans of a token sequence through the backbone (docs/model.md, sections 8, 13 and 14).
 
 Knows how a layout's tokens become embeddings and positions, and that each condition image is encoded once a
-request. Does not know which stretch to run when.
+request. Does not know which span to run when.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def embed_prompt(
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TokenSpan:
     """Consecutive tokens of a sequence as the backbone needs them; the same for every pass over them.
 
     Attributes:
@@ -90,7 +90,7 @@ class Stretch:
     segments: list[Segment]
 
     @classmethod
-    def of(cls, model: HunyuanImage3, layout: Layout, start: int, stop: int) -> Stretch:
+    def of(cls, model: HunyuanImage3, layout: Layout, start: int, stop: int) -> TokenSpan:
         """The tokens [start, stop); those past the layout's end are generated text."""
         config = model.config
         positions = positions_2d(start, stop, layout.grids).to(model.device)  # [tokens, 2]
@@ -103,8 +103,8 @@ def run_tokens(model: HunyuanImage3, layout: Layout, x: Tensor, start: int, kv: 
 
     Tokens past the layout's end are generated text. Returns the residual stream, `[rows, tokens, hidden]`.
     """
-    stretch = Stretch.of(model, layout, start, start + x.shape[1])
-    return model.model(x, stretch.rope, kv, stretch.segments)
+    span = TokenSpan.of(model, layout, start, start + x.shape[1])
+    return model.model(x, span.rope, kv, span.segments)
 
 
 def prefill(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed, TimestepEmbedder
-from hunyuan.model.operations import PLAIN, Operations, use_operations
+from hunyuan.model.operations import PLAIN, Operations
 from hunyuan.model.transformer import Transformer
 from hunyuan.model.vae import Posterior, Vae
 from hunyuan.model.vision import VisionAligner, build_vision_model
@@ -75,10 +75,6 @@ class HunyuanImage3(nn.Module):
         """Residual stream `[..., hidden]` to fp32 `[..., vocab]`."""
         norm = self.model.ln_f
         return self.operations.logits(hidden, norm.weight, norm.eps, self.lm_head)
-
-    def use_operations(self, operations: Operations) -> None:
-        """Exchanges the operations between the weights; called once, after loading and before anything runs."""
-        use_operations(self, operations)
 
     def velocity(self, hidden: Tensor, t: Tensor, height: int, width: int) -> Tensor:
         """Residual stream of image tokens `[n, h * w, hidden]` at `t` `[n]` to fp32 `[n, channels, h, w]`."""

@@ -167,7 +167,7 @@ PLAIN = Operations()
 
 
 def use_operations(model: nn.Module, operations: Operations) -> None:
-    """Makes every part of `model` that computes with a set of operations use this one."""
+    """Makes every part of `model` that computes with operations use this set; once, before anything runs."""
     operations.prepare(model)
     for module in model.modules():
         if isinstance(getattr(module, "operations", None), Operations):

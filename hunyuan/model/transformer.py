@@ -13,7 +13,7 @@ from typing import cast
 
 from torch import Tensor, nn, ones
 
-from hunyuan.model.attention import Segment, split_heads
+from hunyuan.model.attention import Segment
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.moe import GatedMlp, MoE
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, KeyValueBuffers, Operations
@@ -52,10 +52,6 @@ class SelfAttention(nn.Module):
         norm = config.use_qk_norm
         self.query_layernorm = RMSNorm(self.shape.head_dim, config.rms_norm_eps) if norm else None
         self.key_layernorm = RMSNorm(self.shape.head_dim, config.rms_norm_eps) if norm else None
-
-    def split_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v of `x`, before RoPE and QK norm: `[rows, tokens, heads or kv_heads, head_dim]`."""
-        return split_heads(self.qkv_proj(x), self.shape.heads, self.shape.kv_heads, self.shape.head_dim)
 
     def norms(self) -> HeadNorms | None:
         query, key = self.query_layernorm, self.key_layernorm
@@ -163,7 +159,7 @@ class Transformer(nn.Module):
             x: embeddings `[rows, 1, hidden]`.
             rope: cosines and sines `[1, head_dim]`, fp32.
             kv: holds the keys and values of the positions before; this token's are written at `position`.
-            position: int32 `[1]` on x's device. The eager set reads it on the host.
+            position: int32 `[1]` on x's device. The plain operations read it on the host.
 
         Returns:
             The residual stream `[rows, 1, hidden]`, not normalized.

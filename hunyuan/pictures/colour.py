@@ -168,6 +168,7 @@ def _fixed(values: Any) -> bytes:
 
 
 def _icc_file(tags: dict[bytes, bytes]) -> bytes:
+    """These tags behind the header of a display's profile (ICC.1:2010, section 7)."""
     table, body = b"", b""
     for name, data in tags.items():
         padded = data + bytes(-len(data) % 4)

@@ -28,7 +28,7 @@ def brand_of(data: bytes) -> str:
 
 
 def read_heif(data: bytes) -> PictureFile:
-    """Raises `BadFile` for too many boxes or items, and for an animation."""
+    """The file as it is, and what its boxes say. Raises `BadFile`: too many boxes or items, an animation."""
     if data[8:12] in _SEQUENCES:
         raise BadFile("an animated HEIF or AVIF file; send a single picture")
     file = PictureFile(data)

@@ -20,7 +20,11 @@ _OLD_EXIF = b"Raw profile type exif"  # ImageMagick's, before there was a chunk 
 
 
 def read_png(data: bytes) -> PictureFile:
-    """Raises `BadFile` for too many chunks, an animation, and a profile beyond the limit."""
+    """The chunks that make pixels, and what the others say of them.
+
+    Raises:
+        BadFile: too many chunks, an animation, a profile beyond the limit.
+    """
     file = PictureFile(b"")
     parts, seen = [SIGNATURE], set[bytes]()
     position, chunks, depth, colour_type = len(SIGNATURE), 0, 8, 0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
-from hunyuan.errors import InvalidImage, InvalidRequest
+from hunyuan.errors import InvalidImage
 from hunyuan.pictures.heif import read_heif
 from hunyuan.pictures.jpeg import END, read_jpeg
 from hunyuan.pictures.parts import BadFile, Colour, PictureFile
@@ -23,7 +23,7 @@ from hunyuan.pictures.png import read_png
 from hunyuan.pictures.rgb import upright_rgb
 from hunyuan.pictures.signatures import ALLOWED, format_of
 from hunyuan.pictures.webp import read_webp
-from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
+from hunyuan.prompt.resolution import Size, shape_problem
 from hunyuan.requests import ImageSource
 
 __all__ = ["ALLOWED", "load_image", "read_picture"]
@@ -135,12 +135,8 @@ def _check_size(size: Size, max_pixels: int, field: str) -> None:
     pixels = size.width * size.height
     if pixels > max_pixels:
         raise InvalidImage(f"{size} is {pixels:,} pixels; at most {max_pixels:,} are allowed", field)
-    if min(size.width, size.height) < MIN_SIDE:
-        raise InvalidImage(f"{size} px; each side must be at least {MIN_SIDE} px", field)
-    try:
-        check_ratio(size, field)
-    except InvalidRequest as error:
-        raise InvalidImage(str(error).removeprefix(f"{field}: "), field) from error
+    if problem := shape_problem(size):
+        raise InvalidImage(problem, field)
 
 
 def _damaged(error: Exception, field: str) -> InvalidImage:

@@ -12,10 +12,10 @@ import numpy as np
 import pi_heif
 from PIL import ExifTags, Image
 
-from hunyuan.errors import InvalidImage, InvalidRequest
+from hunyuan.errors import InvalidImage
 from hunyuan.pictures.colour import ADOBE_RGB, colour_of, to_srgb
 from hunyuan.pictures.parts import BadFile, Colour
-from hunyuan.prompt.resolution import MIN_SIDE, Size, check_ratio
+from hunyuan.prompt.resolution import Size, shape_problem
 
 # One thread: a process that decodes is given one picture at a time, and an amount of CPU time for it.
 pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
@@ -44,13 +44,8 @@ def upright_rgb(image: Image.Image, field: str, colour: Colour | None = None) ->
     # and a HEIC file may be a series, of which the primary one is meant.
     if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "HEIF"):
         raise InvalidImage("an animated picture was sent; send a single frame", field)
-    size = Size(*image.size)
-    if min(size.width, size.height) < MIN_SIDE:
-        raise InvalidImage(f"got {size} px; each side must be at least {MIN_SIDE} px", field)
-    try:
-        check_ratio(size, field)
-    except InvalidRequest as error:
-        raise InvalidImage(str(error).partition(": ")[2], field) from error
+    if problem := shape_problem(Size(*image.size)):
+        raise InvalidImage(problem, field)
     try:
         image.load()  # here, and not while its EXIF is looked for, where an error means that there is none
         colour = colour_of(image.info) if colour is None else colour

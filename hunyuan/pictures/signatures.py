@@ -5,6 +5,8 @@ Knows the formats that are read, and the names of those that people send instead
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from hunyuan.pictures import heif, jpeg, png, webp
 from hunyuan.pictures.parts import BadFile
 
@@ -59,10 +61,10 @@ def format_of(data: bytes) -> str:
         return "JPEG"
     if webp.is_webp(data):
         return "WEBP"
-    return heif.brand_of(data) or _refused(data)
+    return heif.brand_of(data) or _refuse(data)
 
 
-def _refused(data: bytes) -> str:
+def _refuse(data: bytes) -> NoReturn:
     for start, name in _OTHERS:
         if data.startswith(start):
             raise BadFile(f"{name} (allowed are {ALLOWED})")

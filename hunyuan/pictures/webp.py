@@ -19,7 +19,7 @@ def is_webp(data: bytes) -> bool:
 
 
 def read_webp(data: bytes) -> PictureFile:
-    """Raises `BadFile` for too many chunks and an animation."""
+    """The chunks that make pixels, and what the others say of them. Raises `BadFile`: too many chunks, an animation."""
     file, parts = PictureFile(b""), list[bytes]()
     position, chunks, frames = 12, 0, 0
     while position + 8 <= len(data):

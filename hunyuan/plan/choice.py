@@ -7,7 +7,7 @@ no driver.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hunyuan.errors import SettingsError
@@ -61,12 +61,6 @@ class DoesNotFit(SettingsError):
         self.choice = choice
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    weights: str
-    config: CheckpointConfig
-
-
 def choose(
     config: CheckpointConfig,
     weights: str,
@@ -91,33 +85,37 @@ def choose(
         DoesNotFit: a format could, and is too big.
     """
     stored = stored_weights(config)
-    every = _candidates(config, stored, dense)
+    every = _targets(config, stored, dense)
     allowed = _allowed(every, stored, weights)
     if not gpus:
-        return _made(allowed[0], config, "no GPU to fit" if weights == "auto" else f"HUNYUAN_WEIGHTS={weights}")
+        best = next(iter(allowed))
+        reason = "no GPU to fit" if weights == "auto" else f"HUNYUAN_WEIGHTS={weights}"
+        return Choice(best, every[best], every[best].formats != config.formats, reason)
     work = work or Work.create(config)
     memories = [gpu.memory for gpu in gpus]
     too_big: list[Choice] = []
-    for candidate in allowed:
-        plan = plan_memory(candidate.config, memories, work, itemsize)
+    for name in allowed:
+        target, plan = every[name], plan_memory(every[name], memories, work, itemsize)
+        used = tuple(gpus[: len(plan.gpus)] if plan.fits else gpus)
+        reason = _reason(name, weights, stored, too_big, used) if plan.fits else "does not fit"
+        choice = Choice(name, target, target.formats != config.formats, reason, used, plan)
         if plan.fits:
-            reason = _reason(candidate.weights, weights, stored, too_big, gpus[: len(plan.gpus)])
-            return _made(candidate, config, reason, gpus[: len(plan.gpus)], plan)
-        too_big.append(_made(candidate, config, "does not fit", gpus, plan))
+            return choice
+        too_big.append(choice)
     raise DoesNotFit(_refusal(too_big, every, gpus, work, itemsize), too_big[-1])
 
 
-def _candidates(config: CheckpointConfig, stored: str, dense: str) -> list[_Candidate]:
-    """Every format that this folder can be had in, best first."""
+def _targets(config: CheckpointConfig, stored: str, dense: str) -> dict[str, CheckpointConfig]:
+    """Every format that this folder can be had in, best first: by what `HUNYUAN_WEIGHTS` says, the config then."""
     dense = "fp8" if "fp8" in (dense, config.dense_format) else "bf16"
     if stored != "bf16":
-        return [_Candidate(stored, config.with_formats(config.expert_formats, dense))]
-    return [_Candidate(name, config.with_formats(kind, dense)) for name, kind in FORMATS.items()]
+        return {stored: config.with_formats(config.expert_formats, dense)}
+    return {name: config.with_formats(kind, dense) for name, kind in FORMATS.items()}
 
 
-def _allowed(every: list[_Candidate], stored: str, weights: str) -> list[_Candidate]:
+def _allowed(every: Iterable[str], stored: str, weights: str) -> list[str]:
     """Those that the setting allows. Raises `SettingsError` when there are none."""
-    chosen = [candidate for candidate in every if weights in ("auto", candidate.weights)]
+    chosen = [name for name in every if weights in ("auto", name)]
     if chosen:
         return chosen
     if stored == "bf16" and weights == MIXED:
@@ -129,18 +127,6 @@ def _allowed(every: list[_Candidate], stored: str, weights: str) -> list[_Candid
         f"HUNYUAN_WEIGHTS={weights}, but this folder's experts are stored as {stored}; use auto or {stored} with it, "
         f"or take the official folder"
     )
-
-
-def _made(
-    candidate: _Candidate,
-    config: CheckpointConfig,
-    reason: str,
-    gpus: Sequence[Gpu] = (),
-    plan: MemoryPlan | None = None,
-) -> Choice:
-    target = candidate.config
-    quantize = target.formats != config.formats
-    return Choice(candidate.weights, target, quantize, reason, tuple(gpus), plan)
 
 
 def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpus: Sequence[Gpu]) -> str:
@@ -160,20 +146,19 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
 
 
 def _refusal(
-    too_big: Sequence[Choice], every: Sequence[_Candidate], gpus: Sequence[Gpu], work: Work, itemsize: int
+    too_big: Sequence[Choice], every: Mapping[str, CheckpointConfig], gpus: Sequence[Gpu], work: Work, itemsize: int
 ) -> str:
     """What is needed, what there is, and the fewest GPUs of this kind for each format."""
     first, fitting = gpus[0], []
-    for candidate in reversed(every):
-        plan = plan_memory(candidate.config, [first.memory] * MOST_GPUS, work, itemsize)
+    for name, target in reversed(list(every.items())):
+        plan = plan_memory(target, [first.memory] * MOST_GPUS, work, itemsize)
         if plan.fits and len(plan.gpus) <= len(gpus):
-            fitting.append(f"{candidate.weights} on {'this GPU' if len(gpus) == 1 else 'these GPUs'}")
+            fitting.append(f"{name} on {'this GPU' if len(gpus) == 1 else 'these GPUs'}")
         elif plan.fits:
-            fitting.append(f"{candidate.weights} on {len(plan.gpus)} x {first.name}")
+            fitting.append(f"{name} on {len(plan.gpus)} x {first.name}")
     needs = ", ".join(f"{choice.weights} needs {_needed(choice):.1f} GiB" for choice in too_big)
     would = ", ".join(fitting) or f"nothing on up to {MOST_GPUS} x {first.name}"
-    stored = every[0].weights
-    advice = "" if stored == "bf16" else f"; the official folder in another format: {CONVERT} 4bit"
+    advice = "" if "bf16" in every else f"; the official folder in another format: {CONVERT} 4bit"
     return f"{needs}; there is {describe(gpus)}; fits: {would}{advice}"
 
 

@@ -17,7 +17,7 @@ _SEPARATOR: _Row = ("", [])
 
 
 def render(choice: Choice) -> str:
-    """Several lines, no newline at the end. Sizes in GiB, one column a GPU and their sum where there are several."""
+    """Several lines, no newline at the end. Sizes in GiB, one column per GPU and their sum where there are several."""
     plan = choice.plan
     head = f"weights: {choice.weights} ({choice.reason})"
     if plan is None:

@@ -39,15 +39,15 @@ class CondImage:
 
 
 def prepare_cond_image(image: Image.Image, config: ModelConfig, align: bool) -> CondImage:
-    """Both inputs of one RGB picture. `align` stretches to the bucket, otherwise the centre is cropped."""
+    """Both inputs of one RGB picture. `align` resizes to the bucket, otherwise the centre is cropped."""
     source = Size(*image.size)
     bucket = resolution_group(config.image_base_size, config.has_extra_ratios).nearest(source)
-    fitted = stretch(image, bucket.size) if align else centre_crop(image, bucket.size)
+    fitted = resize(image, bucket.size) if align else centre_crop(image, bucket.size)
     pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 255 * 2 - 1
     return CondImage(source, bucket, pixels, vision_input(image, config))
 
 
-def stretch(image: Image.Image, target: Size) -> Image.Image:
+def resize(image: Image.Image, target: Size) -> Image.Image:
     """LANCZOS, columns before rows: Pillow 13 picks the order by cost, earlier ones (and the model) do not."""
     wide = image.resize((target.width, image.height), Image.Resampling.LANCZOS)
     return wide.resize((target.width, target.height), Image.Resampling.LANCZOS)
@@ -61,7 +61,7 @@ def centre_crop(image: Image.Image, target: Size) -> Image.Image:
     else:
         scaled = Size(target.width, round(target.width / width * height))
     left, top = round((scaled.width - target.width) / 2), round((scaled.height - target.height) / 2)
-    return stretch(image, scaled).crop((left, top, left + target.width, top + target.height))
+    return resize(image, scaled).crop((left, top, left + target.width, top + target.height))
 
 
 def vision_grid(size: Size, patch: int, max_patches: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Sizes and the model's resolution buckets (docs/model.md, section 10).
 
-Knows which picture sizes a checkpoint can make and which of them a wish or a source picture snaps to. `Size` is
-the one type that says which number is the width.
+Knows which picture sizes a checkpoint can make, and to which of them the size that is asked for, or a source picture's,
+snaps. `Size` is the one type that says which number is the width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hunyuan.errors import InvalidRequest
 ALIGN = 16
 MAX_RATIO = 8.0
 MIN_SIDE = 16
-_WISH = re.compile(r"([1-9][0-9]{0,5})([x:])([1-9][0-9]{0,5})")
+_SIZE = re.compile(r"([1-9][0-9]{0,5})([x:])([1-9][0-9]{0,5})")
 _EXTRA = ((768, 1024), (720, 1280), (1024, 768), (1280, 720))  # (width, height), whatever the base size is
 
 
@@ -94,20 +94,24 @@ def parse_resolution(text: str, field: str = "resolution") -> Size | None:
     """
     if text == "auto":
         return None
-    match = _WISH.fullmatch(text)
+    match = _SIZE.fullmatch(text)
     if match is None:
         raise InvalidRequest(field, f"got {text[:40]!r}; allowed are auto, WIDTHxHEIGHT (1024x768) and W:H (4:3)")
     size = Size(int(match[1]), int(match[3]))
-    if match[2] == "x" and min(size.width, size.height) < MIN_SIDE:
-        raise InvalidRequest(field, f"got {size}; each side must be at least {MIN_SIDE} px")
-    check_ratio(size, field)
+    problem = shape_problem(size, in_pixels=match[2] == "x")
+    if problem is not None:
+        raise InvalidRequest(field, problem)
     return size
 
 
-def check_ratio(size: Size, field: str) -> None:
+def shape_problem(size: Size, in_pixels: bool = True) -> str | None:
+    """What is wrong with a picture's shape: a side too short, where `size` is in pixels, or too long a strip."""
+    if in_pixels and min(size.width, size.height) < MIN_SIDE:
+        return f"got {size} px; each side must be at least {MIN_SIDE} px"
     ratio = max(size.ratio, 1 / size.ratio)
     if ratio > MAX_RATIO:
-        raise InvalidRequest(field, f"got {size}, a ratio of {ratio:.1f}:1; at most {MAX_RATIO:.0f}:1 is allowed")
+        return f"got {size}, a ratio of {ratio:.1f}:1; at most {MAX_RATIO:.0f}:1 is allowed"
+    return None
 
 
 def aligned_output_size(sources: list[tuple[Size, int]], output: Bucket, base_size: int) -> Size:

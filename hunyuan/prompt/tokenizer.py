@@ -46,7 +46,7 @@ class Tokenizer:
             raise CheckpointError(f"{FILE_NAME} is no tokenizer: {error}") from error
         ratios = ALL_RATIOS if extra_ratios else BASE_RATIOS
         self._require([*_NEEDED, f"<img_size_{base_size}>", *(f"<img_ratio_{i}>" for i in range(ratios)), *needed])
-        self.bos, self.endoftext, self.cfg = (self.id(t) for t in ("<|startoftext|>", "<|endoftext|>", "<cfg>"))
+        self.bos, self.cfg = self.id("<|startoftext|>"), self.id("<cfg>")
         self.boi, self.eoi, self.img = (self.id(t) for t in ("<boi>", "<eoi>", "<img>"))
         self.timestep, self.joint_sep = self.id("<timestep>"), self.id("<joint_img_sep>")
         self.think, self.end_think = self.id("<think>"), self.id("</think>")
@@ -64,10 +64,6 @@ class Tokenizer:
         if found is None:
             raise CheckpointError(f"tokenizer.json: special token {token} is missing")
         return found
-
-    @property
-    def vocab_size(self) -> int:
-        return self._bpe.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
         """One text piece to ids. Special tokens spelled out in the text become those tokens."""

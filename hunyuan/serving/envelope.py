@@ -133,8 +133,6 @@ class Envelope:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] == "websocket":
-            send = _as_refusal(send)
         record = scope[RECORD] = RequestRecord(request_id_from(scope), scope["path"])
         record.proxy_s = self.waited_s(scope)
         record.started -= record.proxy_s
@@ -167,8 +165,7 @@ class Envelope:
             await answer.fail(failed())
 
     def _check_path(self, scope: Scope) -> None:
-        known = self.known_paths is None or scope["path"] in self.known_paths
-        if not known or scope["type"] == "websocket":  # the framework would refuse a websocket without a word
+        if self.known_paths is not None and scope["path"] not in self.known_paths:
             raise error_of_status(404)
 
     def _check_announced_length(self, scope: Scope) -> None:
@@ -211,15 +208,6 @@ class TrueStatus:
             await send(message)
 
         await self.app(scope, receive, corrected)
-
-
-def _as_refusal(send: Send) -> Send:
-    """Turns a websocket down with an HTTP answer, which ASGI spells with other message types."""
-
-    async def refuse(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return refuse
 
 
 class _Answer:

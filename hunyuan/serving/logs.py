@@ -25,7 +25,7 @@ LogForm = Literal["auto", "json", "text"]
 
 ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
-_JOBS = {f"/edit/{action}" for action in ("submit", "status", "get", "retry", "cancel")}
+_JOBS = {f"/edit/{action}" for action in ("submit", "status", "get", "retry", "cancel", "place")}
 _V1 = {f"/v1/{route}" for route in ("images/edits", "images/generations", "models")}
 KNOWN_PATHS = frozenset({"/edit", *_JOBS, *_V1, "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration

@@ -44,6 +44,7 @@ class Metrics:
             "hunyuan_caller_requests_total", "Answers by the name of the caller's key and status", ["caller", "status"]
         )
         self.cancellations = Counter("hunyuan_cancellations_total", "Admitted edits not finished, by why", ["reason"])
+        self.ready = newest("hunyuan_ready", "1 where edits are served: what GET /readyz says, once a second")
         self.depth = newest("hunyuan_queue_depth", "Edits that wait for the model")
         self.queue_wait = Histogram("hunyuan_queue_wait_seconds", "Seconds an edit waited", buckets=_SECONDS)
         self.proxy_wait = Histogram(
@@ -72,6 +73,7 @@ class Metrics:
         self.jobs_kept.set(0)
         self.jobs_bytes.set(0)
         self.jobs.labels("completed", "")
+        self.ready.set(0)
         self.depth.set(0)
         self.connections.set(0)
         for reason in CLOSED:

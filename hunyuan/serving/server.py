@@ -28,6 +28,7 @@ from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import max_body_bytes
 from hunyuan.serving.jobs.job import Job
+from hunyuan.serving.jobs.places import Places
 from hunyuan.serving.jobs.routes import job_routes
 from hunyuan.serving.jobs.runner import Jobs
 from hunyuan.serving.jobs.store import JobStore
@@ -48,6 +49,7 @@ from hunyuan.serving.worker import EditorLike, EditorWorker
 from hunyuan.settings import Settings, ignored_variables
 
 MAX_UPLOADS = 32
+READY_EVERY_S = 1.0
 STOP_MARGIN_S = 20  # after the last edit's deadline the process is ended by force
 PROCESSES = 2  # that decode pictures, and threads that encode them
 
@@ -98,6 +100,7 @@ class EditServer:
             count_killed_decoder,
             show_decoders,
         )
+        self._telling: asyncio.Task[None] | None = None
         self.encoding = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
         self.jobs = Jobs(
             JobStore(settings.jobs_dir, job_table(settings), show_jobs),
@@ -106,6 +109,8 @@ class EditServer:
             self.encoded,
             self.tracing,
             settings.replica,
+            None if settings.jobs_proxy is None else Places(f"{settings.jobs_proxy}{API_PATH}"),
+            settings.queue_size,
             job_ended,
         )
 
@@ -141,8 +146,16 @@ class EditServer:
         self.drain.install()
         self.decoders.start()
         self.worker.start()
+        self._telling = asyncio.get_running_loop().create_task(self._tell_ready())
+
+    async def _tell_ready(self) -> None:
+        while True:
+            metrics().ready.set(self.ready)
+            await asyncio.sleep(READY_EVERY_S)
 
     async def stop(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         self.worker.shut_down()
         await self.jobs.stop()
         self.queue.stop_running()
@@ -181,6 +194,7 @@ class EditServer:
 
     def refuse_work(self) -> None:
         self.worker.shut_down()
+        self.jobs.refuse()
         self.uploads.close(ShuttingDown)
 
     def watch_connections(self) -> None:

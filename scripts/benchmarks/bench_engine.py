@@ -37,8 +37,9 @@ from PIL import Image  # noqa: E402
 
 from hunyuan.accel.experts.backends import moe_blocks  # noqa: E402
 from hunyuan.accel.experts.flashinfer import FlashInferExperts  # noqa: E402
+from hunyuan.checkpoint.folder import read_config  # noqa: E402
 from hunyuan.checkpoint.full_size import full_size_config  # noqa: E402
-from hunyuan.checkpoint.load import empty_model, read_config  # noqa: E402
+from hunyuan.checkpoint.load import empty_model  # noqa: E402
 from hunyuan.checkpoint.tiny import TinyShape, write_tiny_checkpoint  # noqa: E402
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files  # noqa: E402
 from hunyuan.formats.config import CheckpointConfig  # noqa: E402

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the transformer's operations one by one at the model's real sizes: fast ones beside eager ones.
+"""Times the transformer's operations one by one at the model's real sizes: fast ones beside plain ones.
 
 Each line: median ms of both, what the fast one reaches in GB/s or TFLOP/s, its relative error against fp32 on fresh
 random inputs, and whether two runs give the same bits. A CUDA graph is replayed where one token is computed.
@@ -58,7 +58,7 @@ class Case:
 
     name: str
     fast: Run
-    eager: Run
+    plain: Run
     exact: Run | None = None
     bytes: float = 0
     flops: float = 0
@@ -72,7 +72,7 @@ class Bench:
         from hunyuan.accel.hopper import HopperOperations
         from hunyuan.model.operations import PLAIN
 
-        self.s, self.device, self.eager = sizes, device, PLAIN
+        self.s, self.device, self.plain = sizes, device, PLAIN
         self.fast = HopperOperations(attention=attention)
         self.generator = torch.Generator(device).manual_seed(seed)
 
@@ -103,18 +103,18 @@ class Bench:
         return made + self.decode()
 
     def rows(self, tokens: int) -> list[Case]:
-        s, (fast, eager) = self.s, (self.fast, self.eager)
+        s, (fast, plain) = self.s, (self.fast, self.plain)
         x, a, b = (self.draw(1, tokens, s.hidden) for _ in range(3))
         w, both, one = self.draw(s.hidden), self.draw(1, tokens, 2 * s.width), tokens == 1
         size, wf = 2.0 * x.numel(), w.float()
         return [
-            Case(f"rms_norm {tokens}", lambda: fast.rms_norm(x, w, 1e-5), lambda: eager.rms_norm(x, w, 1e-5),
-                 lambda: eager.rms_norm(x.float(), wf, 1e-5), 2 * size, graph=one),
+            Case(f"rms_norm {tokens}", lambda: fast.rms_norm(x, w, 1e-5), lambda: plain.rms_norm(x, w, 1e-5),
+                 lambda: plain.rms_norm(x.float(), wf, 1e-5), 2 * size, graph=one),
             Case(f"add_rms_norm {tokens}", lambda: fast.add_rms_norm(x, [a, b], w, 1e-5)[1],
-                 lambda: eager.add_rms_norm(x, [a, b], w, 1e-5)[1],
-                 lambda: eager.add_rms_norm(x.float(), [a.float(), b.float()], wf, 1e-5)[1], 5 * size, graph=one),
-            Case(f"swiglu {tokens}", lambda: fast.swiglu(both), lambda: eager.swiglu(both),
-                 lambda: eager.swiglu(both.float()), 3.0 * both.numel(), graph=one),
+                 lambda: plain.add_rms_norm(x, [a, b], w, 1e-5)[1],
+                 lambda: plain.add_rms_norm(x.float(), [a.float(), b.float()], wf, 1e-5)[1], 5 * size, graph=one),
+            Case(f"swiglu {tokens}", lambda: fast.swiglu(both), lambda: plain.swiglu(both),
+                 lambda: plain.swiglu(both.float()), 3.0 * both.numel(), graph=one),
         ]  # fmt: skip
 
     def routers(self, tokens: int) -> list[Case]:
@@ -126,10 +126,10 @@ class Bench:
             return torch.zeros(tokens, s.experts, device=x.device).scatter_(1, index.long(), weights)
 
         return [Case(f"router {tokens}", lambda: self.fast.route(x, w, s.topk)[0],
-                     lambda: self.eager.route(x, w, s.topk)[0], lambda: self.eager.route(x, w, s.topk)[0],
+                     lambda: self.plain.route(x, w, s.topk)[0], lambda: self.plain.route(x, w, s.topk)[0],
                      2.0 * x.numel() + 6 * w.numel(), graph=tokens == 1),
-                Case(f"router, by expert {tokens}", lambda: dense(self.fast), lambda: dense(self.eager),
-                     lambda: dense(self.eager))]  # fmt: skip
+                Case(f"router, by expert {tokens}", lambda: dense(self.fast), lambda: dense(self.plain),
+                     lambda: dense(self.plain))]  # fmt: skip
 
     def qkv(self, tokens: int) -> list[Case]:
         from hunyuan.model.operations import HeadNorms, HeadShape
@@ -142,17 +142,17 @@ class Bench:
         start = torch.full((1,), 3, dtype=torch.int32, device=qkv.device) if tokens == 1 else 3
 
         def run(kind: Any, x: Tensor, buffers: OneLayer) -> Tensor:
-            q, keys, _ = kind.rope_norm_store(x, shape, rope, norms, buffers, 0, 3 if kind is self.eager else start)
+            q, keys, _ = kind.rope_norm_store(x, shape, rope, norms, buffers, 0, 3 if kind is self.plain else start)
             return torch.cat([q.flatten(), keys[:, 3 : 3 + each].flatten()]) if tokens > 1 else q
 
-        def plain(kind: Any) -> None:
-            kind.rope_norm_store(qkv, shape, rope, norms, kv, 0, 3 if kind is self.eager else start)
+        def write(kind: Any) -> None:
+            kind.rope_norm_store(qkv, shape, rope, norms, kv, 0, 3 if kind is self.plain else start)
 
         wide = OneLayer(self, rows, s.keys, torch.float32)
-        return [Case(f"qkv, rope, norm, write {tokens}", lambda: plain(self.fast), lambda: plain(self.eager), None,
+        return [Case(f"qkv, rope, norm, write {tokens}", lambda: write(self.fast), lambda: write(self.plain), None,
                      4.0 * qkv.numel(), graph=tokens == 1),
-                Case(f"  its error {tokens}", lambda: run(self.fast, qkv, kv), lambda: run(self.eager, qkv, kv),
-                     lambda: run(self.eager, qkv.float(), wide))]  # fmt: skip
+                Case(f"  its error {tokens}", lambda: run(self.fast, qkv, kv), lambda: run(self.plain, qkv, kv),
+                     lambda: run(self.plain, qkv.float(), wide))]  # fmt: skip
 
     def linears(self, tokens: int) -> list[Case]:
         s, made = self.s, []
@@ -169,7 +169,7 @@ class Bench:
         exact = layer.dequantized if fp8 else layer.weight.float
         size = outputs * inputs * (1 if fp8 else 2)
         return Case(f"{name} {'fp8' if fp8 else 'bf16'} {tokens}", lambda: self.fast.linear(x, layer),
-                    lambda: self.eager.linear(x, layer), lambda: x.float() @ exact().T,
+                    lambda: self.plain.linear(x, layer), lambda: x.float() @ exact().T,
                     size if tokens == 1 else 0, 0 if tokens == 1 else 2.0 * tokens * outputs * inputs,
                     graph=tokens == 1)  # fmt: skip
 
@@ -188,7 +188,7 @@ class Bench:
 
             wide, pairs = [t.float() for t in (q, k, v)], queries * (keys - (queries / 2 if causal else 0))
             made.append(Case(f"{name} {rows} x {queries} x {keys}", partial(run, self.fast, (q, k, v)),
-                             partial(run, self.eager, (q, k, v)), partial(run, self.eager, wide),
+                             partial(run, self.plain, (q, k, v)), partial(run, self.plain, wide),
                              flops=4.0 * rows * s.heads * s.dim * pairs))  # fmt: skip
         return made
 
@@ -203,11 +203,11 @@ class Bench:
             one = [Segment(length - 1, length, False)]
 
             def exact(q: Tensor = q, k: Tensor = k, v: Tensor = v, one: list[Segment] = one) -> Tensor:
-                return self.eager.attend(q.float(), k.float(), v.float(), one)
+                return self.plain.attend(q.float(), k.float(), v.float(), one)
 
             size = 4.0 * length * s.kv_heads * s.dim
-            made.append(Case(f"one query x {length}", partial(decode_attention, q, k, v, at),
-                             partial(self.eager.attend, q, k, v, one), exact, size,
+            made.append(Case(f"decode attention x {length}", partial(decode_attention, q, k, v, at),
+                             partial(self.plain.attend, q, k, v, one), exact, size,
                              graph=True))  # fmt: skip
         return made
 
@@ -242,7 +242,7 @@ class Bench:
         for cut in (Cut(16, 64, 3), Cut(32, 32, 4), Cut(32, 64, 2), Cut(32, 64, 3), Cut(32, 64, 3, 2),
                     Cut(32, 128, 2), Cut(64, 32, 3), Cut(64, 64, 2), Cut(64, 128, 1)):  # fmt: skip
             run = partial(decode_attention, q, k, v, at, cut)
-            made.append(Case(f"one query {cut}", run, run, None, 4.0 * s.text * s.kv_heads * s.dim, graph=True))
+            made.append(Case(f"decode attention {cut}", run, run, None, 4.0 * s.text * s.kv_heads * s.dim, graph=True))
         for fp8 in (False, True):
             layer, x = self.layer(2 * s.width, s.hidden, fp8), self.draw(1, s.hidden)
             scale = layer.weight_scale if fp8 else None
@@ -307,14 +307,14 @@ def measure(case: Case, device: str, repeats: int) -> dict[str, Any]:
     try:
         first = case.fast()
         line["fast_ms"] = milliseconds(case.fast, device, case.graph, repeats)
-        line["eager_ms"] = None if case.eager is case.fast else milliseconds(case.eager, device, case.graph, repeats)
+        line["plain_ms"] = None if case.plain is case.fast else milliseconds(case.plain, device, case.graph, repeats)
         if case.bytes:
             line["GB/s"] = case.bytes / line["fast_ms"] / 1e6
         if case.flops:
             line["TFLOP/s"] = case.flops / line["fast_ms"] / 1e9
         if case.exact is not None:
             exact = case.exact()
-            line["error"], line["eager_error"] = relative(first, exact), relative(case.eager(), exact)
+            line["error"], line["plain_error"] = relative(first, exact), relative(case.plain(), exact)
             line["same_bits"] = bool(torch.equal(first, case.fast()))
     except Exception as error:
         if "out of memory" in str(error):
@@ -329,14 +329,14 @@ def router_agreement(bench: Bench) -> dict[str, float]:
     x, w = bench.draw(s.tokens, s.hidden), bench.draw(s.experts, s.hidden, dtype=torch.float32) / s.hidden**0.5
     exact = (x.double() @ w.double().T).topk(s.topk)[1].sort(-1)[0]
     shares = {}
-    for kind in (bench.fast, bench.eager):
+    for kind in (bench.fast, bench.plain):
         index = kind.route(x, w, s.topk)[1].long().sort(-1)[0]
         shares[kind.name] = float((index == exact).all(-1).float().mean())
     return shares
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    columns = ("fast_ms", "eager_ms", "GB/s", "TFLOP/s", "error", "eager_error", "same_bits")
+    columns = ("fast_ms", "plain_ms", "GB/s", "TFLOP/s", "error", "plain_error", "same_bits")
     rows = [f"{'operation':<44}" + "".join(f"{c:>13}" for c in columns)]
     for line in lines:
         if "failed" in line:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from hunyuan.checkpoint.folder import INDEX_FILE, read_config
 from hunyuan.checkpoint.full_size import full_size_config
-from hunyuan.checkpoint.load import load_model, staging_bytes
+from hunyuan.checkpoint.load import CPU_READERS, GPU_READERS, PIECE_BYTES, load_model
 from hunyuan.checkpoint.quantize import plan_shards
 from hunyuan.checkpoint.safetensors_file import ShardWriter
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
@@ -254,6 +254,14 @@ def measure_load(folder: Path, device: torch.device, load_as: str | None) -> tup
         lines.append(f"GPU memory: peak {torch.cuda.max_memory_allocated(device) / GIB:.2f} GiB")
     lines.append(f"weights in place: {weights / 1e9:.4f} GB on {device.type}")
     return "\n".join(lines), model, seconds
+
+
+def staging_bytes(config: CheckpointConfig, device: torch.device) -> int:
+    """The most that all staging buffers together take while this config is loaded, quantized on the way or not."""
+    unquantized = expected_tensors(config.with_formats("bf16", "bf16")).values()
+    largest = max((spec.numel for spec in unquantized if spec.slot is not None), default=0)
+    readers = GPU_READERS if device.type == "cuda" else CPU_READERS
+    return readers * max(PIECE_BYTES, 2 * largest)
 
 
 def measure_edit(model: HunyuanImage3, args: argparse.Namespace, device: torch.device, reading: float) -> str:

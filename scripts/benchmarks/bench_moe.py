@@ -6,7 +6,7 @@
     python bench_moe.py --device cpu         tiny sizes, to see that the script runs
 
 Times are medians of CUDA-graph replays that go round several layers' weights, so that the L2 cache holds none of them;
-the eager loop waits for the host and is timed without a graph. Outputs are filled with NaN before they are checked.
+the plain loop waits for the host and is timed without a graph. Outputs are filled with NaN before they are checked.
 The error is against fp32 arithmetic on the weights' own values, on the first tokens.
 """
 
@@ -224,7 +224,7 @@ def fp32_pair(module: Any, expert: int) -> tuple[Tensor, Tensor]:
         pair = zip((module.gate_and_up, module.down), scales, strict=True)
         first, second = (m[expert].float() * (1 if s is None else s[expert, 0]) for m, s in pair)
         return first, second
-    return module.dequantized(expert)
+    return module.stacks.dequantized(expert)
 
 
 def captured(calls: list[Callable[[], Tensor]]) -> Callable[[], None]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.full_size import full_size_config
-from hunyuan.checkpoint.load import empty_model, read_config
+from hunyuan.checkpoint.load import empty_model
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import run_tokens

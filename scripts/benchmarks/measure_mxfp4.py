@@ -22,13 +22,23 @@ from hunyuan.formats.numbers import MXFP4_BLOCK, dequantize_fp8, dequantize_mxfp
 ROWS, COLUMNS, TOKENS = 256, 1024, 4096
 
 
-def with_candidates(weight: Tensor, candidates: Sequence[int]) -> Tensor:
-    """Quantized and back, each block with the best of these exponents; 0 puts its largest value to 4..8."""
-    blocks = weight.view(-1, MXFP4_BLOCK)
+def with_candidates(weight: Tensor, candidates: Sequence[int], importance: Tensor | None = None) -> Tensor:
+    """Quantized and back, each block with the best of these exponents; 0 puts its largest value to 4..8.
+
+    `importance` `[columns]`: how much an error in a column counts; None: all the same.
+    """
+    blocks = weight.reshape(-1, MXFP4_BLOCK)
+    return _nearest(blocks, best_scales(weight, candidates, importance)).view_as(weight)
+
+
+def best_scales(weight: Tensor, candidates: Sequence[int], importance: Tensor | None = None) -> Tensor:
+    """The power of two of each block, `[blocks]`."""
+    blocks = weight.reshape(-1, MXFP4_BLOCK)
     first = torch.exp2(blocks.abs().amax(1).log2().floor() - 2)
-    found = torch.stack([_nearest(blocks, first * 2.0**step) for step in candidates])  # [candidates, blocks, 32]
-    best = (found - blocks).square().sum(-1).argmin(0)
-    return found[best, torch.arange(len(blocks))].view_as(weight)
+    tried = torch.stack([first * 2.0**step for step in candidates])  # [candidates, blocks]
+    counts = 1.0 if importance is None else importance.view(-1, MXFP4_BLOCK).repeat(len(weight), 1)
+    errors = torch.stack([((_nearest(blocks, scale) - blocks).square() * counts).sum(-1) for scale in tried])
+    return tried[errors.argmin(0), torch.arange(len(blocks))]
 
 
 def hadamard(size: int) -> Tensor:
@@ -58,10 +68,9 @@ def compensated(weight: Tensor, activations: Tensor) -> Tensor:
     importance = moments.diagonal()
     for start in range(0, weight.shape[1], MXFP4_BLOCK):
         end = start + MXFP4_BLOCK
-        _, scale = quantize_mxfp4(rest[:, start:end], importance[start:end])
-        most = torch.exp2(scale.float() - numbers.E8M0_BIAS)  # [rows, 1]
+        scale = best_scales(rest[:, start:end], (0, 1), importance[start:end])  # [rows]
         for column in range(start, end):
-            found[:, column] = _nearest(rest[:, column], most[:, 0])
+            found[:, column] = _nearest(rest[:, column], scale)
             error = (rest[:, column] - found[:, column]) / inverse[column, column]
             rest[:, column + 1 :] -= error[:, None] * inverse[column, column + 1 :]
     return found
@@ -101,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "best of the two (ours)": lambda w, _: dequantize_mxfp4(*quantize_mxfp4(w)),
         "best of three, one less too": lambda w, _: with_candidates(w, (0, 1, -1)),
         "Hadamard rotation": lambda w, _: rotated(w),
-        "scales weighted by activations": lambda w, x: dequantize_mxfp4(*quantize_mxfp4(w, x.square().mean(0))),
+        "scales weighted by activations": lambda w, x: with_candidates(w, (0, 1), x.square().mean(0)),
         "GPTQ-style compensation": compensated,
         "fp8, one scale": lambda w, _: dequantize_fp8(*quantize_fp8(w)),
     }

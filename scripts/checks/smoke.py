@@ -49,7 +49,7 @@ def main() -> int:
             ["verify", whole],
             ["quantize", whole, small, "--weights", "fp8", "--device", "cpu"],
             ["edit", str(folder / "photo.jpg"), "blue", "-o", f"{name}/a.png", "--model", whole, "--steps", "2"],
-            ["generate", "a crane", "-o", f"{name}/b.png", "--model", small, "--steps", "2", "--size", "1:1"],
+            ["generate", "a crane", "-o", f"{name}/b.png", "--model", small, "--steps", "2", "--resolution", "1:1"],
         ]
         for step in steps:
             if command([*step, *(["--quiet"] if step[0] in ("edit", "generate") else [])]) != 0:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hunyuan.checkpoint import tiny
+from hunyuan.checkpoint.packed import PACKED_FILES, pack
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.network import HunyuanImage3
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--state", type=Path, default=Path("demo_work/state"))
     parser.add_argument("--tokenizer", type=Path, default=Path("demo_work/tokenizer.json"))
+    parser.add_argument("--packed", type=Path, metavar="FOLDER", help="pack it, too; hunyuan/demo is the package's")
     args = parser.parse_args(argv)
     autoencoder, transformer = state.load(args.state, "autoencoder_average"), state.load(args.state, "transformer")
     if autoencoder is None or transformer is None:
@@ -76,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     export(args.out, Tokenizer.from_file(str(args.tokenizer)), autoencoder, transformer["average"])
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"wrote {args.out}: {size / 1e6:.1f} MB, transformer at step {transformer['step']}")
+    if args.packed is not None:
+        pack(args.out, args.packed)
+        for name in PACKED_FILES:
+            print(f"wrote {args.packed / name}: {(args.packed / name).stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader
 
 from hunyuan.model.vae import Vae
 from scripts.demo import autoencoder, sizes, state, transformer, wordings
+from scripts.demo.drawing import Drawn, DrawnStream
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
 from scripts.demo.pictures import SIZES, Pictures
-from scripts.demo.sequences import Batch, Sequences, Stream
+from scripts.demo.sequences import Sequences, Stream
 from scripts.demo.tasks import SOURCES, Family, beside_size
 
 LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
@@ -198,40 +199,33 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     folder = args.state / "small"
     config = sizes.write_small_files(folder, tokenizer, sizes.model_config(tokenizer, done["scaling"], done["shift"]))
     model, operations = transformer.build(config, plan.seed)
-    model.vae.load_state_dict({key: value.float() for key, value in done["weights"].items()})
     model.to(device)
-    if device.type == "cuda":
-        model.vae.to(torch.bfloat16)
     training = Training("transformer", model, _optimizer(transformer.matrices_and_others(model), args), args.state)
     training.resume()
     seed = plan.seed + training.step
     torch.manual_seed(seed)
     trainee = transformer.Trainee(model, operations, plan.count, args.copies, compiled=device.type == "cuda")
-    pictures, sequences = Pictures(args.pack, device, seed), Sequences(folder, config, args.copies)
-    loader = DataLoader(
-        Stream(sequences, Draws(), plan.count, seed),
-        batch_size=None,
-        num_workers=args.workers,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=8 if args.workers else None,
-    )
-    batches = iter(loader)
+    batches = iter(_loader(args, Sequences(folder, config, args.copies), plan.count, seed))
 
-    drawn: list[tuple[Batch, list[Tensor], list[Tensor], Tensor]] = []
+    ready: list[Drawn] = []
 
     def one() -> dict[str, Tensor]:
-        if not drawn:  # drawing and encoding take as long as a step: each batch is used twice, at other times
-            batch = next(batches).to(device)
-            with torch.no_grad():
-                sources, target = pictures.draw(batch.requests, *batch.size)
-                conds = [trainee.latents(source, draw=True) for source in sources]
-                drawn.extend([(batch, sources, conds, trainee.latents(target, draw=False))] * 2)
-        batch, sources, conds, clean = drawn.pop()
-        losses = trainee.losses(batch, sources, conds, transformer.Noisy.draw(clean, trainee.copies))
+        if not ready:  # a batch serves twice, at other times and with other noise, so that fewer must be drawn
+            ready.extend([next(batches).to(device)] * 2)
+        drawn = ready.pop()
+        noisy = transformer.Noisy.draw(drawn.clean, trainee.copies)
+        losses = trainee.losses(drawn.batch, drawn.sources, drawn.conds, noisy)
         losses.total.backward()
         return {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
 
     training.run(plan, one)
+
+
+def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[Drawn]:
+    device = torch.device(args.device)
+    stream = DrawnStream(Stream(sequences, Draws(), count, seed), args.pack, args.state, device)
+    several = {"multiprocessing_context": "spawn", "prefetch_factor": 4} if args.workers else {}
+    return DataLoader(stream, batch_size=None, num_workers=args.workers, pin_memory=device.type == "cuda", **several)
 
 
 def _optimizer(parameters: tuple[list[nn.Parameter], list[nn.Parameter]], args: argparse.Namespace) -> Optimizer:
@@ -258,7 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--last", action="store_true", help="no slice follows: end with the learning rate at zero")
     parser.add_argument("--count", type=int, default=64, help="samples per step")
     parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
-    parser.add_argument("--workers", type=int, default=8, help="processes that make token sequences")
+    parser.add_argument("--workers", type=int, default=8, help="processes that draw batches (transformer)")
     parser.add_argument("--matrix-rate", type=float, default=1.5e-3, help="learning rate of matrices (Muon)")
     parser.add_argument("--other-rate", type=float, default=1e-3, help="learning rate of all others (AdamW)")
     parser.add_argument("--seed", type=int, default=0)
@@ -269,7 +263,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     args = build_parser().parse_args(argv)
-    torch.backends.cudnn.benchmark = True
+    # Worth it for one shape; the transformer's pictures have twenty, and each process would try them all.
+    torch.backends.cudnn.benchmark = args.part == "autoencoder"
     torch.set_float32_matmul_precision("high")
     plan = Plan(args.steps, began + args.seconds, args.count, args.seed, args.last)
     {"autoencoder": train_autoencoder, "transformer": train_transformer}[args.part](args, plan)

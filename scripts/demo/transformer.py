@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from hunyuan.model.attention import Segment
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.operations import use_operations
 from hunyuan.model.rope import Grid, positions_2d, rope_table
+from hunyuan.model.vae import Vae
 from hunyuan.prompt.layout import CondBlock
 from scripts.demo.autoencoder import planar
 from scripts.demo.operations import DenseExperts, Rule, TrainingOperations
@@ -47,7 +49,7 @@ def build(config: ModelConfig, seed: int) -> tuple[HunyuanImage3, TrainingOperat
     if getattr(model.vision_model, "head", None) is not None:
         model.vision_model.head.requires_grad_(False)  # nothing uses it
     operations = TrainingOperations()
-    model.use_operations(operations)
+    use_operations(model, operations)
     return model, operations
 
 
@@ -154,21 +156,11 @@ class Trainee:
         rule.set(batch.length, [(c.vae.start, c.vit_stop) for c in batch.conds], height * width)
         return rule
 
-    @torch.no_grad()
-    def latents(self, pictures: Tensor, draw: bool) -> Tensor:
-        """Pictures `[n, 3, h, w]` in 0..1 to scaled latents; `draw` from the posterior as for a source, or its mean."""
-        vae = self.model.vae
-        pixels = (pictures * 2 - 1)[:, :, None].to(vae.dtype)
-        mean, logvar = vae.encoder(pixels).float().chunk(2, dim=1)
-        if draw:
-            mean = mean + (0.5 * logvar.clamp(-30, 20)).exp() * torch.randn_like(mean)
-        return vae.scale(mean)[:, :, 0]
-
     def losses(self, batch: Batch, sources: list[Tensor], conds: list[Tensor], noisy: Noisy) -> Losses:
         """One pass.
 
         Args:
-            sources: pictures in 0..1, one stack per source of a sample, for the vision tower.
+            sources: pictures in 0..1, one stack per source of a sample, for the vision tower, which shrinks them.
             conds: their scaled latents.
         """
         rule = self.rule(batch)
@@ -253,6 +245,16 @@ class Trainee:
 
         vision: Any = self.model.vision_model
         vision.embeddings.resize_positional_embeddings = resize
+
+
+@torch.no_grad()
+def latents(vae: Vae, pictures: Tensor, draw: bool) -> Tensor:
+    """Pictures `[n, 3, h, w]` in 0..1 to scaled latents; `draw` from the posterior as for a source, or its mean."""
+    pixels = (pictures * 2 - 1)[:, :, None].to(vae.dtype)
+    mean, logvar = vae.encoder(pixels).float().chunk(2, dim=1)
+    if draw:
+        mean = mean + (0.5 * logvar.clamp(-30, 20)).exp() * torch.randn_like(mean)
+    return vae.scale(mean)[:, :, 0]
 
 
 def vision_patches(pictures: Tensor, grid: tuple[int, int], config: ModelConfig) -> tuple[Tensor, Tensor]:

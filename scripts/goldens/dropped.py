@@ -16,7 +16,7 @@ from torch import Tensor
 from hunyuan.generation.job import EditJob
 from hunyuan.generation.scheduler import Schedule, classifier_free_guidance
 from hunyuan.generation.text import TextPlan, read_text
-from hunyuan.prompt.images import stretch, to_pil
+from hunyuan.prompt.images import resize, to_pil
 from hunyuan.prompt.layout import TextTask
 from hunyuan.prompt.resolution import Bucket, Size
 from hunyuan.requests import EditResult
@@ -135,5 +135,5 @@ def _check_picture(
     check.close("vae_in", unscaled[:, :, None], recorded.get("vae_in"))
     trace = edits.Trace(decoded=[model.decode_image(latents.to(model.device))])
     picture = to_pil(trace.decoded[0][0])
-    picture = picture if picture.size == (size.width, size.height) else stretch(picture, size)
+    picture = picture if picture.size == (size.width, size.height) else resize(picture, size)
     edits._check_picture(check, golden, meta, trace, EditResult(picture, None, 0, picture.size, job.steps, 0))

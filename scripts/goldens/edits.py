@@ -49,9 +49,9 @@ class TracedJob(EditJob):
     def step_cache(self) -> StepCache | None:
         return None if self.taylor is None else TaylorCache(self.steps, self.taylor)
 
-    def _fill_prompt(self, *args: Any, **kwargs: Any) -> Tensor:
-        logits = super()._fill_prompt(*args, **kwargs)
-        self.trace.prompt_ids = list(self._filled().ids)
+    def _prefill_prompt(self, *args: Any, **kwargs: Any) -> Tensor:
+        logits = super()._prefill_prompt(*args, **kwargs)
+        self.trace.prompt_ids = list(self._prefilled().ids)
         return logits
 
     def _decode(self, logits: Tensor, plan: TextPlan) -> list[int]:

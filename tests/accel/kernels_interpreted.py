@@ -1,4 +1,4 @@
-"""The fast operations against the eager ones, Triton's kernels interpreted on the CPU; tests/gpu has the compiled ones.
+"""The fast operations against the plain ones, Triton's kernels interpreted on the CPU; tests/gpu has the compiled ones.
 
 Run by test_kernels.py as a process of its own with TRITON_INTERPRET=1: Triton decides when it is imported.
 """

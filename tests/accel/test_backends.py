@@ -181,7 +181,7 @@ def test_flashinfer_is_told_what_the_weights_mean(fake, kind, limit):
     assert call["profile_ids"] == [3, 200]
     assert call["workspace_buffer"].numel() == 77
     for expert in (0, EXPERTS - 1):
-        ours = backend.dequantized(expert)
+        ours = backend.stacks.dequantized(expert)
         assert torch.equal(ours[0], reference.matrix("gate_and_up", expert, torch.float32))
         assert torch.equal(ours[1], reference.matrix("down", expert, torch.float32))
 

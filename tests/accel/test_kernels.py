@@ -16,7 +16,7 @@ from small_transformer import prefilled, rope_of, small_transformer
 from hunyuan.accel.kernels.segment_attention import flashinfer_attend, sdpa_attend
 from hunyuan.model.attention import Segment, attend, split_segments
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.operations import PLAIN, Operations
+from hunyuan.model.operations import PLAIN, Operations, use_operations
 from hunyuan.model.transformer import SelfAttention
 from scripts.support.route_replay import recorded_routes, replayed_routes
 
@@ -39,7 +39,7 @@ def test_every_part_of_a_model_takes_the_new_set():
     model, other = HunyuanImage3(model_config()), Operations()
     users = [m for m in model.modules() if isinstance(getattr(m, "operations", None), Operations)]
     assert all(m.operations is PLAIN for m in users)
-    model.use_operations(other)
+    use_operations(model, other)
     assert all(m.operations is other for m in users)
     assert HunyuanImage3.operations is PLAIN
     kinds = {type(m).__name__ for m in users}

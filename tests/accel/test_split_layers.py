@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from small_model import model_config, noise, randomized
+from split_model import move_layers
 from torch import Tensor
 
 from hunyuan.accel import split_layers as placing
-from hunyuan.accel.split_layers import connect, move_layers
+from hunyuan.accel.split_layers import connect
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.attention import Segment

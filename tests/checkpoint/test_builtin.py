@@ -41,9 +41,9 @@ def test_other_weights_get_a_folder_of_their_own(packed_folder: Path, tmp_path: 
 
 
 def test_a_damaged_package_is_said_and_leaves_nothing(packed_folder: Path, tmp_path: Path) -> None:
-    file = packed_folder / packed.PACKED_FILE
+    file = packed_folder / packed.PACKED_FILES[1]
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"packed checkpoint: model\.safetensors\.xz is damaged"):
+    with pytest.raises(CheckpointError, match=r"packed checkpoint: autoencoder\.safetensors\.xz is damaged"):
         KINDS["demo"].folder(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hunyuan.checkpoint import folder as folders
 from hunyuan.checkpoint import load
-from hunyuan.checkpoint.load import check_keys, empty_model, load_model, read_config, read_json, weight_files
+from hunyuan.checkpoint.folder import check_keys, read_config, read_json, weight_files
+from hunyuan.checkpoint.load import empty_model, load_model
 from hunyuan.checkpoint.safetensors_file import ShardReader
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint

@@ -169,6 +169,13 @@ def test_small_files_come_along_and_the_config_says_what_it_is(source, four_bit)
     assert after == before
 
 
+def test_the_index_names_every_tensor_and_counts_their_bytes(four_bit):
+    index = json.loads((four_bit / INDEX).read_text())
+    weights = stored(four_bit)
+    assert index["weight_map"].keys() == weights.keys()
+    assert index["metadata"]["total_size"] == sum(w.numel() * w.element_size() for w in weights.values())
+
+
 def test_reported_errors_are_the_measured_ones(source, tmp_path):
     report = quantize_folder(source, tmp_path / "out", mixed(source, "fp8"))
     assert json.loads((tmp_path / "out" / REPORT_FILE).read_text()) == report

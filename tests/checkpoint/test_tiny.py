@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from hunyuan.checkpoint.load import load_model, read_config
+from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape

@@ -29,7 +29,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_an_edit_is_written_with_its_seed(model: Path, photo: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out.png"
-    options = ("-o", str(out), "--model", str(model), "--seed", "3", "--steps", "1", "--size", "1:1")
+    options = ("-o", str(out), "--model", str(model), "--seed", "3", "--steps", "1", "--resolution", "1:1")
     assert main(["edit", str(photo), "Make it blue", *options]) == 0
     told = capsys.readouterr()
     with Image.open(out) as picture:
@@ -57,8 +57,8 @@ def test_a_picture_from_words_alone(model: Path, tmp_path: Path, capsys) -> None
         ("blue", "no/folder.png", [], 2, "--out: there is no folder"),
         (" ", "out.png", [], 2, "prompt: it is blank"),
         ("blue", "out.png", ["--steps", "101"], 2, "steps: got 101"),
-        ("blue", "out.png", ["--size", "huge"], 2, "resolution: got 'huge'"),
-        ("blue", "out.png", ["--photo", "missing.png"], 2, "image: missing.png: No such file"),
+        ("blue", "out.png", ["--resolution", "huge"], 2, "resolution: got 'huge'"),
+        ("blue", "out.png", ["--image", "missing.png"], 2, "image: missing.png: No such file"),
         ("blue", "out.png", ["--photo", __file__], 2, "is none of PNG, JPEG, WebP, HEIC and AVIF"),
         ("blue", "out.png", ["--model", "nowhere"], 2, "MODEL_ID="),
     ],

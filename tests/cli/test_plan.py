@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--weights", "fp8", "--gpus", "2"], ["weights: fp8 (HUNYUAN_WEIGHTS=fp8"]),
         (["--dense", "fp8"], ["attention, shared MLP (fp8)"]),
         (["--max-tokens", "11000"], ["2 x 11,000 tokens"]),
-        (["--size", "1920x1080"], ["autoencoder at 1280x720"]),
+        (["--resolution", "1920x1080"], ["autoencoder at 1280x720"]),
+        (["--size", "1920x1080"], ["autoencoder at 1280x720"]),  # its old name
     ],
     ids=str,
 )
@@ -58,7 +59,7 @@ def test_tiny_checkpoint_fits_anywhere(golden, capsys):
     ("options", "message"),
     [
         (["--weights", "mixed"], "error: HUNYUAN_WEIGHTS=mixed needs a folder converted beforehand"),
-        (["--size", "huge"], "error: --size: got 'huge'"),
+        (["--resolution", "huge"], "error: --resolution: got 'huge'"),
     ],
 )
 def test_wrong_wishes_are_explained(folder, capsys, options, message):

@@ -31,7 +31,7 @@ def test_quantize_refuses_in_a_line(source: Path, tmp_path: Path, capsys, monkey
     assert line.startswith("error: ")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["quantize", str(source), str(tmp_path / "out"), "--device", "cuda"]) == 2
-    assert capsys.readouterr().err == "error: --device cuda: torch finds no CUDA device; use --device cpu\n"
+    assert capsys.readouterr().err == "error: --device=cuda, but torch finds no CUDA device; use auto or cpu\n"
 
 
 def test_no_number_of_workers_is_negative(source: Path, tmp_path: Path, capsys) -> None:

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from hunyuan.checkpoint.load import read_config
+from hunyuan.checkpoint.folder import read_config
 from hunyuan.cli.main import main
 
 

@@ -1,12 +1,10 @@
 """The archive and the batches drawn from it, with a small archive of made-up pictures."""
 
-from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 from scripts.demo import edits, pack, sources
 from scripts.demo.edits import Step, apply_all
@@ -14,51 +12,6 @@ from scripts.demo.pictures import SIZES, Pictures
 from scripts.demo.speech import recaption, think
 from scripts.demo.tasks import SUBJECTS, UNKNOWN, Task, beside_size
 from scripts.demo.wordings import FAMILY_SHARE, Request, draw
-
-
-def photo(seed: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 24, 3), np.uint8)
-    return Image.fromarray(pixels).resize((720, 360), Image.Resampling.BICUBIC)
-
-
-def figure(seed: int) -> Image.Image:
-    art = Image.new("RGBA", (300, 300))
-    rng = Random(seed)
-    for _ in range(4):
-        x, y = rng.randrange(150), rng.randrange(150)
-        ImageDraw.Draw(art).ellipse((x, y, x + 140, y + 100), fill=tuple(rng.randrange(256) for _ in range(3)))
-    return art
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    """A folder that looks like unpacked packages: 6 photographs, the named clip art and 40 more."""
-    folder = tmp_path_factory.mktemp("work")
-    (folder / "photos").mkdir()
-    for i in range(6):
-        photo(i).save(folder / "photos" / f"{i}.png")
-    root = folder / sources.CLIP_ART / sources.CLIP_ART_FOLDER
-    more = [f"plants/kind_{a}{b}.png" for a in "abcdefghij" for b in "klmn"]
-    names = [*SUBJECTS.values(), *pack.TEST_CLIP_ART, *more]
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        figure(i).save(root / name)
-    # The same drawing as one of the test set, under another name and larger.
-    figure(len(SUBJECTS)).resize((450, 450)).save(root / "plants" / "copycat.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def archive(work) -> Path:
-    splits = ["train", "train", "train", "validation", "test", "test"]
-    photos = [
-        sources.Photo(f"photo{i}", "photos", f"{i}.png", "nobody", "CC0-1.0", split, "")
-        for i, split in enumerate(splits)
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "photos", lambda: photos)
-        pack.main(work, work / "pack.npz")
-    return work / "pack.npz"
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import torch
 from small_model import noise
 from torch import Tensor
 
-from hunyuan.checkpoint import tiny, tiny_tokenizer
-from hunyuan.checkpoint.load import load_model, read_config
+from hunyuan.checkpoint import tiny
+from hunyuan.checkpoint.load import load_model
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.kv_cache import KVCache
@@ -42,21 +42,6 @@ BLUE = Request(UNKNOWN, "make it blue", "en", 1, "Keep the photo", "Bright pictu
 LONGER = Request(UNKNOWN, "make it blue and then darker", "en", 1, "Keep", "Picture with light")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's small files, with the tiny tokenizer and a narrow autoencoder."""
-    out = tmp_path_factory.mktemp("demo")
-    tokenizer = tiny_tokenizer.build_tokenizer()
-    raw = sizes.model_config(tokenizer, 0.7, 0.1, block_out_channels=[32] * 5, latent_channels=16)
-    sizes.write_small_files(out, tokenizer, raw)
-    return out
-
-
-@pytest.fixture(scope="module")
-def config(folder: Path) -> CheckpointConfig:
-    return read_config(folder)
-
-
 def trainee(config: CheckpointConfig, count: int, copies: int) -> Trainee:
     """At its start, shaken so that nothing is zero."""
     model, operations = transformer.build(config, seed=0)
@@ -73,7 +58,9 @@ def packed(folder: Path, config: CheckpointConfig, requests: list[Request], sour
     return sequences.batch(random.Random(3), requests, sources, (208, 304), (208, 304), drop=0.0)
 
 
-@pytest.mark.parametrize("sources", [0, 1, 2])
+@pytest.mark.parametrize(
+    "sources", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_the_trainers_velocity_is_the_products(
     folder: Path, config: CheckpointConfig, tmp_path: Path, sources: int
 ) -> None:
@@ -158,6 +145,7 @@ def test_the_trained_autoencoder_is_the_products() -> None:
         assert torch.allclose(made, product.decode(mean[:, :, 0]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: CheckpointConfig) -> None:
     batch = packed(folder, config, [BLUE] * 2, 1)
     model, operations = transformer.build(config, seed=0)
@@ -175,6 +163,7 @@ def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: Checkpoin
     assert found[-1][1] < 0.9 * found[0][1], found
 
 
+@pytest.mark.slow
 def test_steps_of_the_autoencoder_lower_its_loss() -> None:
     config = sizes.vae_config(block_out_channels=[32] * 5, latent_channels=16)
     vae = autoencoder.build(config, seed=0)

@@ -12,7 +12,7 @@ import torch
 
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.engines import native
-from hunyuan.engines.native import NativeEngine, choose_device, choose_dtype
+from hunyuan.engines.native import NativeEngine, choose_dtype
 from hunyuan.errors import CheckpointError, HunyuanError, OutOfMemory, SettingsError
 from hunyuan.model.moe import Experts
 from hunyuan.requests import EditRequest
@@ -52,7 +52,10 @@ def refused(folder: Path, error: type[HunyuanError] = CheckpointError, **setting
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("flashinfer", "it needs a GPU and the device is cpu; possible: eager"), ("torch", "need a GPU")],
+    [
+        ("flashinfer", "it needs a GPU and the device is cpu; possible: eager"),
+        ("torch", "it needs a GPU and the device is cpu"),
+    ],
 )
 @pytest.mark.usefixtures("no_weights")
 def test_a_backend_that_cannot_be_is_refused_before_the_weights_are_read(tiny, setting, words):
@@ -80,21 +83,6 @@ def test_weights_are_quantized_while_loading_where_asked_for(tiny, weights, kind
 
 
 # --- device and dtype
-
-
-@pytest.mark.parametrize(
-    ("there", "setting", "device"),
-    [(True, "auto", CUDA), (False, "auto", CPU), (True, "cpu", CPU), (False, "cpu", CPU), (True, "cuda", CUDA)],
-)
-def test_device(monkeypatch, there, setting, device):
-    with_gpu(monkeypatch, there)
-    assert choose_device(Settings(device=setting)) == device
-
-
-def test_cuda_without_a_gpu_is_refused(monkeypatch):
-    with_gpu(monkeypatch, False)
-    with pytest.raises(SettingsError, match="HUNYUAN_DEVICE=cuda, but torch finds no CUDA device"):
-        choose_device(Settings(device="cuda"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so HUNYUAN_DEVICE=cuda is fine here")

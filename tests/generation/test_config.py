@@ -21,8 +21,18 @@ FULL = {
 
 
 def test_missing_keys_are_named() -> None:
-    with pytest.raises(CheckpointError, match="diff_guidance_scale, flow_shift"):
+    with pytest.raises(CheckpointError, match="diff_guidance_scale: missing; flow_shift: missing"):
         GenerationConfig.from_dict({})
+
+
+def test_a_value_of_the_wrong_kind_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"generation_config.json: flow_shift: 'much', expected a valid number"):
+        GenerationConfig.from_dict(FULL | {"flow_shift": "much"})
+
+
+def test_what_null_means() -> None:
+    config = GenerationConfig.from_dict(FULL | dict.fromkeys(("drop_think", "temperature", "top_k", "top_p")))
+    assert (config.drop_think, config.temperature, config.top_k, config.top_p) == (False, 1.0, 0, 1.0)
 
 
 def test_absent_template_and_drop_think() -> None:

@@ -58,7 +58,7 @@ def quiet(done: int) -> None:
     pass
 
 
-def eager(logits: Tensor, plan: TextPlan, sampling: Sampling, uniform: Tensor, last: int = 1) -> list[int]:
+def plain(logits: Tensor, plan: TextPlan, sampling: Sampling, uniform: Tensor, last: int = 1) -> list[int]:
     most = len(uniform)
     return decode_text(logits[last], last, plan, sampling, uniform, most, logits.__getitem__, quiet)
 
@@ -91,7 +91,7 @@ def test_tokens_equal_the_eager_loops(sampling: Sampling) -> None:
         uniform = draws(seed)
         recorder.fed.clear()
         tokens = fast(decoder, logits, plan, sampling, uniform, last=20 + seed)
-        assert tokens == eager(logits, plan, sampling, uniform, last=20 + seed)
+        assert tokens == plain(logits, plan, sampling, uniform, last=20 + seed)
         # Every token but the last has been fed, in its place; what was fed behind it does not matter.
         fed = recorder.fed[: len(tokens) - 1]
         assert fed == [(token, 50 + i) for i, token in enumerate(tokens[:-1])]
@@ -118,21 +118,21 @@ def test_forced_tokens_come_once_and_the_ratio_is_the_best_one(sampling: Samplin
     tokens = fast(decoder_of(Recorder(logits)), logits, AUTO, sampling, draws(0))
     # The second </think> is answered by the model's own wish.
     assert tokens == [5, END_THINK, RECAPTION, 6, END_THINK, 7, END_RECAPTION, ANSWER, BOI, SIZE, RATIOS[35]]
-    assert tokens == eager(logits, AUTO, sampling, draws(0))
+    assert tokens == plain(logits, AUTO, sampling, draws(0))
 
 
 def test_a_trigger_at_the_prompts_end_and_one_among_the_forced() -> None:
     plan = TextPlan(((1, (2, 3)), (3, (4,)), (1, (5,))), frozenset([9]), None, (), 9)
     logits = scripted({4: 9})
     assert fast(decoder_of(Recorder(logits)), logits, plan, GREEDY, draws(0)) == [2, 3, 4, 9]
-    assert eager(logits, plan, GREEDY, draws(0)) == [2, 3, 4, 9]
+    assert plain(logits, plan, GREEDY, draws(0)) == [2, 3, 4, 9]
 
 
 def test_a_ratio_trigger_at_the_prompts_end() -> None:
     logits = scripted({})
     plan = replace(AUTO, ratio_trigger=1)
     assert fast(decoder_of(Recorder(logits)), logits, plan, USUAL, draws(0)) == [RATIOS[0]]
-    assert eager(logits, plan, USUAL, draws(0)) == [RATIOS[0]]
+    assert plain(logits, plan, USUAL, draws(0)) == [RATIOS[0]]
 
 
 @pytest.mark.parametrize("most", [1, 2, 8, 9, 10, 17])

@@ -42,16 +42,16 @@ CAPACITY = 8192
 
 @dataclass
 class Engine:
-    """A tiny checkpoint on the GPU in bf16; `eager` computes everything in the obviously right way."""
+    """A tiny checkpoint on the GPU in bf16; `plain` computes everything in the obviously right way."""
 
-    eager: Checkpoint
+    plain: Checkpoint
     fast: Checkpoint
     workspace: Workspace
 
 
 def load(folder: Path) -> Checkpoint:
     # By way of the CPU, where no fast backend is chosen.
-    settings = Settings(model_id=folder, device="cpu", dtype="bfloat16", moe_impl="eager")
+    settings = Settings(model_id=folder, device="cpu", dtype="bfloat16", moe_impl="plain")
     checkpoint = Editor.load(settings).engine.checkpoint
     checkpoint.model.to(DEVICE)
     return checkpoint
@@ -61,11 +61,11 @@ def load(folder: Path) -> Checkpoint:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("gpu") / "tiny"
     write_tiny_checkpoint(folder, TinyShape(hidden=256, head_dim=128, heads=4, kv_heads=2, expert_width=128))
-    eager, fast = load(folder), load(folder)
+    plain, fast = load(folder), load(folder)
     make_graph_safe(fast.model)
     with torch.inference_mode():
         workspace = Workspace.create(fast.model, CAPACITY, CapturedDecoder)
-    yield Engine(eager, fast, workspace)
+    yield Engine(plain, fast, workspace)
     torch.cuda.empty_cache()
 
 
@@ -121,10 +121,10 @@ def test_a_step_does_not_wait_for_the_device(engine: Engine) -> None:
 @pytest.mark.parametrize("images", [0, 1])
 def test_captured_text_and_picture_equal_the_eager_ones(engine: Engine, images: int) -> None:
     request = edit(images=[photo()] * images)
-    eager, fast = run(engine.eager, request, None), run(engine.fast, request, engine.workspace)
-    assert (fast.cot_text, fast.tokens, fast.size) == (eager.cot_text, eager.tokens, eager.size)
+    plain, fast = run(engine.plain, request, None), run(engine.fast, request, engine.workspace)
+    assert (fast.cot_text, fast.tokens, fast.size) == (plain.cot_text, plain.tokens, plain.size)
     assert fast.tokens > 10
-    pictures = [np.array(result.image).astype(int) for result in (eager, fast)]
+    pictures = [np.array(result.image).astype(int) for result in (plain, fast)]
     assert np.abs(pictures[0] - pictures[1]).mean() < 2
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from split_model import move_layers
 
 from hunyuan import Editor, EditRequest, EditResult, Settings
 from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
-from hunyuan.accel.split_layers import move_layers
 from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape

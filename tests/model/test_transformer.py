@@ -11,7 +11,7 @@ from small_model import Buffers, model_config, noise, randomized
 from torch import Tensor, nn
 
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.model.attention import split_segments
+from hunyuan.model.attention import split_heads, split_segments
 from hunyuan.model.rope import Grid, apply_rope, positions_2d, rope_table
 from hunyuan.model.transformer import DecoderLayer, RMSNorm, SelfAttention, Transformer
 from scripts.support.dense_attention import attend_masked, dense_mask
@@ -35,8 +35,13 @@ def run(model: Transformer, x: Tensor, kv: Buffers | None = None, start: int = 0
     return model(x, rope(model_config(), start, stop), Buffers() if kv is None else kv, segments)
 
 
+def split_qkv(block: SelfAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of `x`, before RoPE and QK norm: `[rows, tokens, heads or kv_heads, head_dim]`."""
+    return split_heads(block.qkv_proj(x), block.shape.heads, block.shape.kv_heads, block.shape.head_dim)
+
+
 def attention_by_hand(block: SelfAttention, config: CheckpointConfig, x: Tensor, norm_first: bool = False) -> Tensor:
-    q, k, v = block.split_qkv(x)
+    q, k, v = split_qkv(block, x)
 
     def norm(t: Tensor, layer: RMSNorm | None) -> Tensor:
         return t if layer is None else rms(t, layer.weight)
@@ -92,7 +97,7 @@ def test_fused_projection_is_interleaved_per_key_value_head(heads, kv_heads):
     block.qkv_proj.weight[:, 0] = torch.arange(rows)
     x = torch.zeros(1, 1, config.hidden_size)
     x[..., 0] = 1
-    q, k, v = (t[0, 0] for t in block.split_qkv(x))
+    q, k, v = (t[0, 0] for t in split_qkv(block, x))
     # [q, q, .., k, v] of key-value head 0, then those of head 1, ...
     order = torch.arange(rows).view(-1, dim).tolist()
     expected_q, expected_k, expected_v = [], [], []
@@ -138,7 +143,7 @@ def test_buffers_get_turned_and_normed_keys_and_plain_values():
     config = model_config()
     block, x, kv = randomized(SelfAttention(config)), noise(2, LENGTH, 64), Buffers()
     attention(block, config, x, kv)
-    _, k, v = block.split_qkv(x)
+    _, k, v = split_qkv(block, x)
     torch.testing.assert_close(kv.keys[0], rms(apply_rope(k, *rope(config)), block.key_layernorm.weight))
     assert torch.equal(kv.values[0], v)
 

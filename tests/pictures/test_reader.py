@@ -126,7 +126,7 @@ def test_an_animation_is_refused(fmt: str) -> None:
         (encoded(noise(40, 30), "GIF"), "a GIF file; save it as PNG or JPEG"),
         (encoded(noise(40, 30), "BMP"), "a BMP file; save it as PNG or JPEG"),
         (encoded(noise(1001, 1000), "JPEG"), "1001x1000 is 1,001,000 pixels; at most 1,000,000"),
-        (encoded(noise(15, 100), "PNG"), "15x100 px; each side must be at least 16 px"),
+        (encoded(noise(15, 100), "PNG"), "got 15x100 px; each side must be at least 16 px"),
         (encoded(noise(16, 129), "PNG"), "at most 8:1"),
         (png_header(9_000, 9_000), "81,000,000 pixels"),
         (png_header(10_000, 10_000), "at most 1,000,000 are allowed"),  # beyond where Pillow only warns

@@ -20,13 +20,13 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
 
-from hunyuan.checkpoint.load import read_config
+from hunyuan.checkpoint.folder import read_config
 from hunyuan.errors import InvalidImage
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.config import VitProcessorConfig
 from hunyuan.pictures.reader import load_image
 from hunyuan.pictures.rgb import to_rgb
-from hunyuan.prompt.images import centre_crop, prepare_cond_image, stretch, to_pil, vision_grid, vision_input
+from hunyuan.prompt.images import centre_crop, prepare_cond_image, resize, to_pil, vision_grid, vision_input
 from hunyuan.prompt.resolution import Size
 
 ORIENTATION = 0x0112
@@ -408,19 +408,19 @@ def test_stretching_does_columns_before_rows(golden, recorded):
     """Pillow 13 picks the order by cost; the other order gives other bytes for this picture."""
     image = Image.open(golden / "images" / "src1.png")
     expected = recorded["src1_align1.vae_input_u8"].permute(1, 2, 0).numpy()
-    assert np.array_equal(np.array(stretch(image, Size(192, 320))), expected)
+    assert np.array_equal(np.array(resize(image, Size(192, 320))), expected)
     tall = image.resize((image.width, 320), Image.Resampling.LANCZOS)
     assert not np.array_equal(np.array(tall.resize((192, 320), Image.Resampling.LANCZOS)), expected)
 
 
 @pytest.mark.parametrize("size", [Size(320, 192), Size(192, 320), Size(64, 64), Size(300, 190)])
 def test_stretch_gives_the_size_asked_for(size):
-    assert stretch(gradient(300, 190), size).size == (size.width, size.height)
+    assert resize(gradient(300, 190), size).size == (size.width, size.height)
 
 
 def test_stretch_to_its_own_size_changes_nothing():
     image = gradient(300, 190)
-    assert stretch(image, Size(300, 190)).tobytes() == image.tobytes()
+    assert resize(image, Size(300, 190)).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize(

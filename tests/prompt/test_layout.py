@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 import pytest
 from PIL import Image
 
-from hunyuan.checkpoint.load import read_config
+from hunyuan.checkpoint.folder import read_config
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.prompt.images import prepare_cond_image

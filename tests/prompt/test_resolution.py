@@ -184,7 +184,7 @@ def test_beyond_eight_to_one_is_refused(text, ratio):
 
 @pytest.mark.parametrize("text", ["15x16", "16x15", "1x1"])
 def test_pixels_have_a_least_side_and_ratios_do_not(text):
-    with pytest.raises(InvalidRequest, match=f"got {text}; each side must be at least 16 px"):
+    with pytest.raises(InvalidRequest, match=f"got {text} px; each side must be at least 16 px"):
         parse_resolution(text)
     assert parse_resolution(text.replace("x", ":")) is not None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from hunyuan.checkpoint.load import read_config
+from hunyuan.checkpoint.folder import read_config
 from scripts.benchmarks import bench_load
 
 

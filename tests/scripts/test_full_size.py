@@ -9,8 +9,9 @@ import pytest
 import torch
 from small_model import model_config, raw_config
 
+from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.full_size import full_size_config
-from hunyuan.checkpoint.load import empty_model, read_config
+from hunyuan.checkpoint.load import empty_model
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.engines.native import read_small_files
 from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig

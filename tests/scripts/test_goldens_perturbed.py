@@ -92,7 +92,7 @@ def _extra_bucket(patch: pytest.MonkeyPatch) -> None:
 
 CONSTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "resolution": _extra_bucket,
-    "preprocess": lambda patch: patch.setattr(images, "centre_crop", images.stretch),
+    "preprocess": lambda patch: patch.setattr(images, "centre_crop", images.resize),
     "tokens": lambda patch: patch.setitem(layout.TEMPLATES, "instruct", layout.TEMPLATES["pretrain"]),
     "scheduler": lambda patch: patch.setattr(scheduler, "TRAIN_STEPS", 999),
     "mask_rope": lambda patch: patch.setattr(rope.Grid, "stop", property(lambda grid: grid.start + 1)),

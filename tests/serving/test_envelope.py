@@ -289,13 +289,6 @@ def test_a_path_that_is_none_of_ours_goes_no_further() -> None:
     assert run_alone(good, known_paths={"/x"})[0][0]["status"] == 200
 
 
-def test_a_websocket_is_refused_like_any_other_path() -> None:
-    sent, (call,) = run_alone(good, kind="websocket")
-    assert [message["type"] for message in sent] == ["websocket.http.response.start", "websocket.http.response.body"]
-    assert (sent[0]["status"], call.status) == (404, 404)
-    assert b'"not_found"' in sent[1]["body"]
-
-
 def test_a_request_that_the_web_server_cancels_still_gets_an_answer() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(10)

@@ -93,28 +93,25 @@ def resolve_impl(
 def _against_flashinfer(
     device: torch.device, dtype: torch.dtype, shapes: list[Shapes], present: bool, capability: tuple[int, int]
 ) -> str | None:
-    if device.type != "cuda":
-        return f"it needs a GPU and the device is {device.type}"
-    if capability != (9, 0):
+    if device.type == "cuda" and capability != (9, 0):
         return f"its kernels here are for compute capability 9.0, this GPU has {capability[0]}.{capability[1]}"
-    if not present:
+    if device.type == "cuda" and not present:
         return "FlashInfer is not installed with its compiled kernels"
-    if dtype != torch.bfloat16:
-        return f"it computes in bfloat16, not {dtype}".replace("torch.", "")
-    odd = [s for s in shapes if s.hidden % MULTIPLE or s.width % MULTIPLE]
-    if odd:
-        return f"hidden size {odd[0].hidden} and expert width {odd[0].width} must be multiples of {MULTIPLE}"
-    return None
+    return _against_products(device, dtype, shapes, MULTIPLE)
 
 
 def _against_torch(device: torch.device, dtype: torch.dtype, expert_format: str, shapes: list[Shapes]) -> str | None:
     if expert_format == "mxfp4":
         return "torch has no grouped product for 4-bit weights"
+    return _against_products(device, dtype, shapes, TORCH_BYTES // (1 if expert_format == "fp8" else 2))
+
+
+def _against_products(device: torch.device, dtype: torch.dtype, shapes: list[Shapes], multiple: int) -> str | None:
+    """What both ask of the device, the activations and the sizes."""
     if device.type != "cuda":
-        return f"its grouped products need a GPU and the device is {device.type}"
+        return f"it needs a GPU and the device is {device.type}"
     if dtype != torch.bfloat16:
         return f"it computes in bfloat16, not {dtype}".replace("torch.", "")
-    multiple = TORCH_BYTES // (1 if expert_format == "fp8" else 2)
     odd = [s for s in shapes if s.hidden % multiple or s.width % multiple]
     if odd:
         return f"hidden size {odd[0].hidden} and expert width {odd[0].width} must be multiples of {multiple}"

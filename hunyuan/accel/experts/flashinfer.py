@@ -141,10 +141,6 @@ class FlashInferExperts(nn.Module):
             **FLAGS[self.mode],
         )
 
-    def dequantized(self, expert: int) -> tuple[Tensor, Tensor]:
-        """What one expert's weights mean: fp32 gate_and_up `[2 * width, hidden]` and down `[hidden, width]`."""
-        return self.stacks.dequantized(expert)
-
     def _fp8_inputs(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         assert self.bound is not None
         assert self.stacks.gate_and_up_scale is not None

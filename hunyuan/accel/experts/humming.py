@@ -1,6 +1,6 @@
 """The layout in which FlashInfer's "humming" mode (MXFP4 weights, fp8 activations, Hopper) wants its weights.
 
-Three steps, all exact unless said: scales become small offsets from one factor an expert (blocks more than 2^11 below
+Three steps, all exact unless said: scales become small offsets from one factor per expert (blocks more than 2^11 below
 an expert's largest scale are rounded once more), 4-bit values of 16 rows are interleaved so that one 32-bit word holds
 four columns of rows r and r + 8, and the scales of 64 rows by 128 columns lie together. A weight is then
 `e2m1 * 2^(offset - 6) * factor`. Plain torch on any device, so that the preparation needs no compiled kernel and is

@@ -40,7 +40,7 @@ class Key:
     Attributes:
         version: FlashInfer's.
         gpu: `gpu_family` of the device.
-        shape: experts, experts a token, hidden size, width of one expert.
+        shape: experts, experts per token, hidden size, width of one expert.
     """
 
     version: str

@@ -1,6 +1,6 @@
 """The experts of one layer through torch's grouped matrix products: bf16 and fp8 weights, no compiled kernels of ours.
 
-Choices are sorted by expert on the device, each expert multiplies its stretch of rows, and results come back through
+Choices are sorted by expert on the device, each expert multiplies its rows, and results come back through
 the inverse order, summed over a token's choices in a fixed order in fp32: nothing waits for the host and two runs
 agree. On the CPU a loop over the experts stands in for the product, so that the order is tested without a GPU.
 fp8 activations have one scale per row, computed from that row. Knows torch's operations and nothing of FlashInfer.
@@ -49,7 +49,7 @@ def sort_by_expert(index: Tensor, experts: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         order: int64 `[tokens * topk]`, flat positions in `index`; ties keep their order.
-        ends: int32 `[experts]`, where each expert's stretch ends.
+        ends: int32 `[experts]`, where each expert's choices end.
     """
     chosen, order = index.flatten().sort(stable=True)
     numbers = torch.arange(experts, device=index.device, dtype=chosen.dtype)
@@ -72,7 +72,7 @@ def weighted_sum(rows: Tensor, weights: Tensor, where: Tensor) -> Tensor:
 
 
 def grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """Each stretch of `rows` `[n, inputs]` times its expert's matrix `[outputs, inputs]`: `[n, outputs]`."""
+    """Each expert's part of `rows` `[n, inputs]` times its expert's matrix `[outputs, inputs]`: `[n, outputs]`."""
     if rows.is_cuda:
         grouped_mm = getattr(functional, "grouped_mm", None) or torch._grouped_mm  # public since torch 2.10
         return grouped_mm(rows, matrices.transpose(-2, -1), offs=ends)

@@ -86,7 +86,7 @@ def trial(backend: FlashInferExperts, tokens: int, seed: int = 0) -> Trial:
     scores = torch.randn(tokens, experts, device=device, generator=generator)
     weights, index = scores.softmax(-1).topk(topk)
     weights = (weights / weights.sum(-1, keepdim=True)).contiguous()
-    exact = experts_loop(x[:CHECKED].float(), weights[:CHECKED], index[:CHECKED], backend.dequantized)
+    exact = experts_loop(x[:CHECKED].float(), weights[:CHECKED], index[:CHECKED], backend.stacks.dequantized)
     return Trial(backend, x, weights, index.int(), torch.empty_like(x), exact)
 
 

@@ -1,4 +1,4 @@
-"""Decode attention in Triton, with split KV: one query per row over a long stretch of keys.
+"""Decode attention in Triton, with split KV: one query per row over many keys.
 
 The keys are cut into a fixed number of equal parts, each read by one program for all query heads of its key-value
 head; a second kernel adds the parts up in a fixed order. The length is read on the device, so a CUDA graph can be
@@ -22,7 +22,7 @@ _QUERIES = 16  # the least rows of a product on tensor cores
 
 @dataclass(frozen=True)
 class Cut:
-    """`parts` (a power of two) programs a key-value head, which take `keys` keys at a time."""
+    """`parts` (a power of two) programs per key-value head, which take `keys` keys at a time."""
 
     parts: int
     keys: int
@@ -40,7 +40,7 @@ def _part_kernel(
     kv_heads: tl.constexpr, group: tl.constexpr, padded: tl.constexpr, head_dim: tl.constexpr, parts: tl.constexpr,
     block: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
-    """One part of the keys for the `group` query heads of one key-value head: a softmax not yet divided."""
+    """One part of the keys for the `group` query heads of one key-value head: unnormalised softmax partial sums."""
     pair, part = tl.program_id(0), tl.program_id(1)
     row, head = (pair // kv_heads).to(tl.int64), pair % kv_heads
     length = tl.load(position) + 1
@@ -67,10 +67,10 @@ def _part_kernel(
         score = tl.dot(query, k, input_precision="ieee") * scale
         score = tl.where(inside[None, :], score, float("-inf"))
         higher = tl.maximum(peak, tl.max(score, axis=1))
-        odds = tl.exp2(score - higher[:, None])
+        probs = tl.exp2(score - higher[:, None])
         fade = tl.exp2(peak - higher)
-        mass = mass * fade + tl.sum(odds, axis=1)
-        total = tl.dot(odds.to(v.dtype), v, total * fade[:, None], input_precision="ieee")
+        mass = mass * fade + tl.sum(probs, axis=1)
+        total = tl.dot(probs.to(v.dtype), v, total * fade[:, None], input_precision="ieee")
         peak = higher
 
     slot = (pair * group + g) * parts + part

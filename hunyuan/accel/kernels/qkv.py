@@ -90,7 +90,7 @@ def rope_norm_store(
         ValueError: positions past the buffers' capacity (not seen for a tensor), or buffers laid out otherwise.
     """
     rows, tokens, _ = qkv.shape
-    _check(shape, rows, keys, values)
+    _check_buffers(shape, rows, keys, values)
     known = isinstance(start, int)
     if known and start + tokens > keys.shape[1]:
         raise ValueError(f"{tokens} tokens from position {start} do not fit into buffers of {keys.shape[1]}")
@@ -108,7 +108,7 @@ def rope_norm_store(
     return q
 
 
-def _check(shape: HeadShape, rows: int, keys: Tensor, values: Tensor) -> None:
+def _check_buffers(shape: HeadShape, rows: int, keys: Tensor, values: Tensor) -> None:
     for buffer in (keys, values):
         expected = (rows, buffer.shape[1], shape.kv_heads, shape.head_dim)
         if buffer.shape != expected or buffer.stride()[2:] != (shape.head_dim, 1):

@@ -2,7 +2,7 @@
 
 Tokens are bf16, exactly. A fp32 weight is the sum of three bf16 numbers (8 + 8 + 8 bits of its 24), so three bf16
 products, each exact in fp32, make up the fp32 product; what is left is the rounding of the sum over `hidden`, which
-the eager form has too. So both choose alike unless two logits agree to about 1e-6 of their size; of equal ones this
+the plain form has too. So both choose alike unless two logits agree to about 1e-6 of their size; of equal ones this
 takes the expert with the lower number. One token alone is multiplied in fp32 directly.
 Importing this file needs Triton.
 """
@@ -29,18 +29,18 @@ def _choose(
     """Writes the best of `logits` `[tokens, columns]`, of which the first `experts` count."""
     c = tl.arange(0, columns)[None, :]
     logits = tl.where(c < experts, logits, float("-inf"))
-    odds = tl.exp(logits - tl.max(logits, axis=1)[:, None])
-    odds = odds / tl.sum(odds, axis=1)[:, None]
-    odds = tl.where(c < experts, odds, -1.0)
+    probs = tl.exp(logits - tl.max(logits, axis=1)[:, None])
+    probs = probs / tl.sum(probs, axis=1)[:, None]
+    probs = tl.where(c < experts, probs, -1.0)
     slot = tl.arange(0, slots)[None, :]
     best = tl.zeros([logits.shape[0], slots], tl.float32)
     chosen = tl.zeros([logits.shape[0], slots], tl.int32)
     for k in tl.static_range(topk):
-        top = tl.max(odds, axis=1)[:, None]
-        where = tl.min(tl.where(odds == top, c, columns), axis=1)[:, None]
+        top = tl.max(probs, axis=1)[:, None]
+        where = tl.min(tl.where(probs == top, c, columns), axis=1)[:, None]
         best = tl.where(slot == k, top, best)
         chosen = tl.where(slot == k, where, chosen)
-        odds = tl.where(c == where, -1.0, odds)
+        probs = tl.where(c == where, -1.0, probs)
     best = best / tl.maximum(tl.sum(best, axis=1), 1e-8)[:, None]
     target = token.to(tl.int64)[:, None] * topk + slot
     inside = inside[:, None] & (slot < topk)
@@ -97,7 +97,7 @@ def split_weight(router: Tensor) -> Tensor:
 
 
 def route(x: Tensor, router: Tensor, parts: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Chooses `topk` experts a token.
+    """Chooses `topk` experts per token.
 
     Args:
         x: bf16 `[tokens, hidden]`.

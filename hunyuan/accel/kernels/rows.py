@@ -1,6 +1,6 @@
 """Triton kernels that work on each token by itself: residual add with RMSNorm, SwiGLU, quantization to fp8.
 
-Importing this file needs Triton. Sums are taken in fp32; where the eager form rounds to 16 bits between two
+Importing this file needs Triton. Sums are taken in fp32; where the plain form rounds to 16 bits between two
 operations that are one here, this rounds once, except before a norm's weight, where both round.
 """
 

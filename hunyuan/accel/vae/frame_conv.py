@@ -1,6 +1,6 @@
 """A 3D convolution over a few frames as 2D convolutions (docs/model.md, section 9: zero padding in time, kernel 3).
 
-Output frame t is the sum over d of kernel[d] over input frame t + d - 1, where frames outside the stretch are zero.
+Output frame t is the sum over d of kernel[d] over input frame t + d - 1, where frames outside the picture are zero.
 So what frame t needs are its one, two or three real neighbours: laid side by side as channels, a 2D convolution with
 the kernel's slices side by side adds up exactly the same products, and none with padding in time. Knows how the
 kernels are folded and which frames each call reads; norms are the caller's.
@@ -37,7 +37,7 @@ class Frames:
 
     @property
     def count(self) -> int:
-        """Values a channel, over all frames; only before frames are released."""
+        """Values per channel, over all frames; only before frames are released."""
         return len(self.tensors) * self.tensors[0].shape[2] * self.tensors[0].shape[3]
 
 
@@ -60,7 +60,7 @@ class FrameNorm(nn.Module):
         self.weight, self.bias = constant(norm.weight.float()), constant(norm.bias.float())
 
     def affine(self, x: Frames) -> tuple[Tensor, Tensor]:
-        """Factor and summand a channel, fp32, that normalize all frames of `x` together."""
+        """Factor and summand per channel, fp32, that normalize all frames of `x` together."""
         if x.sums is None:
             raise ValueError("these frames carry no sums to normalize by")
         return group_affine(x.sums, x.count, self.weight, self.bias, x.offset, self.groups, self.eps)

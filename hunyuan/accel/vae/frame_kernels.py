@@ -2,7 +2,7 @@
 
 Every kernel sees one frame `[1, channels, height, width]` as rows (places) of neighbouring channels. A row may be
 longer than its channels, so a frame can be a part of a wider tensor. Importing this file needs Triton; only
-`hunyuan.accel.vae.frame_operations` does so, and only for tensors on a GPU. The eager forms are there.
+`hunyuan.accel.vae.frame_operations` does so, and only for tensors on a GPU. The plain forms are there.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _residual_kernel(
 
 
 @triton.jit(do_not_specialize=["places", "width", "depth"])
-def _spread_kernel(
+def _depth_to_space_kernel(
     y,
     bias,
     x,
@@ -182,7 +182,7 @@ def depth_to_space(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) 
     repeats = bias.numel() // inputs
     sizes = (places, y.shape[-1], y_row, x_row, out_row, 4 * frame, channels)
     with on_device_of(x):
-        _spread_kernel[grid](y, bias, x, out, sums, *sizes, repeats, _PLACES, bc)
+        _depth_to_space_kernel[grid](y, bias, x, out, sums, *sizes, repeats, _PLACES, bc)
     return sums.sum(0, dtype=torch.float64)
 
 

@@ -30,7 +30,7 @@ def group_affine(
 ) -> tuple[Tensor, Tensor]:
     """GroupNorm as one factor and one summand per channel, `[channels]` fp32 each.
 
-    `sums` `[2, channels]` are of `count` values a channel. The norm is of those values plus `offset` `[channels]`
+    `sums` `[2, channels]` are of `count` values per channel. The norm is of those values plus `offset` `[channels]`
     (a convolution's bias that was not added yet); the pair applies to the values without it.
     """
     plain, square = sums

@@ -21,6 +21,7 @@ from hunyuan.serving.envelope import reporting
 from hunyuan.serving.http_errors import JobNotFinished
 from hunyuan.serving.inputs import OneUpload, read_edit
 from hunyuan.serving.jobs.job import EditFields, Job, JobFailed
+from hunyuan.serving.jobs.places import PATH as PLACE
 from hunyuan.serving.jobs.runner import Jobs
 from hunyuan.serving.jobs.store import told
 from hunyuan.serving.records import EditRecord, record_of
@@ -33,10 +34,13 @@ Handler = Callable[[Request], Awaitable[Response]]
 def job_routes(path: str, jobs: Jobs, settings: Settings, one_upload: OneUpload) -> list[Route]:
     """The routes below `path`, which takes the same edits without a job."""
     handlers = _Handlers(jobs, settings, one_upload)
-    return [
+    routes = [
         Route(f"{path}/{action}", _answering(getattr(handlers, action)), methods=[method], name=f"job_{action}")
         for action, method in ACTIONS.items()
     ]
+    if jobs.places is not None:
+        routes.append(Route(f"{path}{PLACE}", _answering(handlers.place), methods=["POST"], name="job_place"))
+    return routes
 
 
 def _answering(handler: Handler) -> Handler:
@@ -88,6 +92,14 @@ class _Handlers:
         with reporting(request.scope):
             return self._told(await self._jobs.cancel(self._job(request)))
 
+    async def place(self, request: Request) -> Response:
+        """Our own request, come back through the proxy: stays unanswered as long as the job has its place."""
+        with reporting(request.scope):
+            places, deadline = self._jobs.places, record_of(request.scope).started + self._settings.request_timeout_s
+            assert places is not None
+            await while_connected(places.hold(_task_id(request)), deadline, request.is_disconnected)
+            return Response(status_code=204)
+
     async def _submitted(self, request: Request, fields: EditFields, source: bytes) -> Response:
         record = record_of(request.scope)
         record.edit = EditRecord(len(fields.prompt), fields.resolution, fields.seed, fields.steps)
@@ -99,13 +111,17 @@ class _Handlers:
         return self._told(job)
 
     def _job(self, request: Request) -> Job:
-        given = request.query_params.getlist("task_id")
-        if len(given) != 1:
-            raise InvalidRequest("task_id", f"came {len(given)} times; send it once, in the address (?task_id=...)")
-        return self._jobs.store.get(given[0])
+        return self._jobs.store.get(_task_id(request))
 
     def _told(self, job: Job) -> Response:
         return JSONResponse(status_of(job, self._jobs.store.expires(job), self._jobs.edit_of(job)))
+
+
+def _task_id(request: Request) -> str:
+    given = request.query_params.getlist("task_id")
+    if len(given) != 1:
+        raise InvalidRequest("task_id", f"came {len(given)} times; send it once, in the address (?task_id=...)")
+    return given[0]
 
 
 def status_of(job: Job, expires: float | None, edit: EditRecord | None) -> dict[str, Any]:

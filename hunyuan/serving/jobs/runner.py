@@ -10,7 +10,8 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from hunyuan.errors import Cancelled, HunyuanError
@@ -24,12 +25,15 @@ from hunyuan.serving.http_errors import (
     Interrupted,
     JobCancelled,
     JobFinished,
+    QueueFull,
     ShuttingDown,
     describe_failure,
     failed,
 )
 from hunyuan.serving.jobs.job import EditFields, Job, new_id
+from hunyuan.serving.jobs.places import Places
 from hunyuan.serving.jobs.store import JobStore, told
+from hunyuan.serving.queue import QueuedEdit
 from hunyuan.serving.records import EditRecord, RequestRecord
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.worker import EditorWorker
@@ -69,6 +73,8 @@ class Jobs:
     Args:
         encode: makes the file of a result.
         replica: begins every job's id, so that a balancer knows whom to ask; None: nothing does.
+        places: of a proxy's queue, which every job takes before it takes its turn here; None: there is no proxy.
+        most: jobs that may be unfinished at once, where there is one; else the queue bounds them.
         on_end: told of every job that has ended, after that is known to callers.
     """
 
@@ -80,11 +86,14 @@ class Jobs:
         encode: Callable[[EditResult, str], Awaitable[bytes]],
         tracing: Tracing,
         replica: str | None,
+        places: Places | None = None,
+        most: int = 1,
         on_end: Callable[[Job, RequestRecord], None] = lambda job, record: None,
     ) -> None:
         self.store = store
         self._worker, self._decoders, self._encode, self._tracing = worker, decoders, encode, tracing
-        self._replica = replica
+        self._replica, self._most = replica, most
+        self.places = places
         self._on_end = on_end
         self._live: dict[str, LiveJob] = {}
         self._keep_alive: set[asyncio.Task[None]] = set()
@@ -105,6 +114,11 @@ class Jobs:
         tasks = [live.task for live in self._live.values() if live.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         self.store.close()
+
+    def refuse(self) -> None:
+        """Jobs that wait for a place of the proxy's will get none; those that wait here hear of it from the queue."""
+        for job_id in self.places.waiting() if self.places else ():
+            self._live[job_id].tell(Interrupted(told(self._live[job_id].job)))
 
     @property
     def busy(self) -> bool:
@@ -216,24 +230,37 @@ class Jobs:
         await self.store.complete(live.job, png, headers if name is None else headers | {"X-Model": printable(name)})
 
     async def _edited(self, live: LiveJob) -> EditResult:
-        job, edit, fields = live.job, live.edit, live.job.fields
-        request = EditRequest(fields.prompt, seed=fields.seed, steps=fields.steps, resolution=fields.resolution)
+        if self.places is None:
+            async with self._place(live) as queued:
+                return await self._worker.run(queued, await self._accepted(live))
+        self._worker.require_usable()
+        if len(self._live) > self._most:
+            raise QueueFull(f"{self._most} jobs wait here already; try again later")
+        request = await self._accepted(live)
+        async with self.places.one(live.job.id), self._place(live) as queued:
+            return await self._worker.run(queued, request)
+
+    @asynccontextmanager
+    async def _place(self, live: LiveJob) -> AsyncIterator[QueuedEdit]:
         loop = asyncio.get_running_loop()
 
         def on_start() -> None:
-            loop.call_soon_threadsafe(self._began, job)
+            loop.call_soon_threadsafe(self._began, live.job)
 
-        async with self._worker.place(CancelToken(live.deadline), edit) as queued:
+        async with self._worker.place(CancelToken(live.deadline), live.edit) as queued:
             queued.on_start = on_start
-            assert live.source is not None
-            picture = await self._decoders.decode(live.source)
-            edit.input_size = picture.size
-            await self.store.add(job, live.source)
-            live.source = None
-            live.accepted.set_result(True)
-            request.images = [picture]
-            del picture
-            return await self._worker.run(queued, request)
+            yield queued
+
+    async def _accepted(self, live: LiveJob) -> EditRequest:
+        """Decodes the picture and keeps the job; from then on it ends in a state and not in an error."""
+        assert live.source is not None
+        picture = await self._decoders.decode(live.source)
+        live.edit.input_size = picture.size
+        await self.store.add(live.job, live.source)
+        live.source = None
+        live.accepted.set_result(True)
+        fields = live.job.fields
+        return EditRequest(fields.prompt, [picture], fields.seed, fields.steps, fields.resolution)
 
     def _began(self, job: Job) -> None:
         if job.state == "pending":

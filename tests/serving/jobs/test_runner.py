@@ -32,7 +32,7 @@ class Editor:
     """Waits at its gate, looking at the token; fails where the prompt says so."""
 
     model_name = "model 蓝"
-    is_builtin = False
+    notice: str | None = None
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -93,7 +93,7 @@ class House:
             self.encode,
             Tracing(),
             "gpu0",
-            lambda job, record: self.ended.append((job.state, record)),
+            on_end=lambda job, record: self.ended.append((job.state, record)),
         )
 
     async def encode(self, result: EditResult, prompt: str) -> bytes:

@@ -1,0 +1,102 @@
+"""Training batches with their pictures drawn and encoded, each by a process of its own on the same GPU.
+
+Drawing a batch is thousands of small operations, which keep a CPU core busier than the GPU: in the training's own
+process it took longer than the step. Knows pictures, tokens and the autoencoder; knows no transformer and no losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.vae import Vae
+from scripts.demo import state
+from scripts.demo.autoencoder import planar
+from scripts.demo.pictures import Pictures
+from scripts.demo.sequences import Batch, Stream
+from scripts.demo.transformer import latents
+
+
+@dataclass
+class Drawn:
+    """A batch and what was drawn for it.
+
+    Attributes:
+        sources: per source, pictures fp32 `[n, 3, rows, columns]` in 0..1, as small as the vision tower takes them.
+        conds: per source, its scaled latents fp32 `[n, channels, h, w]`.
+        clean: the scaled latents of the exact answers.
+    """
+
+    batch: Batch
+    sources: list[Tensor]
+    conds: list[Tensor]
+    clean: Tensor
+
+    def to(self, device: torch.device) -> Drawn:
+        """On a device; copies from a loader's pinned memory do not wait."""
+        sources, conds = ([x.to(device, non_blocking=True) for x in part] for part in (self.sources, self.conds))
+        return Drawn(self.batch.to(device), sources, conds, self.clean.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Drawn:
+        """For `DataLoader`."""
+        sources, conds = ([x.pin_memory() for x in part] for part in (self.sources, self.conds))
+        return Drawn(self.batch.pin_memory(), sources, conds, self.clean.pin_memory())
+
+
+def autoencoder_of(config: CheckpointConfig, folder: Path, device: torch.device) -> Vae:
+    """The planar autoencoder that a finished training left in a state folder; in bfloat16 on a GPU.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    done = state.load(folder, "autoencoder_average")
+    if done is None:
+        raise FileNotFoundError(f"{folder} holds no autoencoder: train that first")
+    vae = planar(Vae(config.vae))
+    vae.load_state_dict({key: value.float() for key, value in done["weights"].items()})
+    vae.requires_grad_(False)
+    return vae.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+class DrawnStream(IterableDataset):
+    """Endless drawn batches, on the CPU; each worker of a loader has random sequences of its own.
+
+    Args:
+        stream: what to draw.
+        archive: the pictures, from `pack.py`.
+        folder: the state folder, with a finished autoencoder.
+        device: where to draw and encode.
+    """
+
+    def __init__(self, stream: Stream, archive: Path, folder: Path, device: torch.device) -> None:
+        self.stream, self.archive, self.folder, self.device = stream, archive, folder, device
+
+    def __iter__(self) -> Iterator[Drawn]:
+        worker = torch.utils.data.get_worker_info()
+        seed = self.stream.seed * 1000 + (worker.id if worker else 0)
+        torch.manual_seed(seed)
+        config = self.stream.sequences.config
+        vae, pictures = autoencoder_of(config, self.folder, self.device), Pictures(self.archive, self.device, seed)
+        for batch in self.stream:
+            yield drawn(batch, pictures, vae, config)
+
+
+@torch.no_grad()
+def drawn(batch: Batch, pictures: Pictures, vae: Vae, config: CheckpointConfig) -> Drawn:
+    """Draws and encodes one batch."""
+    sources, target = pictures.draw(list(batch.requests), *batch.size)
+    conds = [latents(vae, source, draw=True).cpu() for source in sources]
+    patch = config.vit.patch_size
+    small = [
+        F.interpolate(source, (block.vit.height * patch, block.vit.width * patch), mode="bilinear", antialias=True)
+        for source, block in zip(sources, batch.conds, strict=True)
+    ]
+    # Requests are for drawing only; without them less is copied between processes.
+    return Drawn(replace(batch, requests=()), [x.cpu() for x in small], conds, latents(vae, target, draw=False).cpu())

@@ -1,0 +1,109 @@
+"""Batches drawn by processes of their own, and a training that goes on from an exported folder."""
+
+from __future__ import annotations
+
+import math
+import random
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from small_model import noise
+
+from hunyuan.checkpoint import tiny
+from hunyuan.formats.config import CheckpointConfig
+from scripts.demo import autoencoder, drawing, resume, state, transformer
+from scripts.demo.drawing import DrawnStream
+from scripts.demo.export import official_weights
+from scripts.demo.sequences import Sequences, Stream
+from scripts.demo.train import Draws, Plan, train_transformer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, config: CheckpointConfig) -> Path:
+    """A state folder with an autoencoder."""
+    out = tmp_path_factory.mktemp("state")
+    weights = autoencoder.build(config.vae, seed=0).state_dict()
+    state.save(out, "autoencoder_average", {"weights": weights, "scaling": 0.7, "shift": 0.1})
+    return out
+
+
+class OneFamily(Draws):
+    """Always two pictures that differ from the answer in their size."""
+
+    def family(self, rng: random.Random):
+        return "beside", (256, 256)
+
+
+def test_a_drawn_batch_trains_as_its_pictures_do(
+    folder: Path, config: CheckpointConfig, archive: Path, trained: Path
+) -> None:
+    """The vision tower sees the same whether it gets the pictures, or what the drawing process made of them."""
+    sequences = Sequences(folder, config, 1)
+    drawn = next(iter(DrawnStream(Stream(sequences, OneFamily(), 1, seed=5), archive, trained, CPU)))
+    assert len(drawn.sources) == len(drawn.conds) == 2
+    assert drawn.conds[0].shape == (1, config.vae.latent_channels, 16, 16)
+    assert drawn.clean.shape[2:] == torch.Size(drawn.batch.grid)
+    large = noise(1, 3, 256, 256).sigmoid()
+    block = drawn.batch.conds[0]
+    grid = block.vit.height, block.vit.width
+    side = [rows * config.vit.patch_size for rows in grid]
+    small = torch.nn.functional.interpolate(large, side, mode="bilinear", antialias=True)
+    for one, other in zip(*(transformer.vision_patches(p, grid, config) for p in (large, small)), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_its_folder(
+    folder: Path, config: CheckpointConfig, archive: Path, trained: Path, tmp_path: Path, capsys
+) -> None:
+    args = Namespace(
+        device="cpu",
+        state=trained,
+        pack=archive,
+        tokenizer=folder / "tokenizer.json",
+        copies=1,
+        workers=1,
+        matrix_rate=1e-3,
+        other_rate=1e-3,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        # Sizes come from the tokenizer and the constants; the autoencoder is this test's narrow one.
+        patch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
+        train_transformer(args, Plan(steps=2, until=math.inf, count=1))
+    assert "transformer 2/2" in capsys.readouterr().out
+    kept = state.load(trained, "transformer")
+    assert kept is not None
+    assert kept["step"] == 2
+
+    model, _ = transformer.build(config, seed=0)
+    vae = drawing.autoencoder_of(config, trained, CPU)
+    model.vae.load_state_dict(vae.state_dict())
+    names = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in kept["average"].items():
+            names[name].copy_(value)
+    out = tmp_path / "exported"
+    out.mkdir()
+    for small in folder.iterdir():
+        (out / small.name).write_bytes(small.read_bytes())
+    tiny.write_weights(out, tiny.as_stored(official_weights(model, config), config, torch.float32))
+    resume.main([str(out), "--state", str(tmp_path / "state")])
+    again, encoder = (state.load(tmp_path / "state", part) for part in ("transformer", "autoencoder_average"))
+    assert again is not None
+    assert encoder is not None
+    assert again["step"] == 0
+    for name, value in kept["average"].items():
+        assert torch.equal(again["average"][name], value), name
+    for name, value in vae.state_dict().items():
+        assert torch.equal(encoder["weights"][name], value.half()), name
+    assert (encoder["scaling"], encoder["shift"]) == (0.7, 0.1)
+
+
+def _raw(folder: Path) -> dict:
+    import json
+
+    return json.loads((folder / "config.json").read_text())
