@@ -2,8 +2,8 @@
 
 Each request goes through both stages as an edit does: its prompt and text, then the picture's tokens at one time of
 the schedule, every other request with guidance's second row too, all on one row of keys and values that later
-stretches write over. What comes twice is computed once. The text is the request's own `cot_text`: nothing is decoded, since the whole
-model never is in memory. Knows layouts and embeddings; no layers, no files.
+stretches write over. What comes twice is computed once. The text is the request's own `cot_text`: nothing is decoded,
+since the whole model never is in memory. Knows layouts and embeddings; no layers, no files.
 """
 
 from __future__ import annotations

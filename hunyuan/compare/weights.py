@@ -6,7 +6,8 @@ painted with A's text, so that they differ by the painting alone.
 
 - PSNR, SSIM, largest difference: of the two pictures.
 - velocity: |B - A| / |A| of what the network predicts at each step, B being given A's latents.
-- layers: the same of the residual stream behind each layer, at the step in the middle, on up to 256 tokens.
+- layers: the same of the residual stream behind each layer, at the step in the middle, on up to 256 of the picture's
+  tokens; not where A and B have different numbers of layers.
 - text, free: tokens that the greedy texts of A and B have in common before they part, of all tokens of A's.
 - text, forced: share of positions with the same likeliest next token, both reading A's text.
 """
@@ -33,7 +34,6 @@ from hunyuan.generation.kv_cache import KVCache, layer_devices
 from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_tokens
 from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.step_cache import StepCache
-from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import prepare_cond_image
 from hunyuan.prompt.layout import CondShape, TextTask
@@ -115,13 +115,15 @@ def caching(make: Callable[[int], StepCache] | None) -> Iterator[None]:
 
 
 @contextmanager
-def watching_layers(model: HunyuanImage3, found: list[Tensor]) -> Iterator[None]:
-    """The residual stream behind each layer, of some tokens `[rows, tokens, hidden]`, is put into `found`."""
+def watching_layers(denoiser: Denoiser, found: list[Tensor]) -> Iterator[None]:
+    """The residual stream behind each layer, of some of the picture's tokens in the guided row `[tokens, hidden]`, is
+    put into `found`."""
+    tokens = denoiser.block.image.height * denoiser.block.image.width
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        found.append(output[:, :: -(-output.shape[1] // _TOKENS)].float().cpu())
+        found.append(output[0, -tokens :: -(-tokens // _TOKENS)].float().cpu())
 
-    handles = [layer.register_forward_hook(keep) for layer in model.model.layers]
+    handles = [layer.register_forward_hook(keep) for layer in denoiser.model.model.layers]
     try:
         yield
     finally:
@@ -136,7 +138,7 @@ def run_reference(editor: Editor, case: EditRequest, on_progress: ProgressCallba
 
     def recorded(original: Predict) -> Predict:
         def predict(self: Denoiser, x: Tensor, index: int) -> Tensor:
-            seen = watching_layers(self.model, layers) if index == self.schedule.steps // 2 else nullcontext()
+            seen = watching_layers(self, layers) if index == self.schedule.steps // 2 else nullcontext()
             with seen:
                 velocity = original(self, x, index)
             latents[index], velocities[index] = x.cpu(), velocity.cpu()
@@ -209,7 +211,7 @@ def _paint(
     def forced(original: Predict) -> Predict:
         def predict(self: Denoiser, x: Tensor, index: int) -> Tensor:
             # At A's latents: a step leaves nothing behind that the next pass over it does not overwrite.
-            seen = watching_layers(self.model, layers) if index == self.schedule.steps // 2 else nullcontext()
+            seen = watching_layers(self, layers) if index == self.schedule.steps // 2 else nullcontext()
             with seen:
                 velocity = original(self, reference.latents[index].to(x.device), index)
             errors[index] = relative_error(velocity.cpu(), reference.velocities[index])
@@ -224,7 +226,7 @@ def _paint(
         if cache is not None:
             painted = editor.run(case, on_progress)
     # A step that was forecast ran no layer.
-    pairs = zip(layers, reference.layers, strict=True) if layers else ()
+    pairs = zip(layers, reference.layers, strict=True) if len(layers) == len(reference.layers) else ()
     return painted, [errors[i] for i in sorted(errors)], [relative_error(a, b) for a, b in pairs]
 
 

@@ -1,7 +1,7 @@
 """What each format and step cache does to the demo's pictures: `python -m scripts.benchmarks.demo_formats WORK_FOLDER`.
 
-Writes the demo, quantizes it in every way, and compares all with the official weights on wordings and photographs of the
-test set that the calibration has not seen. `--calibrate-on own` lets it choose by the other half of the test set;
+Writes the demo, quantizes it in every way, and compares all with the official weights on wordings of the test set that
+the calibration has not seen. `--calibrate-on own` lets it choose by the other half of the test set;
 `built-in` by the requests that come with `hunyuan quantize --calibrate`. docs/weights.md quotes the table. What is
 there already in WORK_FOLDER is kept: delete it to begin anew.
 """
