@@ -41,12 +41,6 @@ class Kind:
         return cached_folder(f"hunyuan-{self.name}-{digest.hexdigest()[:12]}", self.make, cache_dir)
 
 
-def kind(which: Builtin) -> Kind:
-    if which == "demo" and not (FOLDER / packed.PACKED_FILES[0]).exists():
-        which = "tiny"  # its weights are not in the tree yet
-    return KINDS[which]
-
-
 def _demo_files() -> list[Path]:
     return [Path(packed.__file__), *(FOLDER / name for name in (*packed.SMALL_FILES, *packed.PACKED_FILES))]
 
