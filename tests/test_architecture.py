@@ -115,3 +115,13 @@ def test_the_plain_network_never_names_hardware_or_formats():
         if file.startswith("hunyuan/model/"):
             found = FORBIDDEN_IN_MODEL.findall(source)
             assert not found, f"{file}: {found}"
+
+
+@pytest.mark.parametrize("file", sorted(package()))
+def test_files_and_functions_are_short(file: str) -> None:
+    """At most 350 lines per file and 45 per function, decorators aside."""
+    source = package()[file]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    long = [f.name for f in functions if (f.end_lineno or f.lineno) - f.lineno + 1 > 45]
+    assert (source.count("\n") <= 350, long) == (True, [])
