@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
-from hunyuan.checkpoint import builtin, packed
+from hunyuan.checkpoint import builtin
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.demo import ABOUT
@@ -393,10 +393,9 @@ def test_the_tiny_checkpoint_is_loaded_by_its_name(
 
 @pytest.mark.parametrize(("value", "asked"), [(None, "MODEL_ID is unset"), ("demo", "MODEL_ID=demo")])
 def test_without_a_model_it_is_the_demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, asked: str
+    packed_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, asked: str
 ) -> None:
-    packed.pack(write_tiny_checkpoint(tmp_path / "whole"), tmp_path / "packed")
-    monkeypatch.setattr(builtin, "FOLDER", tmp_path / "packed")
+    monkeypatch.setattr(builtin, "FOLDER", packed_tiny / "packed")
     editor = Editor.load(Settings(model_id=value, cache_dir=tmp_path / "cache", device="cpu"))
     assert editor.model_name == "demo"
     assert editor.notice == f"{ABOUT} ({asked})"
