@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
-from hunyuan.checkpoint import builtin, identity, packed
+from hunyuan.checkpoint import builtin, identity
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.demo import ABOUT
@@ -414,11 +414,17 @@ def test_one_line_at_start_names_the_checkpoint(
     [("tiny", "the built-in tiny checkpoint of random weights"), (None, "the built-in demo")],
 )
 def test_a_built_in_checkpoint_says_at_start_that_it_is_one(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, model: str | None, named: str
+    packed_tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    model: str | None,
+    named: str,
 ) -> None:
+    monkeypatch.setattr(builtin, "FOLDER", packed_tiny / "packed")
     monkeypatch.setattr(NativeEngine, "load", classmethod(lambda cls, folder, settings: RecordingEngine()))
     with caplog.at_level(logging.INFO, "hunyuan.editor"):
-        Editor.load(Settings(model_id=model))
+        Editor.load(Settings(model_id=model, cache_dir=tmp_path))
     (line,) = [line for line in caplog.messages if line.startswith("checkpoint: ")]
     assert line.startswith(f"checkpoint: {named}, ")
 
@@ -441,10 +447,9 @@ def test_the_tiny_checkpoint_is_loaded_by_its_name(
 
 @pytest.mark.parametrize(("value", "asked"), [(None, "MODEL_ID is unset"), ("demo", "MODEL_ID=demo")])
 def test_without_a_model_it_is_the_demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, asked: str
+    packed_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, asked: str
 ) -> None:
-    packed.pack(write_tiny_checkpoint(tmp_path / "whole"), tmp_path / "packed")
-    monkeypatch.setattr(builtin, "FOLDER", tmp_path / "packed")
+    monkeypatch.setattr(builtin, "FOLDER", packed_tiny / "packed")
     editor = Editor.load(Settings(model_id=value, cache_dir=tmp_path / "cache", device="cpu"))
     assert editor.model_name == "demo"
     assert editor.notice == f"{ABOUT} ({asked})"
