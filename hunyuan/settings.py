@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     dtype: Dtype = "auto"
     weights: Weights = "auto"
     dense: Dense = "bf16"
+    router: Literal["fp32", "bf16"] = Field("fp32", description="what the choice of experts is computed in")
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
     default_steps: int | None = Field(
