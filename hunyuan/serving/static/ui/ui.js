@@ -119,7 +119,7 @@ byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   send();
 });
-byId("prompt").addEventListener("keydown", (event) => {
+byId("form").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
 });
 document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
