@@ -74,6 +74,18 @@ def shard_problems(path: Path, tensors: set[str] | None) -> list[str]:
     return [f"{path.name} lacks {len(absent)} tensors of the index, {absent[0]} for one"] if absent else []
 
 
+def adapters(folder: Path) -> list[str]:
+    """A line for each adapter that `hunyuan quantize --lora` has merged into the folder's weights."""
+    config = untrusted.parse_json(untrusted.read_small(folder / "config.json", untrusted.MOST_JSON))
+    section = config.get("quantization_config") if isinstance(config, dict) else None
+    merged = section.get("lora", []) if isinstance(section, dict) else []
+    return [
+        f"in its weights: the adapter {str(row.get('name'))!r}, scale {row.get('scale')}, sha256 {row.get('sha256')}"
+        for row in merged
+        if isinstance(row, dict)
+    ]
+
+
 def report(folder: Path) -> int:
     """Prints what is wrong, a line each, or that nothing is; the exit status."""
     found = problems(folder)
@@ -81,6 +93,8 @@ def report(folder: Path) -> int:
         print(line, file=sys.stderr)
     if not found:
         print(f"{folder} is complete")
+        for line in adapters(folder):
+            print(line)
     return 1 if found else 0
 
 
