@@ -176,7 +176,7 @@ def _checkpoint(settings: Settings) -> tuple[Path, str, str | None]:
     """The folder that is asked for, what it is called, and for a built-in one what there is to say about it."""
     if settings.folder is not None:
         return settings.folder, checkpoint_name(settings.folder), None
-    kind = builtin.kind(settings.builtin or "demo")
+    kind = builtin.KINDS[settings.builtin or "demo"]
     asked = f"MODEL_ID={settings.model_id}" if settings.model_id else "MODEL_ID is unset"
     return kind.folder(settings.cache_dir), kind.name, f"{kind.about} ({asked})"
 

@@ -41,14 +41,8 @@ class Kind:
         return cached_folder(f"hunyuan-{self.name}-{digest.hexdigest()[:12]}", self.make, cache_dir)
 
 
-def kind(which: Builtin) -> Kind:
-    if which == "demo" and not (FOLDER / packed.PACKED_FILE).exists():
-        which = "tiny"  # its weights are not in the tree yet
-    return KINDS[which]
-
-
 def _demo_files() -> list[Path]:
-    return [Path(packed.__file__), *(FOLDER / name for name in (*packed.SMALL_FILES, packed.PACKED_FILE))]
+    return [Path(packed.__file__), *(FOLDER / name for name in (*packed.SMALL_FILES, *packed.PACKED_FILES))]
 
 
 def _tiny_files() -> list[Path]:

@@ -1,6 +1,7 @@
 """A small checkpoint folder made smaller for a repository or a wheel, and made whole again.
 
-The weights go into one `.xz` file that holds safetensors. 3D kernels whose outer slices in time are all zero (an
+The weights go into two `.xz` files that hold safetensors, the autoencoder's apart: training the rest again leaves that
+file as it is. 3D kernels whose outer slices in time are all zero (an
 autoencoder of single frames) keep their middle slice only. Unpacking gives the official layout, value for value. Knows
 files and shapes; does not know what the checkpoint can do.
 """
@@ -19,7 +20,7 @@ from hunyuan.checkpoint.folder import SINGLE_FILE, read_config
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.errors import CheckpointError
 
-PACKED_FILE = SINGLE_FILE + ".xz"
+PACKED_FILES = ("transformer.safetensors.xz", "autoencoder.safetensors.xz")
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "system_prompt.py")
 
 # Two bytes per value: each of the two has statistics of its own.
@@ -32,8 +33,10 @@ def pack(folder: Path, out: Path) -> None:
     for name in SMALL_FILES:
         shutil.copyfile(folder / name, out / name)
     weights = {key: _without_zero_slices(value) for key, value in load_file(folder / SINGLE_FILE).items()}
-    raw = save(weights, metadata={"format": "pt"})
-    (out / PACKED_FILE).write_bytes(lzma.compress(raw, format=lzma.FORMAT_XZ, filters=_FILTERS))
+    for name in PACKED_FILES:
+        part = {key: value for key, value in weights.items() if _file_of(key) == name}
+        raw = save(part, metadata={"format": "pt"})
+        (out / name).write_bytes(lzma.compress(raw, format=lzma.FORMAT_XZ, filters=_FILTERS))
 
 
 def unpack(packed: Path, out: Path) -> None:
@@ -46,14 +49,24 @@ def unpack(packed: Path, out: Path) -> None:
     try:
         for name in SMALL_FILES:
             shutil.copyfile(packed / name, out / name)
-        weights = load(lzma.decompress((packed / PACKED_FILE).read_bytes()))
+        weights = {key: value for name in PACKED_FILES for key, value in _unpacked(packed / name).items()}
     except FileNotFoundError as error:
         raise CheckpointError(f"packed checkpoint: {Path(str(error.filename)).name} is missing") from error
-    except Exception as error:  # safetensors has no public class of error
-        raise CheckpointError(f"packed checkpoint: {PACKED_FILE} is damaged ({type(error).__name__})") from error
     specs = expected_tensors(read_config(out))
     whole = {key: _with_zero_slices(value, specs[key].shape) for key, value in weights.items() if key in specs}
     tiny.write_weights(out, whole)
+
+
+def _file_of(key: str) -> str:
+    return PACKED_FILES[key.startswith("vae.")]
+
+
+def _unpacked(path: Path) -> dict[str, Tensor]:
+    raw = path.read_bytes()
+    try:
+        return load(lzma.decompress(raw))
+    except Exception as error:  # safetensors has no public class of error
+        raise CheckpointError(f"packed checkpoint: {path.name} is damaged ({type(error).__name__})") from error
 
 
 def _without_zero_slices(kernel: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Metrics:
             "hunyuan_caller_requests_total", "Answers by the name of the caller's key and status", ["caller", "status"]
         )
         self.cancellations = Counter("hunyuan_cancellations_total", "Admitted edits not finished, by why", ["reason"])
+        self.ready = newest("hunyuan_ready", "1 where edits are served: what GET /readyz says, once a second")
         self.depth = newest("hunyuan_queue_depth", "Edits that wait for the model")
         self.queue_wait = Histogram("hunyuan_queue_wait_seconds", "Seconds an edit waited", buckets=_SECONDS)
         self.proxy_wait = Histogram(
@@ -69,9 +70,14 @@ class Metrics:
         self.jobs = Counter("hunyuan_jobs_total", "Jobs that ended, by state and error code", ["state", "error"])
         self.jobs_kept = newest("hunyuan_jobs_kept", "Jobs that are kept, unfinished ones too")
         self.jobs_bytes = newest("hunyuan_jobs_bytes", "Bytes of the jobs that are kept")
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        """So that a rate is known from the first event on."""
         self.jobs_kept.set(0)
         self.jobs_bytes.set(0)
         self.jobs.labels("completed", "")
+        self.ready.set(0)
         self.depth.set(0)
         self.connections.set(0)
         for reason in CLOSED:

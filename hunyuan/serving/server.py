@@ -49,6 +49,7 @@ from hunyuan.serving.worker import EditorLike, EditorWorker
 from hunyuan.settings import Settings, ignored_variables
 
 MAX_UPLOADS = 32
+READY_EVERY_S = 1.0
 STOP_MARGIN_S = 20  # after the last edit's deadline the process is ended by force
 PROCESSES = 2  # that decode pictures, and threads that encode them
 
@@ -77,11 +78,7 @@ class EditServer:
         self.door = Door(settings.keys)
         self.uploads = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * settings.peer_share)), least)
         self.connections = Connections(
-            settings.max_connections,
-            settings.peer_share,
-            least,
-            count_closed,
-            show_connections,
+            settings.max_connections, settings.peer_share, least, count_closed, show_connections
         )
         self.drain = Drain(
             self.refuse_work,
@@ -99,8 +96,13 @@ class EditServer:
             count_killed_decoder,
             show_decoders,
         )
+        self._telling: asyncio.Task[None] | None = None
         self.encoding = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
-        self.jobs = Jobs(
+        self.jobs = self._jobs()
+
+    def _jobs(self) -> Jobs:
+        settings = self.settings
+        return Jobs(
             JobStore(settings.jobs_dir, job_table(settings), show_jobs),
             self.worker,
             self.decoders,
@@ -144,8 +146,16 @@ class EditServer:
         self.drain.install()
         self.decoders.start()
         self.worker.start()
+        self._telling = asyncio.get_running_loop().create_task(self._tell_ready())
+
+    async def _tell_ready(self) -> None:
+        while True:
+            metrics().ready.set(self.ready)
+            await asyncio.sleep(READY_EVERY_S)
 
     async def stop(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         self.worker.shut_down()
         await self.jobs.stop()
         self.queue.stop_running()

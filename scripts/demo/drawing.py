@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.vae import Vae
 from scripts.demo import state
 from scripts.demo.autoencoder import planar
@@ -50,7 +50,7 @@ class Drawn:
         return Drawn(self.batch.pin_memory(), sources, conds, self.clean.pin_memory())
 
 
-def autoencoder_of(config: CheckpointConfig, folder: Path, device: torch.device) -> Vae:
+def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device) -> Vae:
     """The planar autoencoder that a finished training left in a state folder; in bfloat16 on a GPU.
 
     Raises:
@@ -89,7 +89,7 @@ class DrawnStream(IterableDataset):
 
 
 @torch.no_grad()
-def drawn(batch: Batch, pictures: Pictures, vae: Vae, config: CheckpointConfig) -> Drawn:
+def drawn(batch: Batch, pictures: Pictures, vae: Vae, config: ModelConfig) -> Drawn:
     """Draws and encodes one batch."""
     sources, target = pictures.draw(list(batch.requests), *batch.size)
     conds = [latents(vae, source, draw=True).cpu() for source in sources]

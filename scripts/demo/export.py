@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hunyuan.checkpoint import tiny
-from hunyuan.checkpoint.packed import PACKED_FILE, pack
+from hunyuan.checkpoint.packed import PACKED_FILES, pack
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.network import HunyuanImage3
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"wrote {args.out}: {size / 1e6:.1f} MB, transformer at step {transformer['step']}")
     if args.packed is not None:
         pack(args.out, args.packed)
-        print(f"wrote {args.packed / PACKED_FILE}: {(args.packed / PACKED_FILE).stat().st_size / 1e6:.1f} MB")
+        for name in PACKED_FILES:
+            print(f"wrote {args.packed / name}: {(args.packed / name).stat().st_size / 1e6:.1f} MB")
     return 0
 
 

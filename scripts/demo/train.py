@@ -224,8 +224,14 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
 def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[Drawn]:
     device = torch.device(args.device)
     stream = DrawnStream(Stream(sequences, Draws(), count, seed), args.pack, args.state, device)
-    several = {"multiprocessing_context": "spawn", "prefetch_factor": 4} if args.workers else {}
-    return DataLoader(stream, batch_size=None, num_workers=args.workers, pin_memory=device.type == "cuda", **several)
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=args.workers,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context="spawn" if args.workers else None,
+        prefetch_factor=4 if args.workers else None,
+    )
 
 
 def _optimizer(parameters: tuple[list[nn.Parameter], list[nn.Parameter]], args: argparse.Namespace) -> Optimizer:

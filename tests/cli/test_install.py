@@ -60,7 +60,8 @@ def test_the_wheel_holds_the_package_the_service_and_nothing_else(wheel: Path) -
         assert archive.read("hunyuan/_service.py") == (ROOT / "service.py").read_bytes()
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         told = archive.read(metadata).decode().split("\n\n")[0].splitlines()
-    kinds = {".py", ".html", ".css", ".js", ".json", ".xz"}  # the page at /, the real model's config, the demo
+    # The page at /, the real model's config, C++ for the kernels, the demo.
+    kinds = {".py", ".html", ".css", ".js", ".json", ".cu", ".cuh", ".xz"}
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hunyuan").rglob("*") if path.suffix in kinds}
     assert names == ours | {"hunyuan/_service.py"}
     assert f"Version: {__version__}" in told

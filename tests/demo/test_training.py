@@ -58,7 +58,9 @@ def packed(folder: Path, config: CheckpointConfig, requests: list[Request], sour
     return sequences.batch(random.Random(3), requests, sources, (208, 304), (208, 304), drop=0.0)
 
 
-@pytest.mark.parametrize("sources", [0, 1, 2])
+@pytest.mark.parametrize(
+    "sources", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_the_trainers_velocity_is_the_products(
     folder: Path, config: CheckpointConfig, tmp_path: Path, sources: int
 ) -> None:
@@ -143,6 +145,7 @@ def test_the_trained_autoencoder_is_the_products() -> None:
         assert torch.allclose(made, product.decode(mean[:, :, 0]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: CheckpointConfig) -> None:
     batch = packed(folder, config, [BLUE] * 2, 1)
     model, operations = transformer.build(config, seed=0)
@@ -160,6 +163,7 @@ def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: Checkpoin
     assert found[-1][1] < 0.9 * found[0][1], found
 
 
+@pytest.mark.slow
 def test_steps_of_the_autoencoder_lower_its_loss() -> None:
     config = sizes.vae_config(block_out_channels=[32] * 5, latent_channels=16)
     vae = autoencoder.build(config, seed=0)

@@ -63,6 +63,7 @@ BY_OTHERS = INSTALLED | {  # pattern -> the file that runs it, and a word of it 
     r"scripts/checks/licences\.py ": ("scripts/checks/image.sh", "scripts/checks/licences.py"),
     r"scripts/checks/audit\.py$": ("scripts/checks/test.sh", "scripts/checks/audit.py"),
     r"api_keys\.txt( && chmod 600 \S+)?$": ("tests/test_callers.py", 'BLOCKS["docs/operations.md-0"]'),
+    r"keys/(api_keys|prometheus)|^install --directory": ("tests/deploy/test_compose.py", "install --directory"),
     r"^EDIT_API_KEY=.* scripts/curl_edit\.sh ": ("tests/test_callers.py", 'BLOCKS["docs/operations.md-1"]'),
 }
 NEEDS = {  # pattern -> what is missing here; their syntax and options are what test_commands.py looks at
@@ -70,6 +71,7 @@ NEEDS = {  # pattern -> what is missing here; their syntax and options are what 
     r"^(python3 -m venv \.venv && )?\.venv/bin/pip install -r requirements(-dev)?\.txt$": "time: CI uses uv",
     r"bentoml containerize ": "a Docker engine",
     r"^docker run ": "a Docker engine and a GPU",
+    r"^docker compose ": "a Docker engine and GPUs (tests/deploy/test_box.py runs what is in the file)",
     r"^kubectl ": "a Kubernetes cluster",
     r"bentoml (cloud|deployment|deploy) ": "a BentoCloud account",
     r"scripts/image/replay_apt\.py ": "root and debootstrap (tests/deploy/test_bento.py reads the same steps)",

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 from box import AUTHORIZATION, DEFAULTS, KEY, Box, configuration, needs_haproxy, proxy_before, replicas_in
-from server_process import ROOT, Server, assert_envelope, photo_bytes
+from server_process import ROOT, Server, assert_envelope, free_port, photo_bytes
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_haproxy]
 
@@ -263,26 +263,71 @@ def test_a_replica_that_is_told_to_end_finishes_and_gets_nothing_more(tmp_path: 
     assert ended == {200: 6}
 
 
-def test_ids_of_jobs_lead_to_their_replica(box: Box) -> None:
-    files = {"image": ("a.jpg", photo_bytes())}
-    made = {}
-    for number in range(4):
-        fields = {"prompt": f"good job{number}", "steps": "4"}
-        answer = httpx.post(f"{box.url}/edit/submit", files=files, data=fields, headers=AUTHORIZATION)
-        assert answer.status_code == 200, answer.text
-        made[answer.json()["task_id"]] = number
-    assert {name.partition("-")[0] for name in made} <= {"gpu0", "gpu1"}
-    for name in made:
-        end = time.monotonic() + 10
-        while (status := told(box, "status", name).json()["status"]) != "completed":
-            assert time.monotonic() < end, status
-            time.sleep(0.05)
-        assert told(box, "get", name).content.startswith(b"\x89PNG")
-    assert_envelope(told(box, "status", f"gpu7-{'0' * 32}"), 404, "job_not_found")
+# --- jobs; test_job_places.py says more
 
 
-def told(box: Box, action: str, task_id: str) -> httpx.Response:
-    return httpx.get(f"{box.url}/edit/{action}", params={"task_id": task_id}, headers=AUTHORIZATION)
+@pytest.fixture(scope="module")
+def jobs_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """Replicas that ask the proxy for their jobs' places."""
+    folder, port = tmp_path_factory.mktemp("jobs"), free_port()
+    places = {"HUNYUAN_JOBS_PROXY": f"http://127.0.0.1:{port}", "HUNYUAN_QUEUE_SIZE": "4"}
+    with (
+        replicas_in(folder, target=FAULTY, **places) as servers,
+        proxy_before(servers, folder / "proxy", port=port) as shared,
+    ):
+        shared.wait_for("gpu0", "gpu1")
+        yield shared
+
+
+def submit(box: Box, prompt: str, steps: int) -> str:
+    files, fields = {"image": ("a.jpg", photo_bytes())}, {"prompt": prompt, "steps": str(steps)}
+    answer = httpx.post(f"{box.url}/edit/submit", files=files, data=fields, headers=AUTHORIZATION, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["task_id"])
+
+
+def told(box: Box, action: str, task_id: str, method: str = "GET") -> httpx.Response:
+    return httpx.request(
+        method, f"{box.url}/edit/{action}", params={"task_id": task_id}, headers=AUTHORIZATION, timeout=30
+    )
+
+
+def until(box: Box, task_id: str, *states: str, seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while (state := told(box, "status", task_id).json()["status"]) not in states:
+        assert time.monotonic() < end, state
+        time.sleep(0.05)
+
+
+def test_jobs_go_to_free_replicas_and_their_ids_lead_there(jobs_box: Box) -> None:
+    ids = [submit(jobs_box, f"good job{number}", 30) for number in range(2)]
+    assert {name.partition("-")[0] for name in ids} == {"gpu0", "gpu1"}
+    for name in ids:
+        until(jobs_box, name, "completed")
+        assert told(jobs_box, "get", name).content.startswith(b"\x89PNG")
+    assert_envelope(told(jobs_box, "status", f"gpu7-{'0' * 32}"), 404, "job_not_found")
+
+
+def test_jobs_leave_room_for_edits(jobs_box: Box) -> None:
+    ids: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(jobs_box.edit, f"room-{n}", "good a", steps=60) for n in range(2)]
+        time.sleep(0.5)
+        with pytest.raises(AssertionError, match="4 jobs wait here already"):
+            ids.extend(submit(jobs_box, f"good many{number}", 2) for number in range(12))
+        after = jobs_box.edit("room-after", steps=2)
+        assert [one.result().status_code for one in running] == [200, 200]
+    assert after.status_code == 200
+    assert len(ids) == 8
+    for name in ids:
+        until(jobs_box, name, "completed")
+
+
+def test_a_place_is_for_replicas_only(jobs_box: Box) -> None:
+    with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.5"), headers=AUTHORIZATION) as client:
+        assert_envelope(client.post(f"{jobs_box.url}/edit/place?task_id=gpu0-x"), 404, "not_found")
+    answer = httpx.post(f"{jobs_box.url}/edit/place?task_id=gpu0-x")
+    assert_envelope(answer, 404, "job_not_found")
 
 
 def test_the_file_says_the_same_of_every_gpu() -> None:

@@ -78,7 +78,7 @@ def has_ended(pid: int) -> bool:
 
 async def killed(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: has_ended(pid), 2)
+    await until(lambda: has_ended(pid), 10)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_caller_who_leaves_ends_the_work() -> None:
             task = asyncio.create_task(decoders.decode(slow()))
             await asyncio.sleep(0.05)
             task.cancel()
-            await until(lambda: not psutil.pid_exists(worker), 1)
+            await until(lambda: not psutil.pid_exists(worker), 10)
             assert (await decoders.decode(photo_bytes())).size == (64, 48)
             assert decoders.kills == ["caller"]
             assert worker not in decoders.processes
@@ -304,7 +304,7 @@ def test_processes_end_with_the_pool() -> None:
         async with pool(number=2) as decoders:
             await until(lambda: len(decoders.processes) == 2)
             workers = decoders.processes
-        await until(lambda: not any(psutil.pid_exists(pid) for pid in workers), 2)
+        await until(lambda: not any(psutil.pid_exists(pid) for pid in workers), 10)
 
     run(work())
 

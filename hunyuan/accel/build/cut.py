@@ -15,6 +15,7 @@ from typing import Any
 
 from hunyuan.accel.build.tactics import MODES, Tile
 
+SOURCES = Path(__file__).with_name("sources")  # C++ of our own
 LAUNCHERS = "tensorrt_llm/kernels/cutlass_kernels/moe_gemm/launchers/"
 MOE_GEMM = "nv_internal/tensorrt_llm/kernels/cutlass_kernels/moe_gemm/"
 BACKEND = "fused_moe/cutlass_backend/"
@@ -68,14 +69,13 @@ def write_sources(stock: Path, folder: Path, generator: Any, wanted: dict[str, s
     sources = [
         write(folder / Path(BINDING).name, cut_binding((stock / BINDING).read_text(), wanted)),
         write(folder / "instantiation.cu", instantiations(wanted)),
-        write(folder / "no_deepgemm.cu", NO_DEEPGEMM),
     ]
     for name, tiles in wanted.items():
         sources.append(write(folder / f"runner_{name}.cu", gemm_runner(name)))
         sources += _tile_files(folder, name, operations[name], tiles, generator)
     for left_over in set(folder.glob("*.cu")) - set(sources):
         left_over.unlink()
-    return sources + [stock / path for path in UNCHANGED]
+    return [*sources, SOURCES / "no_deepgemm.cu", *(stock / path for path in UNCHANGED)]
 
 
 def include_paths(stock: Path, folder: Path) -> list[str | Path]:
@@ -122,7 +122,7 @@ def cut_binding(text: str, wanted: Iterable[str]) -> str:
         raise SourceChanged(f"{BINDING}: {count} runners made, {text.count(marker)} times {marker!r}")
     runners = [f"kernels::CutlassMoeFCRunner<{_in_binding(RUNNERS[name][0])}>" for name in wanted]
     kinds = "\n".join(f"template <> struct IsBuilt<{runner}> : std::true_type {{}};" for runner in runners)
-    return text.replace(marker, BUILT_RUNNER.replace("KINDS", kinds) + marker)
+    return text.replace(marker, (SOURCES / "built_runner.cuh").read_text().replace("KINDS", kinds) + marker)
 
 
 def _in_binding(arguments: str) -> str:
@@ -161,14 +161,12 @@ def gemm_runner(name: str) -> str:
 
 def absent_tiles(operations: list[Any], mixed: bool, generator: Any) -> str:
     """Definitions of the tiles that are not built, so that the module links: each throws when it is called."""
-    header = "moe_gemm_tma_ws_mixed_input_launcher.h" if mixed else "moe_gemm_tma_ws_launcher.h"
     if mixed:
         lines = [generator.instantiate_operation(op) for op in operations]
     else:
         lines = [_absent_plain(op, generator) for op in operations]
-    return ABSENT_HEAD.replace("HEADER", LAUNCHERS + header) + (ABSENT_MIXED if mixed else ABSENT_PLAIN).replace(
-        "INSTANCES", "\n".join(lines)
-    )
+    template = SOURCES / f"absent_{'mixed' if mixed else 'plain'}.cu"
+    return template.read_text().replace("INSTANCES", "\n".join(lines))
 
 
 def _absent_plain(op: Any, generator: Any) -> str:
@@ -203,81 +201,3 @@ UNCHANGED = (
     "nv_internal/tensorrt_llm/kernels/cutlass_kernels/cutlass_heuristic.cpp",
     "nv_internal/tensorrt_llm/kernels/lora/lora.cpp",
 )
-
-BUILT_RUNNER = """\
-// Which type pairs this build has. Asking for another one throws here, before anything is computed.
-template <typename Runner>
-struct IsBuilt : std::false_type {};
-KINDS
-
-template <typename Runner>
-std::unique_ptr<kernels::CutlassMoeFCRunnerInterface> built_runner() {
-  if constexpr (IsBuilt<Runner>::value) {
-    return std::make_unique<Runner>();
-  } else {
-    TVM_FFI_ICHECK(false) << "this build of fused_moe has no kernels for these types (hunyuan kernels --full)";
-    return nullptr;
-  }
-}
-
-"""
-
-# Belongs to DeepSeek's block-scaled fp8 kernels, which are not built; FlashInfer calls it when it loads the module.
-NO_DEEPGEMM = """\
-#include <tvm/ffi/extra/module.h>
-#include <tvm/ffi/tvm_ffi.h>
-
-namespace {
-void set_deepgemm_jit_include_dirs(tvm::ffi::Array<tvm::ffi::String>) {}
-}  // namespace
-
-TVM_FFI_DLL_EXPORT_TYPED_FUNC(set_deepgemm_jit_include_dirs, set_deepgemm_jit_include_dirs);
-"""
-
-ABSENT_HEAD = """\
-#include "HEADER"
-#include "cutlass/arch/arch.h"
-#include "cutlass/epilogue/dispatch_policy.hpp"
-#include "cutlass/gemm/dispatch_policy.hpp"
-#include "cutlass_extensions/epilogue_helpers.h"
-#include "tensorrt_llm/common/assert.h"
-
-namespace tensorrt_llm::kernels::cutlass_kernels_oss {
-using SafeFP4 = tensorrt_llm::kernels::cutlass_kernels::Fp4Type;
-"""
-
-ABSENT_PLAIN = """
-template <typename Arch, typename T, typename WeightType, typename OutputType, typename EpilogueSchedule,
-          typename EpilogueTag, TmaWarpSpecializedGroupedGemmInput::EpilogueFusion Fusion, typename TileShape,
-          typename ClusterShape, bool MxFp, bool DynamicCluster, bool Bias, bool SwapAB>
-void tma_warp_specialized_generic_moe_gemm_kernelLauncher(TmaWarpSpecializedGroupedGemmInput, int, int, cudaStream_t,
-                                                          int*, size_t*, cute::Shape<int32_t, int32_t, cute::_1>,
-                                                          cute::Shape<int32_t, int32_t, cute::_1>) {
-  TLLM_THROW("this tile of fused_moe is not in this build (hunyuan kernels --full)");
-}
-
-INSTANCES
-}  // namespace tensorrt_llm::kernels::cutlass_kernels_oss
-"""
-
-ABSENT_MIXED = """
-template <typename T, typename WeightType, typename OutputType, typename EpilogueTag, typename TileShape,
-          typename ClusterShape, typename MainloopSchedule, typename EpilogueSchedule, cutlass::WeightOnlyQuantOp Quant,
-          cutlass::gemm::collective::MixedInputScaleMode ScaleMode>
-void sm90_generic_mixed_moe_gemm_kernelLauncher(GroupedGemmInput<T, WeightType, OutputType, OutputType>,
-                                                TmaWarpSpecializedGroupedGemmInput, int, size_t*) {
-  TLLM_THROW("this tile of fused_moe is not in this build (hunyuan kernels --full)");
-}
-
-template <typename T, typename WeightType, typename OutputType, typename EpilogueTag, typename TileShape,
-          typename ClusterShape, typename MainloopSchedule, typename EpilogueSchedule, cutlass::WeightOnlyQuantOp Quant,
-          cutlass::gemm::collective::MixedInputScaleMode ScaleMode,
-          tensorrt_llm::cutlass_extensions::MainloopScheduleType KernelType>
-void sm90_generic_mixed_moe_small_k_kernelLauncher(GroupedGemmInput<T, WeightType, OutputType, OutputType>,
-                                                   TmaWarpSpecializedGroupedGemmInput, int, size_t*) {
-  TLLM_THROW("this tile of fused_moe is not in this build (hunyuan kernels --full)");
-}
-
-INSTANCES
-}  // namespace tensorrt_llm::kernels::cutlass_kernels_oss
-"""

@@ -37,8 +37,8 @@ class EventSender:
     async def event(self, fields: Mapping[str, Any]) -> None:
         """`fields["type"]` is the event's name."""
         if not self.started:
-            self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            self.started = True
         body = f"event: {fields['type']}\ndata: {json.dumps(fields, ensure_ascii=False)}\n\n"
         await self._send({"type": "http.response.body", "body": body.encode("utf-8", "replace"), "more_body": True})
 
