@@ -14,7 +14,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from hunyuan.checkpoint import builtin
+from hunyuan.checkpoint import builtin, identity
 from hunyuan.checkpoint.adapters.merge import model_name
 from hunyuan.checkpoint.folder import checkpoint_name, read_json
 from hunyuan.errors import SettingsError
@@ -87,11 +87,19 @@ class Editor:
         folder, name, notice = _checkpoint(settings)
         if notice is not None:
             log.warning("%s: %s", name, notice)
+        _say_which(folder, settings)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else _steps_of(folder))
         high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
         if settings.engine == "native":
             name = model_name(name, folder, settings.lora or ())
+        if distilled and steps > DISTIL_STEPS:
+            log.warning(
+                "HUNYUAN_DEFAULT_STEPS=%d with a Distil checkpoint, which is made for %d steps; leave the setting out "
+                "for that number",
+                steps,
+                DISTIL_STEPS,
+            )
         return cls(_load_engine(folder, settings), settings, name, steps, notice, high_steps)
 
     def run(
@@ -168,6 +176,19 @@ class Editor:
         """One small edit, thinking included, so that the first request finds everything ready."""
         picture = Image.new("RGB", (96, 64), (200, 120, 40))
         return self.run(EditRequest("warm up", images=[picture], seed=0, steps=2, max_new_tokens=8))
+
+
+def _say_which(folder: Path, settings: Settings) -> None:
+    """One line in the log names the checkpoint; a warning each where config.json is not that of these weights."""
+    contents = identity.look(folder)
+    if settings.folder is not None:
+        table = builtin.known_checkpoints(folder)
+        log.info("checkpoint: %s", identity.describe(contents, table))
+    else:
+        table, name = identity.PUBLISHED, builtin.KINDS[settings.builtin or "demo"].named
+        log.info("checkpoint: %s", identity.describe(contents, table, name))
+    for line in identity.contradictions(contents, table):
+        log.warning("checkpoint: %s", line)
 
 
 def _steps_of(folder: Path) -> int:
