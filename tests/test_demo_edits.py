@@ -21,9 +21,8 @@ from server_process import Server, running
 from torch import Tensor
 
 from hunyuan import Editor, EditRequest, Settings
-from hunyuan.checkpoint.packed import PACKED_FILES
 from hunyuan.cli.main import main
-from hunyuan.demo import FOLDER, REQUESTS
+from hunyuan.demo import REQUESTS
 from scripts.demo import edits, testset
 from scripts.demo.answers import Product
 from scripts.demo.autoencoder import psnr
@@ -33,12 +32,7 @@ from scripts.demo.pictures import placed
 from scripts.demo.speech import parse
 from scripts.demo.tasks import UNKNOWN, Task
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (FOLDER / PACKED_FILES[0]).is_file(), reason="the demo's trained weights are not in the tree"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 ENOUGH, NEAR = 26.0, 3.0
 """dB that are enough for any edit, and by which one may be worse than the autoencoder's copy of the exact edit."""

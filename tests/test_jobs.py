@@ -67,7 +67,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def sync_client(server: Server) -> Iterator[bentoml.SyncHTTPClient]:
-    with bentoml.SyncHTTPClient(server.url, timeout=30) as client:
+    with bentoml.SyncHTTPClient(server.url, timeout=300) as client:
         # BentoML 1.4.39 reads this name after each submit() and sets it nowhere (its pull request 5706).
         client._opened_files = client._file_manager._opened_files
         yield client
@@ -95,7 +95,7 @@ def status(server: Server, job_id: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def until(true: Callable[[], Any], seconds: float = 10) -> Any:
+def until(true: Callable[[], Any], seconds: float = 30) -> Any:
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end
@@ -507,7 +507,7 @@ def test_two_servers_do_not_share_a_folder(tmp_path: Path, server: Server) -> No
 def test_the_tiny_checkpoint_does_a_job(tmp_path: Path, photo: Path) -> None:
     with running(tmp_path) as whole, sync_client(whole) as client:
         task = client.edit.submit(image=photo, prompt="Make the sky red", seed=42, steps=2)
-        until(lambda: task.get_status().value in END, 60)
+        until(lambda: task.get_status().value in END, 300)
         png = bytes(task.get())
         assert png == bytes(client.edit(image=photo, prompt="Make the sky red", seed=42, steps=2))
         other = client.edit.submit(image=photo, prompt="Make the sky red", steps=100)

@@ -158,7 +158,7 @@ def test_the_framework_counts_the_status_that_was_sent(server: Server) -> None:
 @pytest.mark.parametrize(
     ("given", "methods"),
     [
-        ({}, ["GET", "POST"]),
+        ({}, ["GET", "POST", "PUT"]),
         ({"allow_methods": "POST,GET"}, ["POST", "GET"]),
         ({"allow_methods": ["PUT"], "expose_headers": "X-Theirs"}, ["PUT"]),
     ],
