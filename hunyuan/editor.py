@@ -15,7 +15,9 @@ from typing import Protocol
 from PIL import Image
 
 from hunyuan.checkpoint import builtin, identity
+from hunyuan.checkpoint.adapters.merge import model_name
 from hunyuan.checkpoint.folder import checkpoint_name, read_json
+from hunyuan.errors import SettingsError
 from hunyuan.requests import (
     MAX_SEED,
     BotTask,
@@ -89,6 +91,8 @@ class Editor:
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else _steps_of(folder))
         high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
+        if settings.engine == "native":
+            name = model_name(name, folder, settings.lora or ())
         if distilled and steps > DISTIL_STEPS:
             log.warning(
                 "HUNYUAN_DEFAULT_STEPS=%d with a Distil checkpoint, which is made for %d steps; leave the setting out "
@@ -204,6 +208,8 @@ def _checkpoint(settings: Settings) -> tuple[Path, str, str | None]:
 
 def _load_engine(folder: Path, settings: Settings) -> Engine:
     if settings.engine == "official":
+        if settings.lora:
+            raise SettingsError("HUNYUAN_LORA: the official engine merges no adapters; use HUNYUAN_ENGINE=native")
         from hunyuan.engines.official import OfficialEngine
 
         return OfficialEngine.load(folder, settings)

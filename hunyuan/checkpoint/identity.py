@@ -199,10 +199,17 @@ def _storage(contents: Contents) -> str:
 
 def _more(section: Any) -> str:
     """What our section says beside the formats."""
-    own = ("quant_method", "version", "experts", "dense")
+    own = ("quant_method", "version", "experts", "dense", "lora")
     known = section if isinstance(section, dict) else {}
     told = ", ".join(f"{key} {value}" for key, value in known.items() if key not in own)
-    return f", {told[:_SHOWN]}" if told else ""
+    return (f", {told[:_SHOWN]}" if told else "") + _adapters(known.get("lora"))
+
+
+def _adapters(merged: Any) -> str:
+    """Those that were merged before quantizing, each by its file's name, its scale and the beginning of its SHA-256."""
+    rows = [row for row in merged if isinstance(row, dict)] if isinstance(merged, list) else []
+    words = [f"{row.get('name')!r} (scale {row.get('scale')}, SHA-256 {str(row.get('sha256'))[:16]})" for row in rows]
+    return f", with {' and '.join(words)[:_SHOWN]} merged before" if words else ""
 
 
 def expert_formats(types: Mapping[str, str]) -> dict[str, str]:
