@@ -27,6 +27,11 @@ from hunyuan.serving.openai.fields import KINDS, REFUSED, Value, from_json, from
 JSON = "application/json"
 OnBytes = Callable[[int], None]
 
+# Brackets and commas that a body may have: each can cost what takes thirty times its own bytes, in memory and time.
+# All texts together have fewer, whatever they are made of (unless the operator allows very long prompts); base64 none.
+MAX_MARKS = 500_000
+_MARKS = b"[{,"
+
 _A_FILE = ALLOWED.replace(" and ", " or ")
 _DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,40};base64,")
 _NO_FILES = "pictures go to POST /v1/images/edits"
@@ -141,6 +146,9 @@ async def _json(request: Request, on_bytes: OnBytes) -> bytes:
 
 
 def _object_of(content: bytes) -> dict[str, Any]:
+    marks = sum(content.count(mark) for mark in _MARKS)
+    if marks > MAX_MARKS:
+        raise InvalidRequest("body", f"it has {marks:,} brackets and commas; at most {MAX_MARKS:,} are allowed")
     try:
         values = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
     except UnicodeDecodeError as error:

@@ -38,6 +38,7 @@ _AS_THEY_ARE = (
     *("guidance_scale", "flow_shift", "bot_task", "use_system_prompt", "system_prompt", "cot_text"),
     *("infer_align_image_size", "max_new_tokens"),
 )
+_DYNAMIC_TASK = "think_recaption"  # the one for which use_system_prompt dynamic takes the caller's text
 _NO_TRANSPARENCY = "this model paints no transparency; allowed are opaque and auto"
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -151,10 +152,7 @@ def _request(v: Mapping[str, Value], quality: Quality, previews: int) -> EditReq
     for name in ("cot_text", "system_prompt"):
         if len(given.get(name, "")) > MAX_TEXT:
             raise InvalidRequest(name, f"it has {len(given[name]):,} characters; at most {MAX_TEXT:,} are allowed")
-    if "system_prompt" in given and given.setdefault("use_system_prompt", "custom") not in ("custom", "dynamic"):
-        raise InvalidRequest(
-            "system_prompt", f"it needs use_system_prompt custom; {given['use_system_prompt'][:40]!r} came"
-        )
+    _settle_system_prompt(given)
     cache = _choice(v, "step_cache", "", ("none", *get_args(StepCacheName), ""))
     if not cache:
         cache = LOW_STEP_CACHE if quality == "low" else "none"
@@ -167,6 +165,22 @@ def _request(v: Mapping[str, Value], quality: Quality, previews: int) -> EditReq
         previews=previews,
         **given,
     )
+
+
+def _settle_system_prompt(given: dict[str, Any]) -> None:
+    """A text of one's own and the choice of it go together: neither is dropped silently."""
+    if "system_prompt" in given:
+        choice = given.setdefault("use_system_prompt", "custom")
+        if choice not in ("custom", "dynamic"):
+            raise InvalidRequest("system_prompt", f"it needs use_system_prompt custom; {choice[:40]!r} came")
+        if choice == "dynamic" and given.get("bot_task", _DYNAMIC_TASK) != _DYNAMIC_TASK:
+            raise InvalidRequest(
+                "system_prompt", f"dynamic has prompts of its own for every bot_task but {_DYNAMIC_TASK}; send custom"
+            )
+    elif given.get("use_system_prompt") == "custom":
+        raise InvalidRequest(
+            "system_prompt", "this field is missing; use_system_prompt custom needs it (None means no text)"
+        )
 
 
 def _validate(request: EditRequest, settings: Settings, steps_name: str) -> None:
