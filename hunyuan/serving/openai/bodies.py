@@ -42,10 +42,11 @@ _FOR_GENERATIONS = REFUSED | dict.fromkeys(("image", "image[]", "images"), _NO_F
 
 @dataclass
 class Body:
-    """What came: values by field, each of its kind, and the files of pictures."""
+    """What came: values by field, each of its kind, and the files of pictures, which the field `field_name` held."""
 
     values: dict[str, Value]
     pictures: list[bytes] = field(default_factory=list)
+    field_name: str = "image"
 
 
 async def read_edit(request: Request, on_bytes: OnBytes) -> Body:
@@ -89,7 +90,7 @@ def _edit_in_json(content: bytes) -> Body:
     values = _object_of(content)
     images = values.pop("images", None)
     pictures = _pictures(images)
-    return Body(_values(values, _IN_JSON), pictures)
+    return Body(_values(values, _IN_JSON), pictures, "images")
 
 
 def _pictures(images: object) -> list[bytes]:

@@ -50,6 +50,7 @@ class ImageCall:
     Attributes:
         request: the first picture to paint, with its seed; `requests` adds the sources and the steps of `quality`.
         pictures: files that are not decoded yet.
+        picture_names: of the fields that they came in, for what is said of them.
         steps_given: false where the quality decides the steps.
         output_compression: 0 to 100, of a JPEG or WebP: 100 is the best and the largest.
     """
@@ -64,6 +65,7 @@ class ImageCall:
     output_compression: int
     stream: bool
     stream_progress: bool
+    picture_names: list[str]
 
     @property
     def seed(self) -> int:
@@ -89,8 +91,16 @@ class ImageCall:
         return [replace(self.request, images=images, steps=steps, seed=self.seed + k) for k in range(self.n)]
 
 
-def call_of(operation: Operation, values: Mapping[str, Value], pictures: list[bytes], settings: Settings) -> ImageCall:
+def call_of(
+    operation: Operation,
+    values: Mapping[str, Value],
+    pictures: list[bytes],
+    settings: Settings,
+    field_name: str = "image",
+) -> ImageCall:
     """Checks the values of a request's fields, all of the right kind by now, and fills in the defaults.
+
+    `field_name` is that of the pictures: `images` in JSON, `image` in a form.
 
     Raises:
         InvalidRequest: a value is out of bounds, or two do not go together.
@@ -110,9 +120,10 @@ def call_of(operation: Operation, values: Mapping[str, Value], pictures: list[by
         request.seed = secrets.randbelow(MAX_SEED - n + 2)
     if request.seed + n - 1 > MAX_SEED:
         raise InvalidRequest("seed", f"got {request.seed}; the {n} pictures take seeds up to {MAX_SEED}")
-    steps_given = request.steps is not None
+    given, listed = request.steps is not None, field_name == "images" or len(pictures) > 1
+    names = [f"{field_name}[{number}]" if listed else field_name for number in range(len(pictures))]
     return ImageCall(
-        operation, request, pictures, n, quality, steps_given, output_format, compression, stream, progress
+        operation, request, pictures, n, quality, given, output_format, compression, stream, progress, names
     )
 
 

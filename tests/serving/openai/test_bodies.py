@@ -88,7 +88,7 @@ def test_what_is_wrong_with_a_form(body: bytes, kind: type[HunyuanError], messag
 
 def test_json_with_data_urls() -> None:
     body = in_json(images=[URL, {"image_url": URL}], n=2, stream=True, user=None, size="")
-    assert body == Body({"prompt": "hello", "n": 2, "stream": True}, [b"pixels", b"pixels"])
+    assert body == Body({"prompt": "hello", "n": 2, "stream": True}, [b"pixels", b"pixels"], "images")
 
 
 @pytest.mark.parametrize(
