@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from hunyuan.adapters import Adapter
+from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
 from hunyuan.checkpoint.journal import Journal, fingerprint, sole_writer
 from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_error
@@ -49,6 +51,7 @@ class QuantizeOptions:
     reserve_gib: float = RESERVE_GIB
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0  # 0: a few
+    lora: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weights not in _FORMATS or self.dense not in ("bf16", "fp8"):
@@ -63,9 +66,9 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
     """Writes the folder `out`, or goes on with it, and returns the report that it stores there too.
 
     Raises:
-        CheckpointError: the source is incomplete or already quantized, `out` holds something else or another process
-            is writing it, a matrix does not divide into blocks, or the budget is too small. Nothing has been written
-            then.
+        CheckpointError: the source is incomplete or already quantized, an adapter does not fit it, `out` holds
+            something else or another process is writing it, a matrix does not divide into blocks, or the budget is too
+            small. Nothing has been written then.
     """
     config = read_config(source)
     if config.quantization_config is not None:
@@ -73,14 +76,14 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
     first = config.with_formats(_FORMATS[options.weights], options.dense)
     if options.weights == "mixed":
         choose_layers(first, {}, options)  # raises for a budget that is too small
-    with OpenWeights(source, expected_tensors(config)) as weights:
+    with OpenWeights(source, expected_tensors(config)) as weights, Adapters(options.lora, source) as adapters:
         job: dict[str, Any] = {"source": fingerprint(source, weights.shards.values()), "weights": options.weights}
-        job |= {"dense": options.dense, "quantization": QUANT_VERSION}
+        job |= {"dense": options.dense, "quantization": QUANT_VERSION, **adapters.job()}
         if options.weights == "mixed":
             job |= {"budget_gib": options.budget_gib, "reserve_gib": options.reserve_gib}
         expected_tensors(first)  # for its errors about the target, before anything is written
         with sole_writer(out):
-            return _Job(source, out, options, weights, job).run(first)
+            return _Job(source, out, options, weights, adapters, job).run(first)
 
 
 def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options: QuantizeOptions) -> list[int]:
@@ -132,9 +135,16 @@ class _Job:
     """One run: the source, where it goes, and what is done."""
 
     def __init__(
-        self, source: Path, out: Path, options: QuantizeOptions, weights: OpenWeights, job: dict[str, Any]
+        self,
+        source: Path,
+        out: Path,
+        options: QuantizeOptions,
+        weights: OpenWeights,
+        adapters: Adapters,
+        job: dict[str, Any],
     ) -> None:
         self.source, self.out, self.options, self.weights, self.job = source, out, options, weights, job
+        self.adapters = adapters
         self.held: dict[str, ShardReader] = weights.where()
 
     def run(self, first: CheckpointConfig) -> Report:
@@ -190,7 +200,8 @@ class _Job:
             # A mixed job comes here twice: all layers are measured in 4 bits, then some are replaced.
             if done is None or done["format"] != kind:
                 waiting[name] = (kind, specs)
-        tasks = {name: shard_tasks(specs, self.weights.specs, self.held) for name, (_, specs) in waiting.items()}
+        source = self.weights.specs
+        tasks = {name: shard_tasks(specs, source, self.held, self.adapters) for name, (_, specs) in waiting.items()}
         total = sum(task.size for part in tasks.values() for task in part)
         with tqdm(total=total, desc="quantizing", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
             for name, (kind, specs) in waiting.items():
@@ -252,8 +263,11 @@ class _Job:
     def _raw_config(self, config: CheckpointConfig) -> dict[str, Any]:
         words = list(config.expert_formats)
         experts = words[0] if len(set(words)) == 1 else words
-        section = {"quant_method": QUANT_METHOD, "version": QUANT_VERSION, "experts": experts}
-        return {**read_json(self.source, CONFIG_FILE), "quantization_config": {**section, "dense": config.dense_format}}
+        section: dict[str, Any] = {"quant_method": QUANT_METHOD, "version": QUANT_VERSION, "experts": experts}
+        section["dense"] = config.dense_format
+        if self.adapters.files:
+            section["lora"] = [asdict(record) for record in self.adapters.records()]
+        return {**read_json(self.source, CONFIG_FILE), "quantization_config": section}
 
 
 def moe_layers(config: CheckpointConfig) -> list[int]:

@@ -59,7 +59,7 @@ class NativeEngine:
         small = read_small_files(folder, choice.config)
         # All that is cheap to check has been checked: now the weights.
         placement = place(choice, device)
-        model = load_model(folder, choice.config, placement, dtype)
+        model = load_model(folder, choice.config, placement, dtype, settings.lora or ())
         capacity = None if choice.plan is None else choice.plan.work.capacity
         return cls.assemble(model, small, impl, settings, placement, capacity)
 
