@@ -22,9 +22,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
-from hunyuan.serving.api_page import use_our_page
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
 from hunyuan.serving.jobs.openapi import operations
+from hunyuan.serving.pages import use_our_pages
 from hunyuan.serving.records import RequestRecord
 
 API_PATH = "/edit"
@@ -114,7 +114,7 @@ def service_class(hooks: AppHooks) -> type[bentoml.Service[Any]]:
             logging.getLogger(_FRAMEWORK_ERRORS).addFilter(HideExpectedErrors())
             _explain_readyz(app, hooks.describe)
             app.router.redirect_slashes = False  # /edit/ is no path of ours: 404, not a redirect without a body
-            use_our_page(app)
+            use_our_pages(app)
             app.router.routes.extend(hooks.routes)
             _wrap(app, hooks)
             return app
