@@ -14,8 +14,10 @@ from typing import Protocol
 
 from PIL import Image
 
-from hunyuan.checkpoint import builtin
+from hunyuan.checkpoint import builtin, identity
+from hunyuan.checkpoint.adapters.merge import model_name
 from hunyuan.checkpoint.folder import checkpoint_name, read_json
+from hunyuan.errors import SettingsError
 from hunyuan.requests import (
     MAX_SEED,
     BotTask,
@@ -85,9 +87,19 @@ class Editor:
         folder, name, notice = _checkpoint(settings)
         if notice is not None:
             log.warning("%s: %s", name, notice)
+        _say_which(folder, settings)
         distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else _steps_of(folder))
         high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
+        if settings.engine == "native":
+            name = model_name(name, folder, settings.lora or ())
+        if distilled and steps > DISTIL_STEPS:
+            log.warning(
+                "HUNYUAN_DEFAULT_STEPS=%d with a Distil checkpoint, which is made for %d steps; leave the setting out "
+                "for that number",
+                steps,
+                DISTIL_STEPS,
+            )
         return cls(_load_engine(folder, settings), settings, name, steps, notice, high_steps)
 
     def run(
@@ -166,6 +178,19 @@ class Editor:
         return self.run(EditRequest("warm up", images=[picture], seed=0, steps=2, max_new_tokens=8))
 
 
+def _say_which(folder: Path, settings: Settings) -> None:
+    """One line in the log names the checkpoint; a warning each where config.json is not that of these weights."""
+    contents = identity.look(folder)
+    if settings.folder is not None:
+        table = builtin.known_checkpoints(folder)
+        log.info("checkpoint: %s", identity.describe(contents, table))
+    else:
+        table, name = identity.PUBLISHED, builtin.KINDS[settings.builtin or "demo"].named
+        log.info("checkpoint: %s", identity.describe(contents, table, name))
+    for line in identity.contradictions(contents, table):
+        log.warning("checkpoint: %s", line)
+
+
 def _steps_of(folder: Path) -> int:
     """28, or the checkpoint's own number where that is lower (the published Instruct has 50)."""
     own = read_json(folder, "generation_config.json").get("diff_infer_steps")
@@ -183,6 +208,8 @@ def _checkpoint(settings: Settings) -> tuple[Path, str, str | None]:
 
 def _load_engine(folder: Path, settings: Settings) -> Engine:
     if settings.engine == "official":
+        if settings.lora:
+            raise SettingsError("HUNYUAN_LORA: the official engine merges no adapters; use HUNYUAN_ENGINE=native")
         from hunyuan.engines.official import OfficialEngine
 
         return OfficialEngine.load(folder, settings)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from hunyuan.adapters import Adapter, adapters_of
 from hunyuan.api_keys import ApiKey, keys_in, keys_of
 from hunyuan.errors import SettingsError
 from hunyuan.origins import origin_of
@@ -62,6 +63,10 @@ class Settings(BaseSettings):
     dtype: Dtype = "auto"
     weights: Weights = "auto"
     dense: Dense = "bf16"
+    router: Literal["fp32", "bf16"] = Field("fp32", description="what the choice of experts is computed in")
+    lora: Annotated[tuple[Adapter, ...] | None, NoDecode] = Field(
+        None, description="adapters to merge into the weights: PATH[:SCALE], comma between them"
+    )
     moe_impl: Literal["auto", "flashinfer", "torch", "eager"] = "auto"
     noise_device: Literal["auto", "cpu"] = Field("auto", description="auto: the model's device")
     default_steps: int | None = Field(
@@ -126,6 +131,11 @@ class Settings(BaseSettings):
         except OSError as error:
             raise ValueError(f"the folder cannot be looked at: {error.strerror}") from error
         return path
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _are_adapters(cls, value: Any) -> Any:
+        return None if value is None else adapters_of(value)
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod

@@ -114,4 +114,4 @@ def _shown(value: object) -> str:
 
 def _choice(field: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise InvalidRequest(field, f"got {value!r}; allowed are {', '.join(allowed)}")
+        raise InvalidRequest(field, f"got {_shown(value)}; allowed are {', '.join(allowed)}")

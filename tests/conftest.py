@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from hunyuan import Editor, Settings
+from hunyuan.checkpoint.packed import pack
+from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.loopback import ask_no_proxy
 
 torch.set_num_threads(1)
@@ -56,3 +58,11 @@ def golden() -> Path:
 def golden_editor() -> Editor:
     """The golden checkpoint, loaded once, fp32 on the CPU."""
     return Editor.load(Settings(model_id=GOLDEN / "checkpoint", device="cpu", dtype="float32", moe_impl="eager"))
+
+
+@pytest.fixture(scope="session")
+def packed_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint as `whole` and packed as `packed`, which takes seconds; for tests that copy or only read it."""
+    folder = tmp_path_factory.mktemp("packed_tiny")
+    pack(write_tiny_checkpoint(folder / "whole"), folder / "packed")
+    return folder

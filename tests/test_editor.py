@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
-from hunyuan.checkpoint import builtin, packed
+from hunyuan.checkpoint import builtin, identity
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.demo import ABOUT
@@ -375,6 +375,60 @@ def test_the_default_steps_of_the_settings_win(
         assert editor.default_steps == editor.run(EditRequest("a")).steps == int(value)
 
 
+@pytest.mark.parametrize(("value", "warned"), [(None, False), ("8", False), ("28", True)])
+def test_a_distil_checkpoint_with_more_steps_by_settings_is_warned_about(
+    distil: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str | None, warned: bool
+) -> None:
+    monkeypatch.setattr(NativeEngine, "load", classmethod(lambda cls, folder, settings: RecordingEngine()))
+    with caplog.at_level(logging.INFO, "hunyuan.editor"):
+        Editor.load(Settings(model_id=distil, default_steps=value))
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    text = "HUNYUAN_DEFAULT_STEPS=28 with a Distil checkpoint, which is made for 8 steps; leave the setting out"
+    assert [line.startswith(text) for line in lines] == [True] * warned
+
+
+def test_one_line_at_start_names_the_checkpoint(
+    distil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(NativeEngine, "load", classmethod(lambda cls, folder, settings: RecordingEngine()))
+    prints = identity.look(distil).fingerprints
+    monkeypatch.setattr(identity, "PUBLISHED", {identity.DISTIL: prints})
+    with caplog.at_level(logging.INFO, "hunyuan.editor"):
+        Editor.load(Settings(model_id=distil))
+        assert caplog.messages == [
+            f"checkpoint: {identity.DISTIL} by its fingerprints, 355 tensors, 2 layers, not quantized (BF16)"
+        ]
+        caplog.clear()
+        folder = Path(shutil.copytree(distil, tmp_path / "guided"))
+        raw = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(raw | {"cfg_distilled": False}))
+        Editor.load(Settings(model_id=folder))
+        assert (
+            "checkpoint: config.json says cfg_distilled false, but the weights hold guidance_emb.*" in caplog.messages
+        )
+        assert {record.levelno for record in caplog.records[1:]} == {logging.WARNING}
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [("tiny", "the built-in tiny checkpoint of random weights"), (None, "the built-in demo")],
+)
+def test_a_built_in_checkpoint_says_at_start_that_it_is_one(
+    packed_tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    model: str | None,
+    named: str,
+) -> None:
+    monkeypatch.setattr(builtin, "FOLDER", packed_tiny / "packed")
+    monkeypatch.setattr(NativeEngine, "load", classmethod(lambda cls, folder, settings: RecordingEngine()))
+    with caplog.at_level(logging.INFO, "hunyuan.editor"):
+        Editor.load(Settings(model_id=model, cache_dir=tmp_path))
+    (line,) = [line for line in caplog.messages if line.startswith("checkpoint: ")]
+    assert line.startswith(f"checkpoint: {named}, ")
+
+
 def test_the_tiny_checkpoint_is_loaded_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -393,10 +447,9 @@ def test_the_tiny_checkpoint_is_loaded_by_its_name(
 
 @pytest.mark.parametrize(("value", "asked"), [(None, "MODEL_ID is unset"), ("demo", "MODEL_ID=demo")])
 def test_without_a_model_it_is_the_demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, asked: str
+    packed_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, asked: str
 ) -> None:
-    packed.pack(write_tiny_checkpoint(tmp_path / "whole"), tmp_path / "packed")
-    monkeypatch.setattr(builtin, "FOLDER", tmp_path / "packed")
+    monkeypatch.setattr(builtin, "FOLDER", packed_tiny / "packed")
     editor = Editor.load(Settings(model_id=value, cache_dir=tmp_path / "cache", device="cpu"))
     assert editor.model_name == "demo"
     assert editor.notice == f"{ABOUT} ({asked})"

@@ -363,10 +363,23 @@ def test_an_unknown_id_is_not_found(server: Server, action: str, job_id: str) ->
 
 
 @pytest.mark.parametrize("action", [action for action in ACTIONS if action != "submit"])
-@pytest.mark.parametrize("query", ["", "?task_id=a&task_id=b", "?id=x"])
+@pytest.mark.parametrize("query", ["", "?task_id=a&task_id=b"])
 def test_an_id_comes_once(server: Server, action: str, query: str) -> None:
     answer = httpx.request(ACTIONS[action], f"{server.url}/edit/{action}{query}", timeout=30)
     assert "task_id" in assert_envelope(answer, 400, "invalid_field")
+
+
+@pytest.mark.parametrize("action", [action for action in ACTIONS if action != "submit"])
+def test_nothing_but_an_id_is_taken_and_none_of_it_dropped_silently(server: Server, action: str) -> None:
+    def sent(query: str, **more: Any) -> httpx.Response:
+        return httpx.request(ACTIONS[action], f"{server.url}/edit/{action}?{query}", timeout=30, **more)
+
+    job_id = submitted(server, "good alone")
+    until_state(server, job_id, "completed")
+    assert "seed" in assert_envelope(sent(f"task_id={job_id}&seed=3"), 400, "unknown_field")
+    assert "id" in assert_envelope(sent("id=x"), 400, "unknown_field")
+    assert "body" in assert_envelope(sent(f"task_id={job_id}", data={"seed": "3"}), 400, "invalid_field")
+    assert "body" in assert_envelope(sent(f"task_id={job_id}", content=iter([b"x"])), 400, "invalid_field")
 
 
 @pytest.mark.parametrize("action", ACTIONS)

@@ -41,9 +41,14 @@ JSON = {
     "no images": json_bad(400, "invalid_image", "images: this field is missing"),
     "an address": json_bad(400, "invalid_image", "not fetched", images=["http://127.0.0.1:9/a.png"]),
     "a broken data URL": json_bad(400, "invalid_image", "base64 is broken", images=["data:image/png;base64,?"]),
-    "no picture": json_bad(400, "invalid_image", "image: ", images=["data:image/png;base64,AAAA"]),
+    "no picture": json_bad(400, "invalid_image", "images[0]: ", images=["data:image/png;base64,AAAA"]),
     "one of three no picture": json_bad(
-        400, "invalid_image", "image[1]: ", images=[URL, "data:image/png;base64,AAAA", URL]
+        400, "invalid_image", "images[1]: ", images=[URL, "data:image/png;base64,AAAA", URL]
+    ),
+    "one of two files no picture": Bad(
+        *(400, "invalid_image", "image[1]: "),
+        part("image[]", PHOTO, "a.jpg") + part("image[]", b"AAA", "b.jpg") + PROMPT + END,
+        path=EDITS,
     ),
     "n as text": json_bad(400, "invalid_field", "n: got '2'", images=[URL], n="2"),
     "a mask": json_bad(400, "invalid_field", "mask: this model takes no mask", images=[URL], mask={"image_url": URL}),

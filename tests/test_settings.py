@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from hunyuan.adapters import Adapter
 from hunyuan.api_keys import ApiKey, digest_of
 from hunyuan.errors import SettingsError
 from hunyuan.platform_variables import service_links
 from hunyuan.settings import Settings, ignored_variables, known_variables, unknown_variables, variable
 
 KEY = "3f9a-not-a-real-key-0217"
+LORA_FOLDER = Path(__file__).parent / "data"  # any folder: it is opened when the weights are loaded
 KEYS_FILE = Path(__file__).parent / "data" / "api_keys.txt"
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("2001:db8::1/128"))
 # field, variable, text in the environment, value
@@ -25,6 +27,7 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("dtype", "HUNYUAN_DTYPE", "bfloat16", "bfloat16"),
     ("weights", "HUNYUAN_WEIGHTS", "4bit", "4bit"),
     ("dense", "HUNYUAN_DENSE", "fp8", "fp8"),
+    ("router", "HUNYUAN_ROUTER", "bf16", "bf16"),
     ("moe_impl", "HUNYUAN_MOE_IMPL", "flashinfer", "flashinfer"),
     ("noise_device", "HUNYUAN_NOISE_DEVICE", "cpu", "cpu"),
     ("default_steps", "HUNYUAN_DEFAULT_STEPS", "17", 17),
@@ -42,6 +45,7 @@ EXAMPLES: list[tuple[str, str, str, Any]] = [
     ("peer_share", "HUNYUAN_PEER_SHARE", "0.5", 0.5),
     ("trusted_proxies", "HUNYUAN_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::1", PROXIES),
     ("api_keys", "HUNYUAN_API_KEYS", f"team-a:{KEY}", (ApiKey("team-a", digest_of(KEY.encode())),)),
+    ("lora", "HUNYUAN_LORA", f"{LORA_FOLDER}:0.5,{LORA_FOLDER}", (Adapter(LORA_FOLDER, 0.5), Adapter(LORA_FOLDER))),
     ("api_keys_file", "HUNYUAN_API_KEYS_FILE", str(KEYS_FILE), KEYS_FILE),
     ("cors_origins", "HUNYUAN_CORS_ORIGINS", "https://a.example, http://b:81", ("https://a.example", "http://b:81")),
     ("jobs_dir", "HUNYUAN_JOBS_DIR", "some/jobs", Path("some/jobs")),
@@ -61,6 +65,8 @@ DEFAULTS = {
     "dtype": "auto",
     "weights": "auto",
     "dense": "bf16",
+    "router": "fp32",
+    "lora": None,
     "moe_impl": "auto",
     "noise_device": "auto",
     "default_steps": None,
@@ -402,6 +408,7 @@ def test_lines_show_every_setting_under_its_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("MODEL_ID", str(tmp_path))
     shown = {"model_id": tmp_path, **{field: value for field, _, _, value in EXAMPLES}, "api_keys_file": None}
     shown |= {"trusted_proxies": "10.0.0.0/8,2001:db8::1/128", "api_keys": "team-a"}
+    shown |= {"lora": f"{LORA_FOLDER}:0.5,{LORA_FOLDER}"}
     shown |= {"cors_origins": "https://a.example,http://b:81"}
     assert Settings().lines() == [f"{variable(field)}={shown[field]}" for field in DEFAULTS]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hunyuan.calibration.experts import Matrices, Routed
 from hunyuan.calibration.sequences import Stretch
+from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.folder import OpenWeights
 from hunyuan.checkpoint.load import drop_part, load_part
 from hunyuan.model.moe import MoE
@@ -45,9 +46,14 @@ class LayerRunner:
     """
 
     def __init__(
-        self, model: HunyuanImage3, weights: OpenWeights, stretches: Sequence[Stretch], held: frozenset[int]
+        self,
+        model: HunyuanImage3,
+        weights: OpenWeights,
+        adapters: Adapters,
+        stretches: Sequence[Stretch],
+        held: frozenset[int],
     ) -> None:
-        self.model, self.weights, self.stretches = model, weights, stretches
+        self.model, self.weights, self.adapters, self.stretches = model, weights, adapters, stretches
         self.shards = weights.where()
         self.dtype, self.device = model.dtype, model.device
         tokens = stretches[-1].rows.stop
@@ -67,7 +73,7 @@ class LayerRunner:
         def wanted(name: str) -> bool:
             return name.startswith(prefix) and ".experts." not in name
 
-        load_part(self.model, self.weights, wanted, self.device, self.dtype)
+        load_part(self.model, self.weights, self.adapters, wanted, self.device, self.dtype)
         try:
             return self._run(cast(DecoderLayer, self.model.model.layers[layer]), hidden)
         finally:
@@ -102,7 +108,7 @@ class LayerRunner:
             hidden[stretch.rows] += out[0]
 
     def expert(self, layer: int, number: int) -> Matrices:
-        """An expert's two matrices in 16 or 32 bits, on the device."""
+        """An expert's two matrices in 16 or 32 bits, on the device; adapters are in them."""
         first, second = (
             self._read(f"model.layers.{layer}.mlp.experts.{number}.{name}_proj.weight")
             for name in ("gate_and_up", "down")
@@ -110,4 +116,4 @@ class LayerRunner:
         return first, second
 
     def _read(self, key: str) -> Tensor:
-        return self.shards[key].tensor(key).to(self.device)
+        return self.adapters.merged(key, self.shards[key].tensor(key).to(self.device))

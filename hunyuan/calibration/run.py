@@ -23,6 +23,7 @@ from hunyuan.calibration.experts import OutputErrors, quantize_experts
 from hunyuan.calibration.layers import LayerRunner
 from hunyuan.calibration.requests import fingerprint, held_out, read_requests
 from hunyuan.calibration.sequences import embed_requests
+from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.folder import OpenWeights, read_config
 from hunyuan.checkpoint.load import drop_part, load_part
 from hunyuan.checkpoint.quantize_tasks import Measured, measured_mxfp4
@@ -82,17 +83,17 @@ class Calibration:
         name = str(self.dtype).removeprefix("torch.")
         return {"method": METHOD, "requests": fingerprint(self.requests), "count": len(self.requests), "dtype": name}
 
-    def start(self, weights: OpenWeights, config: CheckpointConfig, out: Path, layer: int) -> int:
+    def start(self, weights: OpenWeights, adapters: Adapters, config: CheckpointConfig, out: Path, layer: int) -> int:
         """Embeds the requests; returns the layer to go on with: `layer`, or 0 where its hidden states are not kept."""
         model = meta_model(config)
 
         def outside(name: str) -> bool:
             return not name.startswith("model.layers.")
 
-        load_part(model, weights, outside, self.device, self.dtype)
+        load_part(model, weights, adapters, outside, self.device, self.dtype)
         with tqdm(total=len(self.requests), desc="embedding requests", disable=None) as bar:
             self.hidden, stretches = embed_requests(self.checkpoint(model), self.requests, lambda _: bar.update())
-        self.runner = LayerRunner(model, weights, stretches, self.held)
+        self.runner = LayerRunner(model, weights, adapters, stretches, self.held)
         drop_part(model, outside)
         return layer if layer == 0 or self._restore(out, layer) else 0
 

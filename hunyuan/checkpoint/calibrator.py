@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.folder import OpenWeights
 from hunyuan.checkpoint.quantize_tasks import Measured
 from hunyuan.checkpoint.safetensors_file import ShardWriter
@@ -26,7 +27,7 @@ class Calibrator(Protocol):
         """What makes two calibrations the same."""
         ...
 
-    def start(self, weights: OpenWeights, config: CheckpointConfig, out: Path, layer: int) -> int:
+    def start(self, weights: OpenWeights, adapters: Adapters, config: CheckpointConfig, out: Path, layer: int) -> int:
         """The layer to go on with: `layer`, or an earlier one if what `layer` begins with is not kept in `out`."""
         ...
 

@@ -1,4 +1,4 @@
-"""Reads a checkpoint folder into the network: official, fp8 or MXFP4, and quantizes on the way where asked to.
+"""Reads a checkpoint folder into the network: official, fp8 or MXFP4; merges adapters and quantizes on the way.
 
 Knows where each tensor goes. Several pieces of files are under way at a time, each through a small staging buffer
 (pinned where the target is a GPU), so host memory stays bounded by those buffers; experts land in their stacked place
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from hunyuan.adapters import Adapter
+from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.folder import OpenWeights, checkpoint_name, read_config
 from hunyuan.checkpoint.safetensors_file import Entry, ShardReader
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors, meta_model
@@ -50,7 +52,11 @@ class Piece:
 
 @torch.inference_mode(False)  # of the caller's mode the reading threads know nothing
 def load_model(
-    folder: Path, config: CheckpointConfig, device: torch.device | Placement, dtype: torch.dtype
+    folder: Path,
+    config: CheckpointConfig,
+    device: torch.device | Placement,
+    dtype: torch.dtype,
+    lora: Sequence[Adapter] = (),
 ) -> HunyuanImage3:
     """Builds the network on `device`, or over several, and fills it; the router stays fp32.
 
@@ -58,16 +64,18 @@ def load_model(
         config: the folder's own, or one with other formats: matrices that the folder
             holds in 16 bits are then quantized as they arrive.
         dtype: of everything that is not quantized; the autoencoder's is `autoencoder_dtype`.
+        lora: adapters to add to the weights as they arrive, in fp32, before they are rounded or quantized.
 
     Raises:
         CheckpointError: naming every key that is missing, unexpected, or of the wrong shape or type; a format that
-            the folder's cannot be turned into; a value that cannot be quantized; a file that ends while it is read.
+            the folder's cannot be turned into; a value that cannot be quantized; a file that ends while it is read;
+            an adapter that does not fit, or any over a folder that is quantized already.
     """
     stored = _stored_config(folder, config)
     expected_tensors(config)  # for its errors about the target, before anything is read
-    with OpenWeights(folder, expected_tensors(stored)) as weights:
+    with OpenWeights(folder, expected_tensors(stored)) as weights, Adapters(lora, folder) as adapters:
         model = empty_model(config, device, dtype)
-        pieces = list(_pieces(weights, dict(model.named_parameters())))
+        pieces = list(_pieces(weights, dict(model.named_parameters()), adapters))
         # The bar shows on a terminal only; a log file gets the two lines around it.
         log.info(
             "loading %d tensors from %d files of %s", len(weights.specs), len(weights.shards), checkpoint_name(folder)
@@ -99,6 +107,7 @@ def empty_model(config: CheckpointConfig, device: torch.device | Placement, dtyp
 def load_part(
     model: HunyuanImage3,
     weights: OpenWeights,
+    adapters: Adapters,
     wanted: Callable[[str], bool],
     device: torch.device,
     dtype: torch.dtype,
@@ -108,7 +117,9 @@ def load_part(
         if wanted(name):
             _make_room(model, name, parameter, device, dtype)
     model.eval().requires_grad_(False)
-    pieces = [piece for piece in _pieces(weights, dict(model.named_parameters())) if piece.device.type != "meta"]
+    pieces = [
+        piece for piece in _pieces(weights, dict(model.named_parameters()), adapters) if piece.device.type != "meta"
+    ]
     with tqdm(disable=True) as silent:
         _run(pieces, silent)
 
@@ -156,15 +167,15 @@ def _stored_config(folder: Path, config: CheckpointConfig) -> CheckpointConfig:
 # --- what goes where
 
 
-def _pieces(weights: OpenWeights, parameters: Mapping[str, nn.Parameter]) -> Iterator[Piece]:
+def _pieces(weights: OpenWeights, parameters: Mapping[str, nn.Parameter], adapters: Adapters) -> Iterator[Piece]:
     """All reads in the files' order, which suits every disk."""
     for shard in weights.shards.values():
         for key, entry in shard.entries.items():
-            yield from _tensor_pieces(shard, entry, weights.specs[key], parameters)
+            yield from _tensor_pieces(shard, entry, weights.specs[key], parameters, adapters)
 
 
 def _tensor_pieces(
-    shard: ShardReader, entry: Entry, spec: TensorSpec, parameters: Mapping[str, nn.Parameter]
+    shard: ShardReader, entry: Entry, spec: TensorSpec, parameters: Mapping[str, nn.Parameter], adapters: Adapters
 ) -> Iterator[Piece]:
     target = parameters[spec.param].data
     if spec.slot is not None:
@@ -179,6 +190,9 @@ def _tensor_pieces(
         # A matrix of an expert has one scale, or limits between its scales: it comes as a whole.
         scale = parameters[spec.param.removesuffix("_proj") + "_scale"].data[spec.slot]
         unit, put = spec.numel, partial(_quantize_matrix, target, scale)
+    if adapters.change(spec.key):
+        unit = max(unit, entry.shape[-1])  # whole rows
+        put = partial(_merge, put, adapters, spec.key, entry.shape[-1], target.device)
     width = unit * entry.dtype.itemsize
     step = max(width, PIECE_BYTES // width * width)
     for offset in range(0, entry.size, step):
@@ -193,6 +207,20 @@ def _copy(target: Tensor, offset: int, values: Tensor) -> None:
     if values.dtype != part.dtype:
         values = values.to(part.device, non_blocking=True)
     part.copy_(values, non_blocking=True)
+
+
+def _merge(
+    put: Callable[[int, Tensor], None],
+    adapters: Adapters,
+    key: str,
+    columns: int,
+    device: torch.device,
+    offset: int,
+    values: Tensor,
+) -> None:
+    """`put` for values with the adapters' part added, on the target's device."""
+    rows = values.to(device, non_blocking=True).view(-1, columns)
+    put(offset, adapters.merged(key, rows, offset // columns).view(-1))
 
 
 def _quantize_rows(target: Tensor, scale: Tensor, offset: int, values: Tensor) -> None:

@@ -8,6 +8,7 @@ files and shapes; does not know what the checkpoint can do.
 
 from __future__ import annotations
 
+import json
 import lzma
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from hunyuan.checkpoint import tiny
 from hunyuan.checkpoint.folder import SINGLE_FILE, read_config
 from hunyuan.checkpoint.tensor_table import expected_tensors
+from hunyuan.checkpoint.untrusted import PREFIX
 from hunyuan.errors import CheckpointError
 
 PACKED_FILES = ("transformer.safetensors.xz", "autoencoder.safetensors.xz")
@@ -55,6 +57,16 @@ def unpack(packed: Path, out: Path) -> None:
     specs = expected_tensors(read_config(out))
     whole = {key: _with_zero_slices(value, specs[key].shape) for key, value in weights.items() if key in specs}
     tiny.write_weights(out, whole)
+
+
+def one_tensor(packed: Path, key: str) -> tuple[bytes, str]:
+    """The bytes and the type of one tensor, without unpacking what lies behind it."""
+    with lzma.open(packed / _file_of(key)) as file:
+        length = int.from_bytes(file.read(PREFIX), "little")
+        entry = json.loads(file.read(length))[key]
+        start, stop = entry["data_offsets"]
+        file.seek(PREFIX + length + start)
+        return file.read(stop - start), entry["dtype"]
 
 
 def _file_of(key: str) -> str:

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from hunyuan.adapters import Adapter
+from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.calibrator import Calibrator
 from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
 from hunyuan.checkpoint.journal import Journal, fingerprint, sole_writer
@@ -51,6 +53,7 @@ class QuantizeOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0  # 0: a few
     calibration: Calibrator | None = None
+    lora: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weights not in _FORMATS or self.dense not in ("bf16", "fp8"):
@@ -67,9 +70,9 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
     """Writes the folder `out`, or goes on with it, and returns the report that it stores there too.
 
     Raises:
-        CheckpointError: the source is incomplete or already quantized, `out` holds something else or another process
-            is writing it, a matrix does not divide into blocks, or the budget is too small. Nothing has been written
-            then.
+        CheckpointError: the source is incomplete or already quantized, an adapter does not fit it, `out` holds
+            something else or another process is writing it, a matrix does not divide into blocks, or the budget is too
+            small. Nothing has been written then.
     """
     config = read_config(source)
     if config.quantization_config is not None:
@@ -77,16 +80,16 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
     first = config.with_formats(_FORMATS[options.weights], options.dense)
     if options.weights == "mixed":
         choose_layers(first, {}, options)  # raises for a budget that is too small
-    with OpenWeights(source, expected_tensors(config)) as weights:
+    with OpenWeights(source, expected_tensors(config)) as weights, Adapters(options.lora, source) as adapters:
         job: dict[str, Any] = {"source": fingerprint(source, weights.shards.values()), "weights": options.weights}
-        job |= {"dense": options.dense, "quantization": QUANT_VERSION}
+        job |= {"dense": options.dense, "quantization": QUANT_VERSION, **adapters.job()}
         if options.weights == "mixed":
             job |= {"budget_gib": options.budget_gib, "reserve_gib": options.reserve_gib}
         if options.calibration is not None:
             job |= {"calibration": options.calibration.job}
         expected_tensors(first)  # for its errors about the target, before anything is written
         with sole_writer(out):
-            return _Job(source, out, options, weights, job).run(first)
+            return _Job(source, out, options, weights, adapters, job).run(first)
 
 
 def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options: QuantizeOptions) -> list[int]:
@@ -138,9 +141,16 @@ class _Job:
     """One run: the source, where it goes, and what is done."""
 
     def __init__(
-        self, source: Path, out: Path, options: QuantizeOptions, weights: OpenWeights, job: dict[str, Any]
+        self,
+        source: Path,
+        out: Path,
+        options: QuantizeOptions,
+        weights: OpenWeights,
+        adapters: Adapters,
+        job: dict[str, Any],
     ) -> None:
         self.source, self.out, self.options, self.weights, self.job = source, out, options, weights, job
+        self.adapters = adapters
         self.held: dict[str, ShardReader] = weights.where()
 
     def run(self, first: CheckpointConfig) -> Report:
@@ -233,15 +243,23 @@ class _Job:
         names = list(plan_shards(config))[: config.num_hidden_layers]
         missing = [number for number, name in enumerate(names) if name not in self.journal.done]
         if missing:
-            for name in names[
-                calibration.start(self.weights, config.with_formats("bf16", "bf16"), self.out, missing[0]) :
-            ]:
+            plain = config.with_formats("bf16", "bf16")
+            first = calibration.start(self.weights, self.adapters, plain, self.out, missing[0])
+            for name in names[first:]:
                 self.journal.forget(name)
 
     def _tasks(self, specs: list[TensorSpec], calibration: Calibrator | None) -> list[Task]:
         """The steps of one file; calibration writes the experts itself."""
         plain = [spec for spec in specs if calibration is None or ".experts." not in spec.key]
-        return shard_tasks(plain, self.weights.specs, self.held)
+        return shard_tasks(plain, self.weights.specs, self.held, self.adapters)
+        source = self.weights.specs
+        tasks = {name: shard_tasks(specs, source, self.held, self.adapters) for name, (_, specs) in waiting.items()}
+        total = sum(task.size for part in tasks.values() for task in part)
+        with tqdm(total=total, desc="quantizing", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
+            for name, (kind, specs) in waiting.items():
+                errors = self._write_shard(name, specs, tasks[name], progress.update)
+                size = (self.out / name).stat().st_size
+                self.journal.finish(name, {"size": size, "format": kind, "errors": errors})
 
     def _write_shard(
         self,
@@ -319,8 +337,11 @@ class _Job:
     def _raw_config(self, config: CheckpointConfig) -> dict[str, Any]:
         words = list(config.expert_formats)
         experts = words[0] if len(set(words)) == 1 else words
-        section = {"quant_method": QUANT_METHOD, "version": QUANT_VERSION, "experts": experts}
-        return {**read_json(self.source, CONFIG_FILE), "quantization_config": {**section, "dense": config.dense_format}}
+        section: dict[str, Any] = {"quant_method": QUANT_METHOD, "version": QUANT_VERSION, "experts": experts}
+        section["dense"] = config.dense_format
+        if self.adapters.files:
+            section["lora"] = [asdict(record) for record in self.adapters.records()]
+        return {**read_json(self.source, CONFIG_FILE), "quantization_config": section}
 
 
 def moe_layers(config: CheckpointConfig) -> list[int]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter
 from hunyuan.checkpoint.tensor_table import TensorSpec
 from hunyuan.errors import CheckpointError
@@ -64,7 +65,7 @@ def stored_content(
 
 
 def shard_tasks(
-    specs: list[TensorSpec], source: Mapping[str, TensorSpec], held: Mapping[str, ShardReader]
+    specs: list[TensorSpec], source: Mapping[str, TensorSpec], held: Mapping[str, ShardReader], adapters: Adapters
 ) -> list[Task]:
     """All steps that fill the tensors `specs` of one file; scales come with the matrix that they belong to."""
     experts: dict[str, list[TensorSpec]] = {}
@@ -76,22 +77,28 @@ def shard_tasks(
         if spec.kind in ("scale", "mxfp4_scale"):
             continue
         if spec.key in experts:
-            tasks += [_expert_task(spec, part, held[part.key]) for part in experts[spec.key]]
+            tasks += [_expert_task(spec, part, held[part.key], adapters) for part in experts[spec.key]]
         else:
-            tasks += _row_tasks(spec, held[spec.key])
+            tasks += _row_tasks(spec, held[spec.key], adapters)
     return tasks
 
 
-def _expert_task(spec: TensorSpec, part: TensorSpec, shard: ShardReader) -> Task:
-    return Task(spec.key, shard.entries[part.key].size, partial(_quantize_expert, spec, part, shard))
+def _expert_task(spec: TensorSpec, part: TensorSpec, shard: ShardReader, adapters: Adapters) -> Task:
+    return Task(spec.key, shard.entries[part.key].size, partial(_quantize_expert, spec, part, shard, adapters))
 
 
 def _quantize_expert(
-    spec: TensorSpec, part: TensorSpec, shard: ShardReader, writer: ShardWriter, device: torch.device
+    spec: TensorSpec,
+    part: TensorSpec,
+    shard: ShardReader,
+    adapters: Adapters,
+    writer: ShardWriter,
+    device: torch.device,
 ) -> Measured:
     weight = shard.tensor(part.key).to(device)  # [rows, columns]
     slot = part.slot or 0
     try:
+        weight = adapters.merged(part.key, weight)
         if spec.kind == "mxfp4":
             values, scale, error = quantize_mxfp4_measured(weight)
         else:
@@ -104,32 +111,40 @@ def _quantize_expert(
     return Measured(slot, float(error), _square(weight))
 
 
-def _row_tasks(spec: TensorSpec, shard: ShardReader) -> list[Task]:
-    """A tensor in pieces of whole rows: copied, or a dense layer's matrix to fp8."""
+def _row_tasks(spec: TensorSpec, shard: ShardReader, adapters: Adapters) -> list[Task]:
+    """A tensor in pieces of whole rows: copied, merged, or a dense layer's matrix to fp8."""
     entry = shard.entries[spec.key]
     width = entry.size // max(1, entry.shape[0])  # bytes per row
     rows = max(1, _PIECE_BYTES // width)
     tasks = []
     for first in range(0, entry.shape[0], rows):
         count = min(rows, entry.shape[0] - first)
-        run = partial(_write_rows, spec, shard, first, count)
+        run = partial(_write_rows, spec, shard, adapters, first, count)
         tasks.append(Task(spec.key, count * width, run))
     return tasks
 
 
 def _write_rows(
-    spec: TensorSpec, shard: ShardReader, first: int, count: int, writer: ShardWriter, device: torch.device
+    spec: TensorSpec,
+    shard: ShardReader,
+    adapters: Adapters,
+    first: int,
+    count: int,
+    writer: ShardWriter,
+    device: torch.device,
 ) -> Measured | None:
     entry = shard.entries[spec.key]
     width = entry.size // entry.shape[0]
     buffer = torch.empty(count * width, dtype=torch.uint8)
     shard.read_into(buffer, entry.start + first * width)
     values = buffer.view(entry.dtype).view(count, -1)  # [rows, the rest]
-    if spec.kind != "fp8":
-        writer.write(spec.key, values, first * values.shape[1])
-        return None
-    weight = values.to(device)
     try:
+        if spec.kind != "fp8":
+            if adapters.change(spec.key):
+                values = adapters.merged(spec.key, values.to(device), first).to(entry.dtype)
+            writer.write(spec.key, values, first * values.shape[1])
+            return None
+        weight = adapters.merged(spec.key, values.to(device), first)
         quantized, scale = quantize_fp8_rows(weight)
     except ValueError as problem:
         raise CheckpointError(f"{spec.key}: {problem}") from problem

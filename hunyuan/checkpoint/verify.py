@@ -1,19 +1,22 @@
-"""Says whether a checkpoint folder is complete: `hunyuan verify FOLDER`.
+"""Says whether a checkpoint folder is complete, and which one it is: `hunyuan verify FOLDER`.
 
 Every shard that the index names is there, is as long as its own header says, and holds the tensors that the index puts
-in it. Reads the headers only: seconds for 166 GB. Needs nothing but Python, and runs as a file of its own too
-(scripts/download_model.sh); does not know the model.
+in it; config.json is that of these weights (`identity.py`). Reads the headers only: seconds for 166 GB. Needs nothing
+but Python, and runs as a file of its own too (scripts/download_model.sh); does not know the network: that every tensor
+is there and has its shape is checked by `hunyuan verify` through `folder.py`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from hunyuan.checkpoint import untrusted
+    from hunyuan.checkpoint import identity, untrusted
 except ImportError:  # run as a file of its own, where the project's packages are not installed
+    import identity  # type: ignore[no-redef]
     import untrusted  # type: ignore[no-redef]
 
 INDEX = "model.safetensors.index.json"
@@ -22,7 +25,11 @@ BESIDES = ("config.json", "generation_config.json", "tokenizer.json", "system_pr
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with the folder, a line each; nothing for a complete one."""
+    """What is wrong with the folder, a line each; nothing for a complete one whose config.json is its own."""
+    return _missing(folder) or identity.contradictions(identity.look(folder))
+
+
+def _missing(folder: Path) -> list[str]:
     if not folder.is_dir():
         return [f"{folder} is a file; a folder is meant" if folder.exists() else f"no such folder: {folder}"]
     found = [line for name in BESIDES for line in besides_problems(folder, name)]
@@ -74,15 +81,16 @@ def shard_problems(path: Path, tensors: set[str] | None) -> list[str]:
     return [f"{path.name} lacks {len(absent)} tensors of the index, {absent[0]} for one"] if absent else []
 
 
-def report(folder: Path) -> int:
-    """Prints what is wrong, a line each, or that nothing is; the exit status."""
-    found = problems(folder)
-    for line in found:
-        print(line, file=sys.stderr)
+def report(folder: Path, found: Sequence[str], line: str) -> int:
+    """Prints which checkpoint it is, what is wrong, a line each, or that nothing is; returns the exit status."""
+    print(f"{folder}: {line}")
+    for problem in found:
+        print(problem, file=sys.stderr)
     if not found:
         print(f"{folder} is complete")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(report(Path(sys.argv[1])))
+    named = Path(sys.argv[1])
+    sys.exit(report(named, problems(named), identity.describe(identity.look(named))))

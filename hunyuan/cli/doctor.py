@@ -130,13 +130,16 @@ def settings() -> tuple[Row, Path | None]:
 
 
 def checkpoint(folder: Path | None) -> Row:
+    from hunyuan.checkpoint import identity
     from hunyuan.checkpoint.verify import problems
 
     if folder is None:
         return Row("--", "checkpoint", "MODEL_ID names no folder: the demo is served (tiny where it says so)")
     found = problems(folder)
     more = f" (and {len(found) - 1} more; hunyuan verify {folder})" if len(found) > 1 else ""
-    return Row("BAD", "checkpoint", f"{found[0]}{more}") if found else Row("ok", "checkpoint", f"{folder} is complete")
+    if found:
+        return Row("BAD", "checkpoint", f"{found[0]}{more}")
+    return Row("ok", "checkpoint", f"{folder} is complete: {identity.describe(identity.look(folder))}")
 
 
 def driver() -> Row:

@@ -26,7 +26,7 @@ COMMANDS = {
     "plan": "say which weights fit a GPU and what its memory goes to, without one",
     "quantize": "turn the official checkpoint into a smaller one (4 bits, fp8 or mixed)",
     "compare": "run the same edits through two sets of weights and say how far apart they are",
-    "verify": "say whether a checkpoint folder is complete",
+    "verify": "say which checkpoint a folder holds and whether it is complete",
     "kernels": "compile FlashInfer's kernels for Hopper, or say which are there",
     "demo": "write the built-in demo as a checkpoint folder, to quantize or compare it",
     "tiny": "write a small random checkpoint, for trying and testing",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hunyuan.cli.types import not_negative
-from hunyuan.errors import InvalidRequest
+from hunyuan.errors import InvalidRequest, SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,8 @@ EXAMPLES = """\
   hunyuan quantize SRC OUT --calibrate                     # on requests that are built in
   hunyuan quantize SRC OUT --calibrate my_requests.jsonl   # {"prompt": ..., "images": ["a.jpg"], "cot_text": ...}
   hunyuan quantize SRC OUT --weights mixed --budget-gib 70
-  hunyuan quantize SRC OUT --weights fp8 --dense fp8"""
+  hunyuan quantize SRC OUT --weights fp8 --dense fp8
+  hunyuan quantize SRC OUT --lora watercolour.safetensors:0.8 --lora /adapters/faces"""
 
 BUILT_IN = ""  # no file has this name
 
@@ -58,20 +59,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=not_negative, default=0, help="matrices worked on at a time; 0: one per CPU, 4 on a GPU"
     )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="adapter (safetensors) to merge into the weights first; may be given several times",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from hunyuan.adapters import adapters_of
     from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
     from hunyuan.checkpoint.quantize_report import table
     from hunyuan.placement import choose_device
 
+    try:
+        lora = adapters_of(args.lora)
+    except ValueError as error:
+        raise SettingsError(f"--lora: {error}") from error
     device = choose_device(args.device, "--device")
     # One thread per matrix and several matrices: better than several threads on the small pieces of one.
     torch.set_num_threads(1)
+    chosen = calibration(args, device)
     options = QuantizeOptions(
-        args.weights, args.dense, args.budget_gib, args.reserve_gib, device, args.workers, calibration(args, device)
+        args.weights, args.dense, args.budget_gib, args.reserve_gib, device, args.workers, chosen, lora
     )
     started = time.monotonic()
     report = quantize_folder(args.source, args.out, options)

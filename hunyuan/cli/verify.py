@@ -1,4 +1,4 @@
-"""`hunyuan verify FOLDER`: whether a checkpoint folder is complete. Knows the command line alone."""
+"""`hunyuan verify FOLDER`: which checkpoint it is, and whether it is complete. Knows the command line alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 DESCRIPTION = """\
-Says whether a checkpoint folder is complete: every shard that the index names is there, is as long as its own header
-says, and holds the tensors that the index puts in it. Reads the headers only. Exit status: 0 complete, 1 not."""
+Says which checkpoint a folder holds (Instruct, Distil, base, the demo, or unknown; unquantized or quantized, and how)
+and whether it is complete: every shard that the index names is there and as long as its own header says, every tensor
+that config.json asks for is there with its shape and type, and config.json belongs to these weights. Reads headers and
+two small tensors, and asks nobody. Exit status: 0 complete, known or not; 1 not."""
 EXAMPLES = """\
   hunyuan verify /models/HunyuanImage-3-Instruct"""
 
@@ -17,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from hunyuan.checkpoint.verify import report
+    from hunyuan.checkpoint import builtin, identity, verify
+    from hunyuan.checkpoint.network_fit import misfits
 
-    return report(args.folder)
+    found = verify.problems(args.folder) or misfits(args.folder)
+    line = identity.describe(identity.look(args.folder), builtin.known_checkpoints(args.folder))
+    return verify.report(args.folder, found, line)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field, replace
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from hunyuan.model.config import ModelConfig
@@ -20,18 +20,29 @@ QUANT_METHOD, QUANT_VERSION = "hunyuan-bento", 1
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
+class MergedAdapter:
+    """A LoRA file that was merged into the weights before they were quantized; `sha256` is the file's, in hex."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore"))
 class Quantization:
     """How weights are stored; "bf16" stands for the model's own dtype.
 
     Attributes:
         experts: of all layers, or of each.
         dense: of attention, shared MLP and lm_head.
+        lora: the adapters in the weights.
     """
 
     quant_method: Literal["hunyuan-bento"] = "hunyuan-bento"
     version: Literal[1] = 1
     experts: str | tuple[str, ...] = "bf16"
     dense: DenseFormat = "bf16"
+    lora: Annotated[tuple[MergedAdapter, ...], Field(max_length=256)] = ()
 
     @field_validator("experts", mode="before")
     @classmethod
@@ -66,6 +77,11 @@ class CheckpointConfig(ModelConfig):
         return "bf16" if self.quantization_config is None else self.quantization_config.dense
 
     @property
+    def merged_adapters(self) -> tuple[MergedAdapter, ...]:
+        """Those that are in the folder's weights."""
+        return () if self.quantization_config is None else self.quantization_config.lora
+
+    @property
     def formats(self) -> tuple[tuple[str, ...], str]:
         """Of the experts by layer, and of the dense layers."""
         return self.expert_formats, self.dense_format
@@ -76,5 +92,9 @@ class CheckpointConfig(ModelConfig):
         if {*words, dense} == {"bf16"}:
             return replace(self, quantization_config=None)
         same = len(set(words)) == 1 and len(words) == self.num_hidden_layers
-        section = Quantization(experts=words[0] if same else tuple(words), dense=dense)  # type: ignore[arg-type]
+        section = Quantization(
+            experts=words[0] if same else tuple(words),
+            dense=dense,  # type: ignore[arg-type]
+            lora=self.merged_adapters,
+        )
         return replace(self, quantization_config=section)

@@ -22,9 +22,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
-from hunyuan.serving.api_page import use_our_page
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
 from hunyuan.serving.jobs.openapi import operations
+from hunyuan.serving.pages import use_our_pages
 from hunyuan.serving.records import RequestRecord
 
 API_PATH = "/edit"
@@ -82,7 +82,7 @@ class AppHooks:
     v1: Callable[[dict[int, str]], dict[str, tuple[str, dict[str, Any]]]] = lambda errors: {}
 
 
-def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
+def service_class(hooks: AppHooks) -> type[bentoml.Service[Any]]:
     """A service class for `@bentoml.service(service_class=...)`."""
 
     class ServiceWithEnvelope(bentoml.Service[Any]):
@@ -91,9 +91,9 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             specification = super().openapi_spec
             edit = specification.paths[API_PATH].post
             _describe_answers(edit)
-            jobs = operations(edit, _ERROR_SCHEMA) if dressing.routes else {}
+            jobs = operations(edit, _ERROR_SCHEMA) if hooks.routes else {}
             ours = {f"{API_PATH}/{action}": told for action, told in jobs.items()}
-            for path, (method, operation) in {**ours, **dressing.v1(_ERRORS)}.items():
+            for path, (method, operation) in {**ours, **hooks.v1(_ERRORS)}.items():
                 item: dict[str, Any] = {method: operation}
                 specification.paths[path] = PathItem(**item)
             return specification
@@ -102,37 +102,42 @@ def service_class(dressing: AppHooks) -> type[bentoml.Service[Any]]:
             """What BentoML's client reads: edits are tasks to it, though none of the framework's own."""
             schema: dict[str, Any] = super().schema()
             for route in schema["routes"]:
-                if route["route"] == API_PATH and dressing.routes:
+                if route["route"] == API_PATH and hooks.routes:
                     route["is_task"] = True
             return schema
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
             self.add_asgi_middleware(TrueStatus)
-            dressing.before()
+            hooks.before()
             app = super().to_asgi(is_main=is_main)
             assert isinstance(app, Starlette)
             logging.getLogger(_FRAMEWORK_ERRORS).addFilter(HideExpectedErrors())
-            _explain_readyz(app, dressing.describe)
+            _explain_readyz(app, hooks.describe)
             app.router.redirect_slashes = False  # /edit/ is no path of ours: 404, not a redirect without a body
-            use_our_page(app)
-            app.router.routes.extend(dressing.routes)
-            cors = _take_cors_out(app)
-            if dressing.cors_origins:
-                cors = {**_CORS, "allow_origins": list(dressing.cors_origins), "expose_headers": _EXPOSED}
-            app.add_middleware(  # the last one added is the outermost
-                Envelope,
-                max_body_bytes=dressing.max_body_bytes,
-                model_name=dressing.model_name,
-                known_paths=_paths_of(app),
-                on_end=dressing.on_end,
-                admit=dressing.admit,
-                waited_s=dressing.waited_s,
-            )
-            if cors is not None:
-                app.add_middleware(CORSMiddleware, **cors)
+            use_our_pages(app)
+            app.router.routes.extend(hooks.routes)
+            _wrap(app, hooks)
             return app
 
     return ServiceWithEnvelope
+
+
+def _wrap(app: Starlette, hooks: AppHooks) -> None:
+    """Adds the layers that see every request, CORS before the envelope; the last one added is the outermost."""
+    cors = _take_cors_out(app)
+    if hooks.cors_origins:
+        cors = {**_CORS, "allow_origins": list(hooks.cors_origins), "expose_headers": _EXPOSED}
+    app.add_middleware(
+        Envelope,
+        max_body_bytes=hooks.max_body_bytes,
+        model_name=hooks.model_name,
+        known_paths=_paths_of(app),
+        on_end=hooks.on_end,
+        admit=hooks.admit,
+        waited_s=hooks.waited_s,
+    )
+    if cors is not None:
+        app.add_middleware(CORSMiddleware, **cors)
 
 
 def _take_cors_out(app: Starlette) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TextIO
 
 from hunyuan.requests import Stage
 from hunyuan.serving.log_text import BAR, TerminalHandler, TextLines
+from hunyuan.serving.pages import FILES
 from hunyuan.serving.records import EditRecord, RequestRecord
 
 LogForm = Literal["auto", "json", "text"]
@@ -27,7 +28,7 @@ ROOT = "hunyuan"
 BAR_EVERY_S = 0.1
 _JOBS = {f"/edit/{action}" for action in ("submit", "status", "get", "retry", "cancel", "place")}
 _V1 = {f"/v1/{route}" for route in ("images/edits", "images/generations", "models")}
-KNOWN_PATHS = frozenset({"/edit", *_JOBS, *_V1, "/", "/api.css", "/api.js", "/docs.json", "/schema.json"})
+KNOWN_PATHS = frozenset({"/edit", *_JOBS, *_V1, *FILES, "/docs.json", "/schema.json"})
 _FRAMEWORK_HANDLER = "tracehandler"  # the name of BentoML's own in its logging configuration
 _NO_EDIT = EditRecord(0, "", None, None)
 

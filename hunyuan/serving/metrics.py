@@ -70,6 +70,10 @@ class Metrics:
         self.jobs = Counter("hunyuan_jobs_total", "Jobs that ended, by state and error code", ["state", "error"])
         self.jobs_kept = newest("hunyuan_jobs_kept", "Jobs that are kept, unfinished ones too")
         self.jobs_bytes = newest("hunyuan_jobs_bytes", "Bytes of the jobs that are kept")
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        """So that a rate is known from the first event on."""
         self.jobs_kept.set(0)
         self.jobs_bytes.set(0)
         self.jobs.labels("completed", "")

@@ -78,11 +78,7 @@ class EditServer:
         self.door = Door(settings.keys)
         self.uploads = Uploads(MAX_UPLOADS, max(1, int(MAX_UPLOADS * settings.peer_share)), least)
         self.connections = Connections(
-            settings.max_connections,
-            settings.peer_share,
-            least,
-            count_closed,
-            show_connections,
+            settings.max_connections, settings.peer_share, least, count_closed, show_connections
         )
         self.drain = Drain(
             self.refuse_work,
@@ -102,7 +98,11 @@ class EditServer:
         )
         self._telling: asyncio.Task[None] | None = None
         self.encoding = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
-        self.jobs = Jobs(
+        self.jobs = self._jobs()
+
+    def _jobs(self) -> Jobs:
+        settings = self.settings
+        return Jobs(
             JobStore(settings.jobs_dir, job_table(settings), show_jobs),
             self.worker,
             self.decoders,

@@ -9,44 +9,50 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
-Slots = Mapping[str, Sequence[str]]
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """A slot whose templates have slots of their own."""
+
+    templates: Sequence[str]
+    slots: Slots
+
+
+Slots = Mapping[str, Sequence[str] | Scope]
 
 
 def draw(template: str, slots: Slots, rng: random.Random) -> str:
     """One sentence of the template, with single spaces."""
-    return " ".join(_draw(_parse(template), slots, rng).split())
+    return " ".join(_draw(parsed(template), slots, rng).split())
 
 
-def pattern(template: str, slots: Slots) -> str:
-    """A regular expression that matches every sentence of the template; more or fewer spaces do not count."""
-    return _pattern(_parse(template), slots)
-
-
-def compiled(templates: Sequence[str], slots: Slots) -> re.Pattern[str]:
-    """One expression for all templates, blind to case; to be used with `fullmatch`."""
-    return re.compile("|".join(pattern(t, slots) for t in templates), re.IGNORECASE)
+def raw(template: str, slots: Slots, rng: random.Random) -> str:
+    """The same with its spaces as they are, for pieces that are put together."""
+    return _draw(parsed(template), slots, rng)
 
 
 # A parsed template: texts, slot names in a tuple ("slot", name), and choices as lists of parsed templates.
-_Node = str | tuple[str, str] | list["_Nodes"]
-_Nodes = list[_Node]
+Node = str | tuple[str, str] | list["Nodes"]
+Nodes = list[Node]
 
 
 @cache
-def _parse(template: str) -> _Nodes:
+def parsed(template: str) -> Nodes:
+    """Raises `ValueError` for brackets that do not match."""
     nodes, rest = _sequence(template, 0)
     if rest != len(template):
         raise ValueError(f"template {template!r}: unmatched ) or | at {rest}")
     return nodes
 
 
-def _sequence(text: str, at: int) -> tuple[_Nodes, int]:
-    nodes: _Nodes = []
+def _sequence(text: str, at: int) -> tuple[Nodes, int]:
+    nodes: Nodes = []
     while at < len(text) and text[at] not in "|)":
         if text[at] == "(":
-            choice: list[_Nodes] = []
+            choice: list[Nodes] = []
             while at < len(text) and text[at] in "(|":
                 option, at = _sequence(text, at + 1)
                 choice.append(option)
@@ -60,31 +66,153 @@ def _sequence(text: str, at: int) -> tuple[_Nodes, int]:
             at = end + 1
         else:
             found = re.compile(r"[^(){|]+").match(text, at)
-            assert found is not None
+            if found is None:
+                raise ValueError(f"template {text!r}: unmatched }} at {at}")
             nodes.append(found.group())
             at = found.end()
     return nodes, at
 
 
-def _draw(nodes: _Nodes, slots: Slots, rng: random.Random) -> str:
+def _draw(nodes: Nodes, slots: Slots, rng: random.Random) -> str:
     parts = []
     for node in nodes:
         if isinstance(node, str):
             parts.append(node)
         elif isinstance(node, tuple):
-            parts.append(_draw(_parse(rng.choice(slots[node[1]])), slots, rng))
+            slot = slots[node[1]]
+            if isinstance(slot, Scope):
+                parts.append(_draw(parsed(rng.choice(slot.templates)), slot.slots, rng))
+            else:
+                parts.append(_draw(parsed(rng.choice(slot)), slots, rng))
         else:
             parts.append(_draw(rng.choice(node), slots, rng))
     return "".join(parts)
 
 
-def _pattern(nodes: _Nodes, slots: Slots) -> str:
+class Matcher:
+    """Tells whether a sentence is one of the templates', blind to case and to where its spaces are."""
+
+    def __init__(self, templates: Sequence[str], slots: Slots) -> None:
+        self._whole, self._slots = tuple(templates), slots
+        self._words: dict[int, dict[int, set[str]]] = {}
+        self._indexes: dict[int, dict[str, list[Nodes]]] = {}
+        self._firsts: dict[str, frozenset[str]] = {}
+
+    def fullmatch(self, text: str) -> bool:
+        squeezed = _squeezed(text)
+        return len(squeezed) in self._ends(self._whole, squeezed, 0, {})
+
+    def _ends(self, templates: Sequence[str], text: str, at: int, known: dict[tuple[int, int], set[int]]) -> set[int]:
+        """Where in the text a sentence of these templates may end that begins at a place."""
+        key = id(templates), at
+        if key not in known:
+            if id(templates) not in self._indexes:
+                self._index(templates)
+            ends = {at + n for n, words in self._words[id(templates)].items() if text[at : at + n] in words}
+            index = self._indexes[id(templates)]
+            for nodes in index.get(text[at : at + 1], []) + index.get("", []):
+                ends |= self._after(nodes, text, {at}, known)
+            known[key] = ends
+        return known[key]
+
+    def _after(self, nodes: Nodes, text: str, at: set[int], known: dict[tuple[int, int], set[int]]) -> set[int]:
+        for node in nodes:
+            if isinstance(node, str):
+                literal = _literal(node)
+                at = {start + len(literal) for start in at if text.startswith(literal, start)}
+            elif isinstance(node, tuple):
+                at = {end for start in at for end in self._ends(self._slot(node[1]), text, start, known)}
+            else:
+                at = {end for option in node for end in self._after(option, text, at, known)}
+            if not at:
+                break
+        return at
+
+    def _slot(self, name: str) -> Sequence[str]:
+        slot = self._slots[name]
+        if isinstance(slot, Scope):
+            raise TypeError(f"slot {name}: a matcher's slots all share one scope")
+        return slot
+
+    def _index(self, templates: Sequence[str]) -> None:
+        """Plain words by length, and the other templates by the sign they begin with ("" where that is open)."""
+        words: dict[int, set[str]] = {}
+        index: dict[str, list[Nodes]] = {}
+        for template in dict.fromkeys(templates):
+            if not set(template) & set("({"):
+                words.setdefault(len(_squeezed(template)), set()).add(_squeezed(template))
+                continue
+            nodes = parsed(template)
+            for sign in self._first(nodes):
+                index.setdefault(sign, []).append(nodes)
+        self._words[id(templates)], self._indexes[id(templates)] = words, index
+
+    def _first(self, nodes: Nodes) -> set[str]:
+        """The signs that a sentence may begin with; "" if it may be empty."""
+        firsts = {""}
+        for node in nodes:
+            if "" not in firsts:
+                break
+            firsts.discard("")
+            if isinstance(node, str):
+                firsts.add(_squeezed(node)[:1])
+            elif isinstance(node, list):
+                firsts |= {sign for option in node for sign in self._first(option)}
+            else:
+                if node[1] not in self._firsts:
+                    of_slot = {sign for t in self._slot(node[1]) for sign in self._first(parsed(t))}
+                    self._firsts[node[1]] = frozenset(of_slot)
+                firsts |= self._firsts[node[1]]
+        return firsts
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.lower().split())
+
+
+_literal = cache(_squeezed)
+
+
+def gerund(template: str) -> str:
+    """An order's template with its first word as a gerund: `(turn|make) it red` becomes `(turning|making) it red`.
+
+    A slot in the first place becomes the slot of that name with `_ing` behind it.
+    """
+    nodes = list(parsed(template))
+    return _text([_doing(nodes[0]), *nodes[1:]])
+
+
+def _doing(node: Node) -> Node:
+    if isinstance(node, tuple):
+        return "slot", node[1] + "_ing"
+    if isinstance(node, list):
+        return [[_doing(option[0]), *option[1:]] if option else option for option in node]
+    word, space, rest = node.partition(" ")
+    head, hyphen, verb = word.rpartition("-")
+    return head + hyphen + _ing(verb) + space + rest
+
+
+_DOUBLED = (
+    "blur crop cut dim dip drop flip get hem hflip let pop put rid rub run set shut spin stop strip swap tip trim "
+    "vflip wrap zip"
+)
+
+
+def _ing(verb: str) -> str:
+    if verb in _DOUBLED.split():
+        return verb + verb[-1] + "ing"
+    if verb.endswith("ie"):
+        return verb[:-2] + "ying"
+    return verb[:-1] + "ing" if verb.endswith("e") and not verb.endswith(("ee", "ye")) else verb + "ing"
+
+
+def _text(nodes: Nodes) -> str:
     parts = []
     for node in nodes:
         if isinstance(node, str):
-            parts.append(" *".join(re.escape(part) for part in node.split(" ")))
+            parts.append(node)
         elif isinstance(node, tuple):
-            parts.append("(?:" + "|".join(_pattern(_parse(t), slots) for t in slots[node[1]]) + ")")
+            parts.append("{" + node[1] + "}")
         else:
-            parts.append("(?:" + "|".join(_pattern(option, slots) for option in node) + ")")
+            parts.append("(" + "|".join(_text(option) for option in node) + ")")
     return "".join(parts)

@@ -5,29 +5,58 @@ Knows the templates and which task each belongs to; nothing of chances, typing e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
-from scripts.demo import (
-    grammar,
-    phrases,
-    politeness,
-    unknown_en,
-    unknown_zh,
-    wordings_en,
-    wordings_pictures,
-    wordings_zh,
-)
-from scripts.demo.edits import COLOURS, Step
+from scripts.demo import grammar, phrasebook, politeness, wordings_pictures
+from scripts.demo.edits import COLOURED, COLOURS, Step
 from scripts.demo.speech import SUBJECTS_ZH, Language
 from scripts.demo.tasks import SHAPES, SUBJECTS, Task
 
 Words = Mapping[str, Sequence[str]]
 
-_FRAME_SHARE = 0.4
+# How often an edit is an order, a statement, what the answer is, what is wrong, what is missing, or a gerund.
+_SENTENCES = {"order": 0.4, "said": 0.1, "result": 0.2, "state": 0.1, "noun": 0.13, "doing": 0.07}
+_ROLES = ("order", "say", "doing", "result", "state", "noun")
+# What has not been learned: on its own, a known edit for a part of the picture, a whole sentence, and so on.
+_STRANGERS = {"alone": 0.36, "partial": 0.14, "whole": 0.21, "negated": 0.13, "mixed": 0.1, "foreign": 0.06}
+# Edits that more or less of can be asked for.
+_GRADED = (
+    *("brighter", "darker", "contrast", "flat", "warmer", "cooler", "vivid", "pale", "tint", "blur", "sharpen"),
+    "pixelate",
+)
+# Edits that one can ask for by naming an object: "put the cat on blue" means the whole picture.
+_ABOUT_OBJECTS = ("background", "frame")
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """The wordings of one edit, or of all that has not been learned.
+
+    Attributes:
+        order: what somebody is told to do; say: the same and statements.
+        doing: the orders as gerunds.
+        result, state, noun: what the answer is, what the picture is too much of, what it is to get.
+    """
+
+    order: Sequence[str]
+    say: Sequence[str]
+    doing: Sequence[str]
+    result: Sequence[str]
+    state: Sequence[str]
+    noun: Sequence[str]
+
+    @classmethod
+    def of(cls, sections: Words, language: Language) -> Phrases:
+        orders = tuple(t for t in sections["orders"] if not t.startswith("~"))
+        said = tuple(t.removeprefix("~") for t in sections["orders"])
+        doing = tuple(grammar.gerund(t) for t in orders) if language == "en" else orders
+        return cls(orders, said, doing, sections["results"], sections["states"], sections["nouns"])
+
+    def slots(self, number: str = "") -> dict[str, Sequence[str]]:
+        return {role + number: getattr(self, role) for role in _ROLES}
 
 
 @dataclass(frozen=True)
@@ -35,57 +64,63 @@ class Lexicon:
     """One language.
 
     Attributes:
-        colours, shapes, subjects: the names of each.
-        results, frames: per edit, what its answer is; and sentences that ask for any of them.
-        joint: what stands between two results.
+        edits: per edit its phrases; stranger: those of all that has not been learned.
+        sentences: per kind the sentences around phrases.
+        whole, foreign: whole sentences that have not been learned.
+        slots, strange_slots: what templates name; the latter only those of what has not been learned.
         picture_wordings: per task kind (`shape`, `subject`, `white`, `beside`, `onto`) its templates.
-        unknown: per number of sources, templates of what has not been learned.
+        unknown_pictures: per 0 or 2 sources, templates of what has not been learned.
     """
 
-    edits: Words
-    results: Words
-    frames: Sequence[str]
+    language: Language
+    edits: Mapping[str, Phrases]
+    alone: Phrases
+    sentences: Words
+    whole: Sequence[str]
+    foreign: Sequence[str]
     slots: Words
+    strange_slots: Words
     colours: Words
     shapes: Words
     subjects: Words
     picture_slots: Words
     picture_wordings: Words
-    unknown_slots: Words
-    unknown: Sequence[Sequence[str]]
-    negated: Sequence[str]
-    mixed: Sequence[str]
+    unknown_pictures: Mapping[int, Sequence[str]]
     prefixes: Sequence[str]
     statement_prefixes: Sequence[str]
     suffixes: Sequence[str]
-    connectors: Sequence[str]
-    joint: str
 
     def step(self, step: Step, rng: Random) -> tuple[str, bool]:
         """One edit in words, and whether it is an order (and not a statement)."""
-        template = rng.choice(self.edits[step.name])
-        if rng.random() < _FRAME_SHARE:
-            template = rng.choice(self.frames).replace("{result}", rng.choice(self.results[step.name]))
-        slots = {**self.slots, "c": self.colours[step.colour]} if step.colour else self.slots
-        return grammar.draw(template.removeprefix("~"), slots, rng), not template.startswith("~")
+        return self._one(self.edits[step.name], self._step_slots(step), rng)
 
     def pair(self, steps: Sequence[Step], rng: Random) -> tuple[str, bool]:
         """Two edits in words, in the given order, and whether they begin as an order."""
-        (first, order), (second, _) = (self.step(step, rng) for step in steps)
-        chance = rng.random()
-        if chance < 0.55:
-            return first + rng.choice(self.connectors) + second, order
-        results = [self._result(step, rng) for step in steps]
-        if chance < 0.75:
-            return first + self.joint + results[1], order
-        frame = rng.choice(self.frames)
-        both = results[0] + self.joint + results[1]
-        text = grammar.draw(frame.removeprefix("~").replace("{result}", both), self.slots, rng)
-        return text, not frame.startswith("~")
+        slots: dict[str, Sequence[str] | grammar.Scope] = dict(self.slots)
+        for number, step in zip("12", steps, strict=True):
+            slots |= self._numbered(self.edits[step.name], self._step_slots(step), number)
+        return self._two(self.sentences["both"], slots, rng)
 
-    def _result(self, step: Step, rng: Random) -> str:
-        slots = {**self.slots, "c": self.colours[step.colour]} if step.colour else self.slots
-        return grammar.draw(rng.choice(self.results[step.name]), slots, rng)
+    def _one(self, phrases: Phrases, slots: grammar.Slots, rng: Random) -> tuple[str, bool]:
+        kinds = [kind for kind in _SENTENCES if kind == "said" or getattr(phrases, kind)]
+        kind = rng.choices(kinds, [_SENTENCES[kind] for kind in kinds])[0]
+        template = rng.choice(self.sentences[kind])
+        text = grammar.draw(template.removeprefix("~"), {**slots, **phrases.slots()}, rng)
+        return text, not template.startswith("~") and kind in ("order", "result", "noun")
+
+    def _two(self, templates: Sequence[str], slots: grammar.Slots, rng: Random) -> tuple[str, bool]:
+        template = rng.choice([t for t in templates if not any("{" + name + "}" in t for name in _missing(slots))])
+        return grammar.draw(template, slots, rng), template.startswith("{order1}")
+
+    def _numbered(self, phrases: Phrases, slots: grammar.Slots, number: str) -> dict[str, grammar.Scope]:
+        """An edit's phrases as `order1` and so on, with slots of their own."""
+        roles = {role: templates for role, templates in phrases.slots().items() if role != "order"}
+        roles["order"] = roles.pop("say") if self.language == "zh" else (*phrases.order, *phrases.order, *phrases.say)
+        return {role + number: grammar.Scope(templates, slots) for role, templates in roles.items()}
+
+    def _step_slots(self, step: Step) -> Words:
+        degrees = self.slots["deg_graded" if step.name in _GRADED else "deg_plain"]
+        return {**self.slots, "deg": degrees, "c": self.colours[step.colour] if step.colour else self._any_colour}
 
     def picture(self, task: Task, rng: Random) -> str:
         """A task without a source, or with two, in words."""
@@ -99,176 +134,146 @@ class Lexicon:
         ground = self.colours[task.ground] if task.ground else ()
         return {**self.picture_slots, "c": colour, "what": what, "g": ground, "cwhat": both}
 
-    def stranger(self, sources: int, rng: Random) -> str:
-        """Something that has not been learned, in words; may by chance be known all the same (`knows`)."""
-        chance = rng.random()
-        if sources == 1 and chance < 0.2:
-            template = rng.choice(self.negated)
-        elif sources == 1 and chance < 0.4:
-            template = rng.choice(self.mixed)
-        else:
-            template = rng.choice(self.unknown[sources])
-        return self._filled(template, rng)
+    def stranger(self, sources: int, rng: Random, coined: Sequence[str] = ()) -> str:
+        """Something that has not been learned, in words; may by chance be known all the same (`knows`).
 
-    def _filled(self, template: str, rng: Random) -> str:
-        for name in ("edit", "request"):
-            if "{" + name + "}" in template:
-                text = self.any_edit(rng) if name == "edit" else self._filled(rng.choice(self.unknown[1]), rng)
-                template = template.replace("{" + name + "}", re.sub(r"[(){}|]", "", text))
-        return grammar.draw(template, self._all_unknown_slots, rng)
-
-    def any_edit(self, rng: Random) -> str:
-        """Any edit in words."""
-        name = rng.choice(list(self.edits))
-        step = Step(name, rng.choice(list(COLOURS)) if any("{c}" in t for t in self.edits[name]) else None)
-        return self.step(step, rng)[0]
+        Args:
+            coined: words that are to stand for things.
+        """
+        slots = {**self._all_slots, **({"noun_thing": coined} if coined else {})}
+        if sources != 1:
+            return grammar.draw(rng.choice(self.unknown_pictures[sources]), {**slots, **self.picture_slots}, rng)
+        kind = rng.choices(list(_STRANGERS), list(_STRANGERS.values()))[0]
+        if kind in ("whole", "foreign"):
+            return grammar.draw(rng.choice(getattr(self, kind)), slots, rng)
+        if kind == "alone":
+            return self._one(self.alone, slots, rng)[0]
+        if kind == "partial":
+            name = rng.choice([name for name in self.edits if name not in _ABOUT_OBJECTS])
+            part = {**slots, **self._step_slots(_any_step(name, rng)), "pic": self.strange_slots["the"]}
+            return self._one(self.edits[name], part, rng)[0]
+        step = _any_step(rng.choice(list(self.edits)), rng)
+        phrases, own = self.edits[step.name], {**slots, **self._step_slots(step)}
+        if kind == "negated":
+            template = rng.choice([t for t in self.sentences["negated"] if "{state}" not in t or phrases.state])
+            return grammar.draw(template, {**own, **phrases.slots()}, rng)
+        numbers = rng.sample("12", 2)
+        both = {**self._numbered(phrases, own, numbers[0]), **self._numbered(self.alone, slots, numbers[1])}
+        return self._two(self.sentences["mixed"], {**slots, **both}, rng)[0]
 
     def knows(self, text: str, sources: int) -> bool:
         """Whether a core sentence (no politeness around it) is a known request, alone or as two."""
-        if sources != 1:
-            return bool(self._known_pictures.fullmatch(text))
-        if self._known_edits.fullmatch(text):
-            return True
-        if self._known_pairs.fullmatch(text):
-            return True
-        for connector in sorted({*self.connectors, self.joint}, key=len, reverse=True):
-            parts = text.split(connector)
-            if len(parts) > 1 and all(self._known_edits.fullmatch(part.strip()) for part in parts):
-                return True
-        return False
+        return (self._known_edits if sources == 1 else self._known_pictures).fullmatch(text)
 
     def could_say(self, text: str, sources: int) -> bool:
         """Whether any training sentence, typing errors aside, is this one."""
-        for core in self._cores(text):
-            if self.knows(core, sources) or self._known_strangers[sources].fullmatch(core):
-                return True
-            if sources == 1 and (self._is_negated(core) or self._is_mixed(core)):
-                return True
-        return False
-
-    def _cores(self, text: str) -> set[str]:
-        text = " ".join(text.split())
-        heads = {
-            text[len(p) :] for p in (*self.prefixes, *self.statement_prefixes) if text.lower().startswith(p.lower())
-        }
-        return {h[: len(h) - len(s)].strip() for h in heads for s in self.suffixes if h.lower().endswith(s.lower())}
-
-    def _is_negated(self, core: str) -> bool:
-        return any(
-            (
-                found := re.fullmatch(
-                    grammar.pattern(t.replace("{edit}", "\0"), self._all_unknown_slots).replace(
-                        re.escape("\0"), "(.+)"
-                    ),
-                    core,
-                    re.IGNORECASE,
-                )
-            )
-            and self._known_edits.fullmatch(found.group(1).strip())
-            for t in set(self.negated)
-        )
-
-    def _is_mixed(self, core: str) -> bool:
-        for connector in self._mixed_connectors:
-            at = core.find(connector)
-            while at >= 0:
-                sides = core[:at].strip(), core[at + len(connector) :].strip()
-                for known, other in (sides, sides[::-1]):
-                    if self._known_edits.fullmatch(known) and self._known_strangers[1].fullmatch(other):
-                        return True
-                at = core.find(connector, at + 1)
-        return False
+        return self._sayable[sources].fullmatch(text)
 
     @cached_property
-    def _mixed_connectors(self) -> set[str]:
-        return {re.sub(r"{edit}|{request}", "", t) for t in self.mixed}
+    def signs(self) -> list[str]:
+        """What words that nobody knows can be made of: English syllables, Chinese signs."""
+        if self.language == "zh":
+            return sorted(set("".join(self.strange_slots["noun_thing"])))
+        return [
+            a + b + c for a in (*"bcdfghjklmnprstvwz", "sh", "tr", "gl") for b in "aeiou" for c in ("", *"bdgklmnprst")
+        ]
 
     @cached_property
-    def _all_unknown_slots(self) -> Words:
-        return {**self._result_slots, **self.picture_slots, **self.unknown_slots}
+    def _any_colour(self) -> list[str]:
+        return sorted({name for names in self.colours.values() for name in names})
 
     @cached_property
-    def _known_edits(self) -> re.Pattern[str]:
-        templates = [t.removeprefix("~") for ts in self.edits.values() for t in ts]
-        return grammar.compiled([*templates, *self._framed], self._result_slots)
+    def _all_slots(self) -> Words:
+        known = [t for name, phrases in self.edits.items() if name not in _ABOUT_OBJECTS for t in phrases.result]
+        more = {"c": self._any_colour, "deg": self.slots["deg_graded"], "known": known}
+        verbs = [grammar.gerund(verb) for verb in self.strange_slots["verb"]] if self.language == "en" else []
+        return {**self.slots, **self.strange_slots, **more, "verb_ing": verbs}
+
+    def _union(self, *phrases: Phrases) -> dict[str, Sequence[str]]:
+        """Every role's templates of several phrases, as `order`, `order1` and `order2`."""
+        roles = {role: [t for p in phrases for t in getattr(p, role)] for role in _ROLES}
+        numbered = {role + number: templates for role, templates in roles.items() for number in "12"}
+        numbered |= {"order1": roles["say"], "order2": roles["say"]}
+        degrees = [*self.slots["deg_graded"], *self.slots["deg_plain"]]
+        return {**roles, **numbered, "c": self._any_colour, "deg": degrees}
 
     @cached_property
-    def _known_pairs(self) -> re.Pattern[str]:
-        both = "{result}" + self.joint + "{result}"
-        return grammar.compiled([frame.replace("{result}", both) for frame in self._framed], self._result_slots)
+    def _core_templates(self) -> list[str]:
+        return [t.removeprefix("~") for kind in (*_SENTENCES, "both") for t in self.sentences[kind]]
 
     @cached_property
-    def _framed(self) -> list[str]:
-        return [frame.removeprefix("~") for frame in self.frames]
+    def _known_edits(self) -> grammar.Matcher:
+        return grammar.Matcher(self._core_templates, {**self.slots, **self._union(*self.edits.values())})
 
     @cached_property
-    def _result_slots(self) -> Words:
-        names = sorted({name for names in self.colours.values() for name in names})
-        return {**self.slots, "c": names, "result": [r for rs in self.results.values() for r in rs]}
+    def _known_pictures(self) -> grammar.Matcher:
+        return grammar.Matcher([t for ts in self.picture_wordings.values() for t in ts], self._all_picture_slots)
 
     @cached_property
-    def _known_pictures(self) -> re.Pattern[str]:
-        names = sorted({name for names in self.colours.values() for name in names})
+    def _all_picture_slots(self) -> Words:
+        colours = self._any_colour
         shapes = sorted({name for names in self.shapes.values() for name in names})
         subjects = sorted({name for names in self.subjects.values() for name in names})
-        gap = " " if shapes[0].isascii() else ""
-        both = [f"{c}{gap}{s}" for c in names for s in shapes] + subjects
-        slots = {**self.picture_slots, "c": names, "g": names, "what": shapes + subjects, "cwhat": both}
-        return grammar.compiled([t for ts in self.picture_wordings.values() for t in ts], slots)
+        gap = " " if self.language == "en" else ""
+        both = [f"{c}{gap}{s}" for c in colours for s in shapes] + subjects
+        return {**self.picture_slots, "c": colours, "g": colours, "what": shapes + subjects, "cwhat": both}
 
     @cached_property
-    def _known_strangers(self) -> list[re.Pattern[str]]:
-        return [grammar.compiled(ts, self._all_unknown_slots) for ts in self.unknown]
+    def _sayable(self) -> list[grammar.Matcher]:
+        """Per number of sources, everything with its politeness."""
+        union = {**self._all_slots, **self._union(*self.edits.values(), self.alone)}
+        union["pic"] = [*self.slots["pic"], *self.strange_slots["the"]]
+        pictures = [t for ts in self.picture_wordings.values() for t in ts]
+        one = [*self._core_templates, *self.sentences["negated"], *self.sentences["mixed"], *self.whole, *self.foreign]
+        cores = ([*pictures, *self.unknown_pictures[0]], one, [*pictures, *self.unknown_pictures[2]])
+        around = {"before": [*self.prefixes, *self.statement_prefixes], "after": self.suffixes}
+        slots = [
+            {**union, **(self._all_picture_slots if i != 1 else {}), **around, "core": c} for i, c in enumerate(cores)
+        ]
+        return [grammar.Matcher(["{before}{core}{after}"], own) for own in slots]
 
 
-_OWN_COLOURS = {name: (name,) for name in COLOURS}
-_OWN_SHAPES = {name: (name,) for name in SHAPES}
-_P = wordings_pictures
+def _any_step(name: str, rng: Random) -> Step:
+    return Step(name, rng.choice(list(COLOURS)) if name in COLOURED else None)
 
-ENGLISH = Lexicon(
-    edits=wordings_en.EDITS,
-    results=phrases.RESULTS_EN,
-    frames=phrases.FRAMES_EN,
-    slots=wordings_en.SLOTS,
-    colours={**_OWN_COLOURS, **wordings_en.COLOURS},
-    shapes={**_OWN_SHAPES, **_P.SHAPES_EN},
-    subjects={name: (name,) for name in SUBJECTS},
-    picture_slots=_P.SLOTS_EN,
-    picture_wordings={
-        **{"shape": _P.SHAPE_EN, "subject": _P.SUBJECT_EN, "white": _P.WHITE_EN},
-        **{"beside": _P.BESIDE_EN, "onto": _P.ONTO_EN},
-    },
-    unknown_slots=unknown_en.SLOTS,
-    unknown=(_P.UNKNOWN_TEXT_EN, (*unknown_en.REQUESTS, *unknown_en.FOREIGN), _P.UNKNOWN_TWO_EN),
-    negated=unknown_en.NEGATED,
-    mixed=unknown_en.MIXED,
-    prefixes=politeness.PREFIXES_EN,
-    statement_prefixes=politeness.STATEMENT_PREFIXES_EN,
-    suffixes=politeness.SUFFIXES_EN,
-    connectors=politeness.CONNECTORS_EN,
-    joint=" and ",
-)
-CHINESE = Lexicon(
-    edits=wordings_zh.EDITS,
-    results=phrases.RESULTS_ZH,
-    frames=phrases.FRAMES_ZH,
-    slots=wordings_zh.SLOTS,
-    colours=wordings_zh.COLOURS,
-    shapes=_P.SHAPES_ZH,
-    subjects={name: (zh,) for name, zh in SUBJECTS_ZH.items()},
-    picture_slots=_P.SLOTS_ZH,
-    picture_wordings={
-        **{"shape": _P.SHAPE_ZH, "subject": _P.SUBJECT_ZH, "white": _P.WHITE_ZH},
-        **{"beside": _P.BESIDE_ZH, "onto": _P.ONTO_ZH},
-    },
-    unknown_slots=unknown_zh.SLOTS,
-    unknown=(_P.UNKNOWN_TEXT_ZH, unknown_zh.REQUESTS, _P.UNKNOWN_TWO_ZH),
-    negated=unknown_zh.NEGATED,
-    mixed=unknown_zh.MIXED,
-    prefixes=politeness.PREFIXES_ZH,
-    statement_prefixes=politeness.STATEMENT_PREFIXES_ZH,
-    suffixes=politeness.SUFFIXES_ZH,
-    connectors=politeness.CONNECTORS_ZH,
-    joint="，",
-)
-LEXICONS: dict[Language, Lexicon] = {"en": ENGLISH, "zh": CHINESE}
+
+def _missing(slots: grammar.Slots) -> list[str]:
+    """Slots that have no template."""
+    return [name for name, slot in slots.items() if not (slot.templates if isinstance(slot, grammar.Scope) else slot)]
+
+
+def _with_gerunds(slots: Words) -> Words:
+    """With what an order may begin with as gerunds, too."""
+    return {**slots, **{f"{name}_ing": tuple(grammar.gerund(t) for t in slots[name]) for name in ("get", "set")}}
+
+
+def _lexicon(language: Language) -> Lexicon:
+    places = phrasebook.read(f"slots_{language}")
+    groups = [phrasebook.read(f"edits_{language}_{group}") for group in ("colour", "light", "place")]
+    unknown = phrasebook.read(f"unknown_{language}")["alone"]
+    own = {name: (name,) for name in (*COLOURS, *SHAPES, *SUBJECTS)}
+    names = {**own, **wordings_pictures.NAMES[language]}
+    if language == "zh":
+        names |= {name: (zh,) for name, zh in SUBJECTS_ZH.items()}
+    return Lexicon(
+        language=language,
+        edits={name: Phrases.of(sections, language) for group in groups for name, sections in group.items()},
+        alone=Phrases.of(unknown, language),
+        sentences=phrasebook.lines(f"sentences_{language}"),
+        whole=unknown["whole"],
+        foreign=unknown["foreign"],
+        slots=_with_gerunds(places["slots"]) if language == "en" else places["slots"],
+        strange_slots={**phrasebook.words(f"words_{language}"), **places["strangers"]},
+        colours={name: names[name] for name in COLOURS},
+        shapes={name: names[name] for name in SHAPES},
+        subjects={name: names[name] for name in SUBJECTS},
+        picture_slots=wordings_pictures.SLOTS[language],
+        picture_wordings=wordings_pictures.WORDINGS[language],
+        unknown_pictures={0: unknown["text"], 2: unknown["two"]},
+        prefixes=politeness.PREFIXES[language],
+        statement_prefixes=politeness.STATEMENT_PREFIXES[language],
+        suffixes=politeness.SUFFIXES[language],
+    )
+
+
+LEXICONS: dict[Language, Lexicon] = {"en": _lexicon("en"), "zh": _lexicon("zh")}

@@ -172,7 +172,8 @@ class Sequences:
                 words += [ids[place + 1] for place in places]
             lengths.append(len(ids))
         grid = layouts[0].generated.image
-        places_and_words = torch.tensor(spoken), torch.tensor(words)
+        # Where every sample has lost its text, nothing is spoken at all.
+        places_and_words = torch.tensor(spoken, dtype=torch.int64), torch.tensor(words, dtype=torch.int64)
         length, shape = torch.tensor(lengths), (grid.height, grid.width)
         return Batch(requests, size, prefix, *places_and_words, length, layouts[0].conds, shape)
 

@@ -177,7 +177,7 @@ class Trainee:
             predicted = self.model.velocity(tokens.flatten(0, 1), noisy.sigma * 1000, height, width)
             logits = self.model.logits(x[:, : rule.room].flatten(0, 1)[batch.spoken])
         velocity = (predicted - noisy.wanted).square().mean((1, 2, 3))
-        text = F.cross_entropy(logits, batch.words)
+        text = F.cross_entropy(logits, batch.words, reduction="sum") / max(len(batch.words), 1)
         return Losses(velocity, text, torch.stack(balances).mean(), predicted)
 
     def _layer(self, layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from string import ascii_lowercase
 
+from scripts.demo import grammar
 from scripts.demo.edits import COLOURED, COLOURS, NAMES, TURNS, Step, in_order
 from scripts.demo.lexicon import LEXICONS, Lexicon
 from scripts.demo.speech import Language, parse, recaption, think
@@ -18,15 +19,18 @@ from scripts.demo.tasks import SHAPES, SOURCES, SUBJECTS, UNKNOWN, Family, Task,
 
 __all__ = ["FAMILY_SHARE", "Request", "could_say", "draw", "parse", "recaption", "think"]
 
-FAMILY_SHARE: dict[Family, float] = {"edit": 0.76, "turn": 0.07, "text": 0.09, "beside": 0.03, "onto": 0.05}
+FAMILY_SHARE: dict[Family, float] = {"edit": 0.71, "turn": 0.12, "text": 0.09, "beside": 0.03, "onto": 0.05}
 """Which part of the training batches is of which family."""
 
-_UNKNOWN_SHARE: dict[Family, float] = {"edit": 0.24, "turn": 0.0, "text": 0.12, "beside": 0.0, "onto": 0.15}
+_UNKNOWN_SHARE: dict[Family, float] = {"edit": 0.34, "turn": 0.0, "text": 0.16, "beside": 0.0, "onto": 0.18}
 _PAIR_SHARE: dict[Family, float] = {"edit": 0.14, "turn": 0.4, "text": 0.0, "beside": 0.0, "onto": 0.0}
 _CHINESE_SHARE = 0.35
 _TYPO_SHARE = 0.15
 _LOOSE_SHARE = 0.12
-_NONSENSE_SHARE = 0.04
+_NONSENSE_SHARE = 0.03
+_COINED_SHARE = 0.2
+# Longer prompts would not leave room for thoughts in training's sequences.
+_LONGEST = {"en": 130, "zh": 44}
 # Words that may go or come without changing what is meant.
 _IDLE = {"the", "a", "an", "it", "this", "my", "please", "in", "to", "of", "for", "me", "be", "with"}
 _FILLERS = ("really", "just", "maybe", "please", "totally", "kind of", "somehow", "nicely", "um", "like", "finally")
@@ -56,8 +60,9 @@ def draw(rng: Random, family: Family) -> Request:
     language: Language = "zh" if rng.random() < _CHINESE_SHARE else "en"
     lexicon, sources = LEXICONS[language], SOURCES[family]
     task = _task(rng, family)
-    core, order = _core(lexicon, task, sources, rng)
-    prompt = _disturbed(_loosened(_polite(lexicon, core, order, rng), rng), rng)
+    prompt = _prompt(lexicon, task, sources, rng)
+    while len(prompt) > _LONGEST[language]:
+        prompt = _prompt(lexicon, task, sources, rng)
     return Request(task, prompt, language, sources, think(task, language, sources), recaption(task, language, sources))
 
 
@@ -93,15 +98,21 @@ def _step(rng: Random, names: Sequence[str]) -> Step:
     return Step(name, rng.choice(list(COLOURS)) if name in COLOURED else None)
 
 
+def _prompt(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> str:
+    core, order = _core(lexicon, task, sources, rng)
+    return _disturbed(_loosened(_polite(lexicon, core, order, rng), rng), rng)
+
+
 def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str, bool]:
     """The request without politeness, and whether it is an order."""
     if task.kind == "unknown":
         if rng.random() < _NONSENSE_SHARE:
             return _nonsense(rng), False
-        text = lexicon.stranger(sources, rng)
+        coined = _coined(lexicon, rng) if rng.random() < _COINED_SHARE else ()
+        text = lexicon.stranger(sources, rng, coined)
         while lexicon.knows(text, sources):
-            text = lexicon.stranger(sources, rng)
-        return text, True
+            text = lexicon.stranger(sources, rng, coined)
+        return text, rng.random() < 0.6
     if task.kind != "edit":
         return lexicon.picture(task, rng), True
     if len(task.steps) == 1:
@@ -110,13 +121,15 @@ def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str,
 
 
 def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
-    prefix = rng.choice(lexicon.prefixes if order else lexicon.statement_prefixes)
-    suffix = rng.choice(lexicon.suffixes)
-    text = prefix + core + suffix
+    before = lexicon.prefixes if order else lexicon.statement_prefixes
+    around = [
+        grammar.raw(rng.choice(templates), lexicon.strange_slots, rng) for templates in (before, lexicon.suffixes)
+    ]
+    text = " ".join((around[0] + core + around[1]).split())
     chance = rng.random()
     if chance < 0.35:
         return text[:1].upper() + text[1:]
-    return text.upper() if chance > 0.95 else text
+    return text.upper() if chance > 0.95 and len(text) < _LONGEST["en"] * 0.6 else text
 
 
 def _loosened(text: str, rng: Random) -> str:
@@ -155,6 +168,12 @@ def _mistyped(word: str, rng: Random) -> str:
     if kind == 2:
         return word[:at] + word[at] + word[at:]
     return word[:at] + rng.choice(ascii_lowercase) + word[at + 1 :]
+
+
+def _coined(lexicon: Lexicon, rng: Random) -> tuple[str, ...]:
+    """Words that nobody knows, for things."""
+    signs, count = lexicon.signs, rng.choice((2, 2, 3)) if lexicon.language == "zh" else rng.choice((2, 3))
+    return tuple("".join(rng.choice(signs) for _ in range(count)) for _ in range(4))
 
 
 def _nonsense(rng: Random) -> str:

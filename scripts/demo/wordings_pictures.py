@@ -1,4 +1,5 @@
-"""Wordings of what is not an edit of one picture: pictures from words, and requests with two pictures.
+"""Wordings of what is not an edit of one picture: pictures from words, and requests with two pictures; colours' names"
+".
 
 Templates as in `wordings_en.py`; `{c}` is the shape's colour, `{g}` the background's, `{what}` the shape's or the
 subject's name. Knows nothing of how they are drawn.
@@ -6,6 +7,27 @@ subject's name. Knows nothing of how they are drawn.
 
 from __future__ import annotations
 
+from scripts.demo.speech import Language
+
+COLOURS_EN: dict[str, tuple[str, ...]] = {
+    "grey": ("grey", "gray"),
+    "turquoise": ("turquoise", "turquoise", "teal"),
+    "purple": ("purple", "purple", "violet"),
+}
+COLOURS_ZH: dict[str, tuple[str, ...]] = {
+    "red": ("红色", "红色", "红", "大红色"),
+    "green": ("绿色", "绿色", "绿"),
+    "blue": ("蓝色", "蓝色", "蓝"),
+    "yellow": ("黄色", "黄色", "黄"),
+    "orange": ("橙色", "橙色", "橘色", "橘黄色"),
+    "purple": ("紫色", "紫色", "紫"),
+    "pink": ("粉色", "粉红色", "粉红"),
+    "black": ("黑色", "黑色"),
+    "white": ("白色", "白色"),
+    "grey": ("灰色", "灰色"),
+    "turquoise": ("青色", "青绿色"),
+    "brown": ("棕色", "褐色", "咖啡色"),
+}
 SHAPES_EN: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "circle", "disc", "disk", "dot"),
     "ring": ("ring", "ring", "hoop"),
@@ -40,8 +62,17 @@ SLOTS_EN: dict[str, tuple[str, ...]] = {
             "produce ",
         ),
         *("a picture of ", "an image of ", "draw a picture of ", "make an image of ", "design ", "I'd like "),
+        "(draw|paint|sketch|create|generate|render|imagine|produce|compose|depict|illustrate|picture) (me |us |) ",
+        "(I want|I'd like|I need|I would love|I wish|can I have|could I get|may I see|show me|let me see|give me) ",
+        "(I'd be happy with|I'm looking for|I imagine|we need|how about|what about|there should be|let there be) ",
+        "(make|create|draw|give me|show me) (a|an) (simple |small |nice |new |)(picture|image|drawing"
+        "|painting|icon) of ",
+        "(a|an) (simple |small |nice |)(picture|image|drawing|painting|illustration|icon|photo) (of|with|showing) ",
     ),
-    "ground": ("background", "background", "backdrop", "ground"),
+    "ground": ("background", "background", "backdrop", "ground", "(canvas|paper|surface|wall|field)"),
+    "on": ("on", "on", "(in front of|against|over|upon|before|set on|painted on|placed on|sitting on|shown on)"),
+    "look": ("", "", "", "(big|simple|nice|single|large|plain|lonely|little|pretty) "),
+    "spot": ("", "", "( in the middle| in it| in the centre| at the centre| standing on it| on top|, centred)"),
 }
 SLOTS_ZH: dict[str, tuple[str, ...]] = {
     "do": (
@@ -58,6 +89,8 @@ SLOTS_ZH: dict[str, tuple[str, ...]] = {
         "给我一个",
         "创作一个",
         "画一张",
+        "(画|绘制|生成|创建|设计|描绘|来|做|弄)(一个|一张|一幅|个|)",
+        "(我要|我想看|想要|给我看|帮我画|能不能画|我需要|希望看到)(一个|一张|)",
     ),
 }
 
@@ -67,6 +100,14 @@ SHAPE_EN = (
     "{do}(a|one|) {c} {what}(,|) {g} {ground}",
     "{do}(a|) {g} {ground} with (a|one) {c} {what}( in the middle| in it|)",
     "{c} {what} on {g}",
+    "{do}(a|one|) {look}{c} {what} {on} (a|an|) (plain |solid |){g}( {ground}|)",
+    "{do}(a|one|) {look}{c} {what} with (a|an) (plain |) {g} {ground}( behind it|)",
+    "{do}(a|one|) {look}{what} (in|of|coloured|painted) {c} {on} (a|an|) {g}( {ground}|)",
+    "{do}(a|one|) {c} {what}(, the| and the| where the|; the) {ground} (is|should be|in|must be|being) {g}",
+    "(on|over|in front of) (a|an|) {g}( {ground}|)(,| there should be| draw| paint| put|) (a|one) {look}{c} {what}",
+    "{g} {ground}(,|:|;| and) (a|one|) {look}{c} {what}{spot}",
+    "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|one) {look}{c} {what}{spot}",
+    "(the |) {ground} {g}(,| and) (the |) {what} {c}",
 )
 SUBJECT_EN = (
     "{do}(a|an|one|the|) {what} on (a|) {g}( {ground}| canvas| paper|)",
@@ -74,21 +115,34 @@ SUBJECT_EN = (
     "{do}(a|an|one|) {what}(,|) {g} {ground}",
     "{do}(a|) {g} {ground} with (a|an|one) {what}( in the middle| in it|)",
     "{what} on {g}",
+    "{do}(a|an|one|the|some|) {look}{what} {on} (a|an|) (plain |solid |){g}( {ground}|)",
+    "{do}(a|an|one|) {look}{what} with (a|an) (plain |) {g} {ground}( behind it|)",
+    "{do}(a|an|one|) {what}(, the| and the| where the|; the) {ground} (is|should be|in|must be|being) {g}",
+    "(on|over|in front of) (a|an|) {g}( {ground}|)(,| there should be| draw| paint| put|) (a|an|one) {look}{what}",
+    "{g} {ground}(,|:|;| and) (a|an|one|) {look}{what}{spot}",
+    "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|an|one) {look}{what}{spot}",
 )
 SHAPE_ZH = (
     "{do}{g}(背景|底)(上|)(的|)(一个|){c}{what}",
     "{do}(一个|){c}(的|){what}(，|在){g}(的|)(背景|底)(上|)",
     "在{g}(背景|底)上画(一个|){c}(的|){what}",
     "{do}{c}{what}(，|){g}背景",
+    "{do}(一个|){c}(的|){what}(，|，背景|，底色)(是|用|为|要|){g}(的|)",
+    "{g}(背景|底|底色|画布|纸)(，|里|中间|上面)(有|画|放|是|来)(一个|){c}(的|){what}",
+    "{c}{what}配{g}(背景|底色)",
+    "{what}(是|要|用){c}(的|)，(背景|底色)(是|要|用){g}(的|)",
 )
 SUBJECT_ZH = (
     "{do}{g}(背景|底)(上|)(的|)(一个|){what}",
     "{do}(一个|){what}(，|在){g}(的|)(背景|底)(上|)",
     "在{g}(背景|底)上画(一个|){what}",
     "{do}{what}(，|){g}背景",
+    "{do}(一个|){what}(，|，背景|，底色)(是|用|为|要|){g}(的|)",
+    "{g}(背景|底|底色|画布|纸)(，|里|中间|上面)(有|画|放|是|来)(一个|){what}",
+    "{what}配{g}(背景|底色)",
 )
-WHITE_EN = ("{do}(a|an|one|) {cwhat}",)
-WHITE_ZH = ("{do}(一个|){cwhat}",)
+WHITE_EN = ("{do}(a|an|one|) {look}{cwhat}", "{do}(a|an|one|the|) {cwhat}")
+WHITE_ZH = ("{do}(一个|){cwhat}", "{do}(一个|){cwhat}")
 """Without a background's colour it is white."""
 
 BESIDE_EN = (
@@ -101,6 +155,19 @@ BESIDE_EN = (
     "(both|the two)( pictures|) (side by side|next to each other)",
     "(the first|the first picture) (beside|next to) the second",
     "(the first|the first one) (on the left|left)(,| and) the second( one|) (on the right|right)",
+    "(put|place|set|show|position) {one} {beside} {two}( in one picture|)",
+    "(I want|I'd like|I need|show me|give me|let me see) {them} (side by side|next to each other"
+    "|beside each other|in a row)",
+    "(line up|align|stitch|glue|join|attach|combine|merge|tile) {them} (horizontally|sideways|left and right"
+    "|in a row)"
+    "( in one picture| together|)",
+    "{one} (goes|comes|belongs|stands|should be|should stand|should go) (left|on the left|to the left)"
+    "(,| and|;) {two} (right|on the right|to the right)",
+    "{one} {beside} {two}(, please|)",
+    "(a|one) (picture|image|collage|strip|panel) (with|of|from) {them} (side by side|next to each other|in a row)",
+    "{them} (should|must|could) (be|stand|go) (side by side|next to each other|in a row|beside each other)",
+    "(left|on the left) {one}(,| and|;) (right|on the right) {two}",
+    "(compare|show) {them} side by side",
 )
 BESIDE_ZH = (
     "把(第一张|图一|图1)(图|图片|)(放在|放到|摆在)(第二张|图二|图2)(图|)(旁边|左边|的旁边|的左边)",
@@ -108,6 +175,12 @@ BESIDE_ZH = (
     "(并排|左右并排|左右拼接|拼图)(放|显示|)",
     "第一张(在|放)左边，第二张(在|放)右边",
     "(合成|拼成)一张图",
+    "(把|将|)(两张|这两张|它们|两张图|两张照片|两幅画|图一和图二|第一张和第二张)(横着|横向|左右|水平|并列|肩并肩|挨着)(拼接|排列|排|摆|放|拼|连)"
+    "(在一起|起来|成一张|好|)",
+    "(第一张|图一|图1)(在|放|放在|摆|摆在)(左|左边|左侧)，(第二张|图二|图2)(在|放|放在|摆|摆在)(右|右边|右侧)",
+    "(左边|左侧)(放|是|为|摆)(第一张|图一|图1)，(右边|右侧)(放|是|为|摆)(第二张|图二|图2)",
+    "(第一张|图一|图1)(放|摆|排)(在|到)(第二张|图二|图2)(的|)(旁边|左边|左侧|边上)",
+    "(拼|做|合)(一个|成|成一张|)(左右|横向|并排)(对比图|拼图|长图|拼接图)",
 )
 ONTO_EN = (
     "(put|place|set|show|move|paste) (the first|the object of the first|picture 1|the figure of the first"
@@ -120,47 +193,75 @@ ONTO_EN = (
     "(make|let) the second( picture|) (be |)the background( of the first|)",
     "the first (on|onto|with) the (background of the second|second as background)",
     "the second as background",
+    "(put|place|set|paste|move|drop|insert|drag|transplant|mount|stick|lay|copy) {thing} (on|onto|into"
+    "|in front of|over|in|upon) "
+    "{ground2}",
+    "(cut|take|extract|lift|isolate|grab) {thing}(,| and| and then) (put|place|paste|drop|set|insert) it (on"
+    "|onto|into|in front of|in) "
+    "{ground2}",
+    "{thing} (on|onto|in front of|in|over|against) {ground2}",
+    "{thing} (should|must|could) (be|stand|appear|sit) (on|in front of|in|over|against) {ground2}",
+    "(use|take|make|set|let) {two} (as|be|become|act as|serve as) (the|a|its|) {backdrop}( of {one}"
+    "| for {one}| behind it|)",
+    "(replace|change|swap|exchange) the {backdrop} (of {one} |)(with|by|for|to) {two}",
+    "{two} (as|is|should be|becomes|must be) (the|a|its) {backdrop}( of {one}| for {one}|)",
+    "(give|lend) {one} {two} as (a |its |) {backdrop}",
+    "(combine|compose|blend) {them}(: |, so that |; ){thing} (on|in front of|over) {ground2}",
 )
 ONTO_ZH = (
     "把(第一张|图一|图1)(的物体|里的物体|图|)(放在|放到|贴到|移到)(第二张|图二|图2)(图|)(上|的背景上|里|前面|的背景里)",
     "(用|拿|以)(第二张|图二|图2)(图|)(作|做|当|作为)(第一张的|)背景",
     "把(第一张的|)背景(换成|改成)(第二张|图二|图2)(图|)",
     "第二张(作|做|当)背景",
+    "把(第一张|图一|图1)(里|中|上|)(的|)(物体|东西|主体|图案|主角|人物)(抠出来|剪下来|拿出来|取出来)(，|再|然后|)(放到|贴到|放进|p到|移到|摆到)"
+    "(第二张|图二|图2)(上|里|中|的背景上|)",
+    "把(第一张|图一|图1)(贴|放|p|摆|叠|移)(到|在|进)(第二张|图二|图2)(的|)(背景|画面|上面|图|)(上|里|中|前|前面|)",
+    "(第一张|图一|图1)(的|里的)(物体|东西|主体|主角)(要|应该|)(出现|放|站|摆)在(第二张|图二|图2)(上|里|中|前面|的背景里)",
+    "(第一张|图一|图1)(的|)背景(用|换|换成|改成|改用|变成)(第二张|图二|图2)",
+    "(以|用|拿|让)(第二张|图二|图2)(作为|当作|做|成为|充当)(第一张的|它的|)(背景|底图|背景图)",
+    "(换|换个)背景，(用|换成)(第二张|图二|图2)",
 )
 
-UNKNOWN_TEXT_EN = (
-    "{do}{a}( in {place}| {where}|)",
-    "{do}{nonsense}",
-    "{do}(a|two|three|many|ten) {odd} (circle|square|star|heart)s on {c}",
-    "{do}a {c} (hexagon|spiral|arrow|cube|line|oval|letter|number) on {c}",
-    "{do}(three|two|five|many) {c} (circle|square|star|heart|triangle)s( on {c}|)",
-    "{do}a {odd} (circle|star|heart|ring) on {c}",
-    "{do}{a} on (a|) {c}( background|)",
-    "{do}a {c} (circle|star|heart) on {odd}",
-    "{a} in the style of {style}",
-)
-UNKNOWN_TEXT_ZH = (
-    "{do}{thing}",
-    "{do}{look}的{thing}",
-    "{do}{thing}在{where}",
-    "{do}{place}的{thing}",
-    "{do}{style}的{thing}",
-    "{do}{odd}(圆形|星星|爱心)",
-    "{do}{c}背景上的{thing}",
-    "{do}(三个|两个|很多){c}(圆形|星星)",
-    "{do}{c}(六边形|箭头|立方体|椭圆)",
-)
-UNKNOWN_TWO_EN = (
-    "(blend|merge|mix|morph|average|compare|swap|fuse) (them|the two|both pictures|the pictures|the faces)",
-    "(use|apply|copy) the (style|colours|light|pose|face) of the (first|second)( to the (first|second)| picture|)",
-    "put the second (above|below|inside|behind|on top of) the first",
-    "(which|what) is (better|different|newer|the difference)",
-    "(make|turn) the (first|second)( one|) (black and white|darker|brighter|blue|red|upside down|blurry)",
-)
-UNKNOWN_TWO_ZH = (
-    "(融合|混合|比较|交换|对比)(两张图|它们|这两张)",
-    "把(第一张|第二张)的(风格|颜色|脸|衣服|姿势)用到(第二张|第一张)",
-    "把第二张放在第一张(上面|下面|里面|后面)",
-    "(哪张|哪一张)(更好|更好看|更新)",
-    "把(第一张|第二张)变(黑白|暗|亮|蓝色|模糊)",
-)
+_TWO_EN = {
+    "one": (
+        *(
+            "the first",
+            "the first picture",
+            "picture one",
+            "picture 1",
+            "(image|photo) (1|one)",
+            "the first (image|photo|one)",
+        ),
+        "number one",
+    ),
+    "two": (
+        *("the second", "the second picture", "picture two", "picture 2", "(image|photo) (2|two)"),
+        *("the (second|other) (image|photo|one|picture)", "number two"),
+    ),
+    "them": (
+        *("them", "both", "the two", "(the|these|both|my|the two|these two) (pictures|images|photos)"),
+        "(the first and the second|picture 1 and picture 2|picture one and picture two)",
+    ),
+    "beside": ("beside", "next to", "to the left of", "left of", "alongside", "right beside"),
+    "thing": (
+        *(
+            "the first",
+            "{one}",
+            "what is in {one}",
+            "the (object|figure|subject|thing|motif|main thing) (of|from|in) {one}",
+        ),
+        "the (object|figure|subject)",
+    ),
+    "ground2": ("{two}", "the (background|backdrop|scene|scenery) (of|from|in) {two}"),
+    "backdrop": ("background", "background", "backdrop", "back ground"),
+}
+SLOTS: dict[Language, dict[str, tuple[str, ...]]] = {"en": {**SLOTS_EN, **_TWO_EN}, "zh": SLOTS_ZH}
+NAMES: dict[Language, dict[str, tuple[str, ...]]] = {
+    "en": {**COLOURS_EN, **SHAPES_EN},
+    "zh": {**COLOURS_ZH, **SHAPES_ZH},
+}
+"""Names of colours and shapes; one that is missing has only its own."""
+WORDINGS: dict[Language, dict[str, tuple[str, ...]]] = {
+    "en": {"shape": SHAPE_EN, "subject": SUBJECT_EN, "white": WHITE_EN, "beside": BESIDE_EN, "onto": ONTO_EN},
+    "zh": {"shape": SHAPE_ZH, "subject": SUBJECT_ZH, "white": WHITE_ZH, "beside": BESIDE_ZH, "onto": ONTO_ZH},
+}

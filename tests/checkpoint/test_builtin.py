@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,18 @@ from hunyuan.errors import CheckpointError
 
 
 @pytest.fixture
-def packed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny checkpoint in the demo's place in the package."""
-    folder = tmp_path / "packed"
-    packed.pack(write_tiny_checkpoint(tmp_path / "whole"), folder)
+def packed_folder(packed_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny checkpoint in the demo's place in the package; a test may damage it."""
+    folder = Path(shutil.copytree(packed_tiny / "packed", tmp_path / "packed"))
     monkeypatch.setattr(builtin, "FOLDER", folder)
     return folder
 
 
-def test_the_demo_is_unpacked_once_and_whole(packed_folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_demo_is_unpacked_once_and_whole(
+    packed_folder: Path, packed_tiny: Path, tmp_path: Path, monkeypatch
+) -> None:
     made = KINDS["demo"].folder(tmp_path / "cache")
-    for path in (tmp_path / "whole").iterdir():
+    for path in (packed_tiny / "whole").iterdir():
         assert (made / path.name).read_bytes() == path.read_bytes(), path.name
     assert made.name.startswith("hunyuan-demo-")
     monkeypatch.setattr(packed, "unpack", lambda *_: pytest.fail("unpacked again"))

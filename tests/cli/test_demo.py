@@ -7,18 +7,14 @@ from pathlib import Path
 import pytest
 
 from hunyuan import demo
-from hunyuan.checkpoint.packed import pack
-from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.cli.main import main
 
 
 @pytest.fixture
-def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def whole(packed_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny checkpoint, which lies packed in the demo's place."""
-    folder = write_tiny_checkpoint(tmp_path / "whole")
-    pack(folder, tmp_path / "packed")
-    monkeypatch.setattr(demo, "FOLDER", tmp_path / "packed")
-    return folder
+    monkeypatch.setattr(demo, "FOLDER", packed_tiny / "packed")
+    return packed_tiny / "whole"
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["absent", "empty"])

@@ -22,7 +22,9 @@ def test_quantize_then_verify(source: Path, tmp_path: Path, capsys) -> None:
     assert "peak resident memory" in capsys.readouterr().out
     assert set(read_config(out).expert_formats) == {"fp8"}
     assert main(["verify", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out} is complete\n"
+    said, complete = capsys.readouterr().out.splitlines()
+    assert said.endswith("quantized by hunyuan quantize (experts fp8, attention and shared MLP BF16)")
+    assert complete == f"{out} is complete"
 
 
 def test_quantize_refuses_in_a_line(source: Path, tmp_path: Path, capsys, monkeypatch) -> None:

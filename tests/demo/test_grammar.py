@@ -1,11 +1,11 @@
-"""Templates: what can be drawn, and that a pattern matches exactly that."""
+"""Templates: what can be drawn, and that a matcher knows exactly that."""
 
 import random
-import re
 
 import pytest
 
 from scripts.demo import grammar
+from scripts.demo.grammar import Matcher, Scope
 
 SLOTS = {"pic": ("it", "the (photo|picture)"), "c": ("red", "blue")}
 TEMPLATE = "make {pic} (very |){c}( (please|now)|)"
@@ -15,19 +15,48 @@ def test_draws_are_matched_and_all_alternatives_come():
     drawn = {grammar.draw(TEMPLATE, SLOTS, random.Random(seed)) for seed in range(400)}
     assert len(drawn) == 3 * 2 * 2 * 3
     assert "make the photo very blue please" in drawn
-    pattern = grammar.compiled([TEMPLATE], SLOTS)
-    assert all(pattern.fullmatch(text) for text in drawn)
-    assert pattern.fullmatch("MAKE IT RED")
+    matcher = Matcher([TEMPLATE], SLOTS)
+    assert all(matcher.fullmatch(text) for text in drawn)
+    assert matcher.fullmatch("MAKE IT RED")
 
 
 @pytest.mark.parametrize("text", ["make it green", "make it", "make it red blue", "make the red", "please make it red"])
 def test_what_cannot_be_drawn_is_not_matched(text):
-    assert not grammar.compiled([TEMPLATE], SLOTS).fullmatch(text)
+    assert not Matcher([TEMPLATE], SLOTS).fullmatch(text)
 
 
 def test_signs_are_plain_text():
-    assert re.fullmatch(grammar.pattern("b+w.", {}), "b+w.")
-    assert not re.fullmatch(grammar.pattern("b+w.", {}), "bbwx")
+    assert Matcher(["b+w."], {}).fullmatch("b+w.")
+    assert not Matcher(["b+w."], {}).fullmatch("bbwx")
+
+
+def test_a_sentence_may_begin_or_end_with_nothing():
+    matcher = Matcher(
+        ["{before}{core}{after}", ""], {"before": ("", "please "), "core": ("(a|)b",), "after": ("", "!")}
+    )
+    assert all(matcher.fullmatch(text) for text in ("b", "ab", "please b", "please ab!", ""))
+    assert not any(matcher.fullmatch(text) for text in ("a", "please", "b!!"))
+
+
+def test_a_scope_has_slots_of_its_own():
+    slots = {"first": Scope(("{c}",), {"c": ("red",)}), "second": Scope(("{c}",), {"c": ("blue",)}), "c": ("green",)}
+    assert grammar.draw("{first} {second} {c}", slots, random.Random(0)) == "red blue green"
+    with pytest.raises(TypeError, match="first"):
+        Matcher(["{first}"], slots).fullmatch("red")
+
+
+@pytest.mark.parametrize(
+    ("order", "doing"),
+    [
+        ("make it red", "making it red"),
+        ("(flip|dye|(cut|see)) it (up|)", "(flipping|dyeing|(cutting|seeing)) it (up|)"),
+        ("{get} it red", "{get_ing} it red"),
+        ("sepia-tone it", "sepia-toning it"),
+        ("tie it", "tying it"),
+    ],
+)
+def test_gerunds(order, doing):
+    assert grammar.gerund(order) == doing
 
 
 @pytest.mark.parametrize("template", ["a)b", "(a|b", "a|b"])

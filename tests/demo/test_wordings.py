@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from scripts.demo import wordings
+from scripts.demo import grammar, tokenizer, wordings
 from scripts.demo.edits import NAMES
 from scripts.demo.lexicon import LEXICONS
 from scripts.demo.tasks import SOURCES, UNKNOWN, Task, edit_tasks, family, text_tasks
@@ -47,6 +47,35 @@ def test_draws(of):
         assert request.think == think(request.task, request.language, request.sources)
         assert request.prompt.strip()
         assert not set(request.prompt) & set("{}|")
+
+
+def test_every_template_can_be_drawn_and_named():
+    """All slots exist, in known sentences and unknown ones."""
+    for lexicon in LEXICONS.values():
+        everything = [lexicon._known_edits, lexicon._known_pictures, *lexicon._sayable]
+        for matcher in everything:
+            for slot in _reached(matcher._whole, matcher._slots):
+                assert slot in matcher._slots, (lexicon.language, slot)
+
+
+def _reached(templates, slots):
+    """The names of all slots that templates lead to."""
+    found, open_ = set(), [grammar.parsed(t) for t in templates]
+    while open_:
+        for node in open_.pop():
+            if isinstance(node, list):
+                open_ += node
+            elif isinstance(node, tuple) and node[1] not in found:
+                found.add(node[1])
+                open_ += [grammar.parsed(t) for t in slots.get(node[1], ())]
+    return found
+
+
+def test_prompts_leave_room_for_thoughts():
+    """`sequences.TEXT_ROOM` has 67 tokens for a prompt beside the longest recaption."""
+    rng, built = Random(5), tokenizer.build()
+    prompts = [draw(rng, "turn" if i % 3 else "edit").prompt for i in range(1500)]
+    assert max(len(built.encode(prompt, add_special_tokens=False).ids) for prompt in prompts) <= 67
 
 
 def test_every_edit_and_pair_of_edits_comes_up():
@@ -100,6 +129,7 @@ def test_could_say_knows_what_is_drawn(of, monkeypatch):
     monkeypatch.setattr(wordings, "_TYPO_SHARE", 0)
     monkeypatch.setattr(wordings, "_LOOSE_SHARE", 0)
     monkeypatch.setattr(wordings, "_NONSENSE_SHARE", 0)
+    monkeypatch.setattr(wordings, "_COINED_SHARE", 0)
     rng = Random(3)
     for request in [draw(rng, of) for _ in range(80)]:
         assert wordings.could_say(request.prompt, request.sources), request.prompt

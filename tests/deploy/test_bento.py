@@ -12,7 +12,7 @@ import pytest
 import yaml
 from deployment_names import assert_read
 
-from hunyuan.serving.api_page import FILES
+from hunyuan.serving.pages import FILES
 from scripts.checks import licences
 from scripts.image import replay_apt, replay_image
 
@@ -50,9 +50,9 @@ def test_contents(bento: Path) -> None:
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "hunyuan/accel/build/sources").iterdir()}
     assert sources
     sources |= {str(path.relative_to(ROOT)) for path in (ROOT / "hunyuan/demo").iterdir() if path.is_file()}
-    assert ours | sources | {f"hunyuan/serving/static/{name}" for name in FILES} <= names
+    assert ours | sources | {f"hunyuan/serving/static/{name}" for name in FILES.values()} <= names
     allowed = re.compile(
-        r"hunyuan/[\w/]+\.py|hunyuan/checkpoint/full_size\.json|hunyuan/accel/build/sources/\w+\.cuh?|hunyuan/demo/\w+\.(json|safetensors\.xz)|hunyuan/serving/static/\w+\.(html|css|js)|service\.py|scripts/download_model\.sh|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+"
+        r"hunyuan/[\w/]+\.py|hunyuan/checkpoint/full_size\.json|hunyuan/accel/build/sources/\w+\.cuh?|hunyuan/demo/\w+\.(json|safetensors\.xz)|hunyuan/serving/static/(ui/)?\w+\.(html|css|js)|service\.py|scripts/download_model\.sh|bentofile\.yaml|README\.md|LICENSE|requirements\.\w+"
     )
     assert [name for name in sorted(names) if not allowed.fullmatch(name)] == []
     assert not [name for name in names if "test" in name or name.endswith((".safetensors", ".pyc"))]

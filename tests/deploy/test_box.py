@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from os import killpg
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from box import KEY, Box, needs_haproxy, proxy_before, replica, replicas_in
-from server_process import ROOT, assert_envelope, free_port
+from server_process import ROOT, Server, assert_envelope, free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_haproxy]
 
-EDITS = 6
+EDITS = 16
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     folder = tmp_path_factory.mktemp("box")
-    with replicas_in(folder) as servers, proxy_before(servers, folder / "proxy") as shared:
+    with replicas_in(folder, MODEL_ID="demo") as servers, proxy_before(servers, folder / "proxy") as shared:
         shared.wait_for("gpu0", "gpu1")
         yield shared
 
@@ -40,12 +39,12 @@ def small(box: Box, request_id: str, **fields: Any) -> httpx.Response:
 
 def test_edits_are_spread_and_a_seed_gives_one_picture_on_both(box: Box) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: small(box, f"spread-{n}"), range(4)))
-    assert [answer.status_code for answer in answers] == [200] * 4
+        answers = list(pool.map(lambda n: small(box, f"spread-{n}"), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
     assert len({answer.content for answer in answers}) == 1
     counts = Counter(number for number, r in enumerate(box.replicas) for line in r.requests() if line["status"] == 200)
     assert min(counts[0], counts[1]) >= 1, counts
-    lines = [box.request_line(f"spread-{n}") for n in range(4)]
+    lines = [box.request_line(f"spread-{n}") for n in range(6)]
     waited = max(line["proxy_s"] for line in lines)
     assert waited > 2 * max(line["queue_s"] for line in lines)  # in the proxy, not behind an edit on a replica
 
@@ -116,6 +115,18 @@ def asked(url: str, expression: str) -> dict[str, float]:
     return {one["metric"]["instance"]: float(one["value"][1]) for one in answer.json()["data"]["result"]}
 
 
+def kill_all_of(server: Server) -> None:
+    """Without a word, as when its container is gone; the worker has a process group of its own."""
+    master = psutil.Process(server.process.pid)
+    for process in [master, *master.children(recursive=True)]:
+        process.kill()
+    server.process.wait(10)
+
+
+def served(box: Box) -> set[str]:
+    return {line["request_id"] for server in box.replicas for line in server.requests() if line["status"] == 200}
+
+
 def test_a_replica_killed_under_load_loses_nothing_silently(box: Box, tmp_path: Path) -> None:
     """Every request gets one answer: its picture, or 502 `replica_lost` with its id; the other replica goes on, and one
     in the place of the dead is taken in again."""
@@ -124,26 +135,28 @@ def test_a_replica_killed_under_load_loses_nothing_silently(box: Box, tmp_path: 
     with ThreadPoolExecutor(EDITS) as pool:
         asked = [pool.submit(small, box, f"load-{n}") for n in range(EDITS)]
         end = time.monotonic() + 60
-        while len(victim.requests()) < before[0] + 1:
+        while len(victim.requests()) < before[0] + 2:
             assert time.monotonic() < end
             time.sleep(0.01)
-        killpg(victim.process.pid, signal.SIGKILL)
-        victim.process.wait(10)
+        kill_all_of(victim)
         answers = [one.result() for one in asked]
     by_status = Counter(answer.status_code for answer in answers)
     assert set(by_status) <= {200, 502}, by_status
-    assert by_status[502] <= 1  # one edit runs on a replica, and the rest waited in the proxy
+    assert by_status[502] <= 2  # the edit that ran, and one that came while the processes ended; the rest waited
     assert len({answer.content for answer in answers if answer.status_code == 200}) == 1
     for number, answer in enumerate(answers):
         if answer.status_code == 502:
             assert_envelope(answer, 502, "replica_lost")
             assert answer.json()["request_id"] == f"load-{number}"
-    served = {line["request_id"] for server in box.replicas for line in server.requests() if line["status"] == 200}
-    assert {f"load-{number}" for number, answer in enumerate(answers) if answer.status_code == 200} <= served
-    assert len(box.replicas[1].requests()) - before[1] >= 1
+    got = {f"load-{number}" for number, answer in enumerate(answers) if answer.status_code == 200}
+    end = time.monotonic() + 5
+    while len(missing := got - served(box)) > 1 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(missing) <= 1  # a log's last line may die with its process
+    assert len(box.replicas[1].requests()) - before[1] >= EDITS // 2
     box.wait_for("gpu1", seconds=5)
     print(f"answers: {dict(by_status)}")
-    again = replica(tmp_path, 0, victim.port)
+    again = replica(tmp_path, 0, victim.port, MODEL_ID="demo")
     try:
         box.wait_for("gpu0", "gpu1")
         with ThreadPoolExecutor(4) as pool:

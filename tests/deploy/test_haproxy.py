@@ -193,6 +193,14 @@ def test_what_needs_no_key_and_what_is_not_there(box: Box) -> None:
     assert_envelope(httpx.post(f"{box.url}/nowhere", headers=AUTHORIZATION), 404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["/%65dit", "/edit%2Fsubmit", "/v1/images%2fedits", "/%6detrics"])
+def test_no_spelling_of_a_path_gets_past_the_queue(box: Box, path: str) -> None:
+    request_id = f"odd-{path.strip('/').replace('%', '_').replace('/', '_')}"
+    error_of(box.edit(request_id, path=path), 404, "not_found")
+    time.sleep(0.2)
+    assert not [line for replica in box.replicas for line in replica.requests() if line["request_id"] == request_id]
+
+
 def test_a_full_queue_and_a_wait_that_ends(replicas: list[Server], tmp_path: Path) -> None:
     with (
         proxy_before(replicas, tmp_path, {"QUEUE_SIZE": "1"}, timeout_queue="500ms") as small,

@@ -76,7 +76,7 @@ class FaultyEditor:
                 if on_text is not None:
                     on_text(f"{step} ")
                 if on_preview is not None and step < request.previews:
-                    on_preview(step + 1, picture)
+                    on_preview(step + 1, picture.convert("RGB"))
                 self._stage("step", kind)
                 if kind == "stuck":
                     time.sleep(6)  # does not look at its token

@@ -65,7 +65,7 @@ def test_the_page_asks_nobody_else(server: Server) -> None:
 def test_every_file_that_the_page_names_is_there(server: Server) -> None:
     html = httpx.get(f"{server.url}/").text
     named = set(re.findall(r'(?:src|href|action)="([^"]+)"', html)) - {"data:,", "edit"}
-    assert named == {"api.css", "api.js", "docs.json"}
+    assert named == {"api.css", "api.js", "docs.json", "ui"}
     for name in named:
         assert httpx.get(f"{server.url}/{name}").status_code == 200
     script = httpx.get(f"{server.url}/api.js").text
@@ -158,7 +158,7 @@ def test_the_framework_counts_the_status_that_was_sent(server: Server) -> None:
 @pytest.mark.parametrize(
     ("given", "methods"),
     [
-        ({}, ["GET", "POST"]),
+        ({}, ["GET", "POST", "PUT"]),
         ({"allow_methods": "POST,GET"}, ["POST", "GET"]),
         ({"allow_methods": ["PUT"], "expose_headers": "X-Theirs"}, ["PUT"]),
     ],

@@ -16,9 +16,9 @@ _SUMMARIES = {
 }
 _ERRORS: dict[str, dict[int, str]] = {
     "submit": {507: "no_storage"},
-    "status": {400: "invalid_field", 404: "job_not_found"},
+    "status": {400: "invalid_field or unknown_field", 404: "job_not_found"},
     "get": {
-        400: "invalid_field, or the job's own error",
+        400: "invalid_field, unknown_field, or the job's own error",
         404: "job_not_found",
         409: "job_not_finished or job_cancelled",
         503: "interrupted, or the job's own error",
@@ -26,7 +26,7 @@ _ERRORS: dict[str, dict[int, str]] = {
         507: "no_storage",
     },
     "retry": {404: "job_not_found", 409: "job_not_finished", 507: "no_storage"},
-    "cancel": {400: "invalid_field", 404: "job_not_found", 409: "job_finished"},
+    "cancel": {400: "invalid_field or unknown_field", 404: "job_not_found", 409: "job_finished"},
 }
 _MOMENT = {"type": "string", "format": "date-time", "nullable": True}
 _STATUS_SCHEMA = {

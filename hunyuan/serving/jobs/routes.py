@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hunyuan.errors import HunyuanError, InvalidRequest
+from hunyuan.errors import HunyuanError, InvalidRequest, UnknownField
 from hunyuan.serving.answer import PNG
 from hunyuan.serving.disconnect import while_connected
 from hunyuan.serving.envelope import reporting
@@ -118,6 +118,12 @@ class _Handlers:
 
 
 def _task_id(request: Request) -> str:
+    """The one thing that these routes take. A new seed for a retry, say, is refused: it would change nothing."""
+    for name in request.query_params:
+        if name != "task_id":
+            raise UnknownField(name[:64] or "(no name)", "there is no such field in the address; task_id is allowed")
+    if request.headers.get("content-length", "0").strip("0") or "transfer-encoding" in request.headers:
+        raise InvalidRequest("body", "this route takes none, only task_id in the address")
     given = request.query_params.getlist("task_id")
     if len(given) != 1:
         raise InvalidRequest("task_id", f"came {len(given)} times; send it once, in the address (?task_id=...)")

@@ -27,6 +27,11 @@ from hunyuan.serving.openai.fields import KINDS, REFUSED, Value, from_json, from
 JSON = "application/json"
 OnBytes = Callable[[int], None]
 
+# Brackets and commas that a body may have: each can cost what takes thirty times its own bytes, in memory and time.
+# All texts together have fewer, whatever they are made of (unless the operator allows very long prompts); base64 none.
+MAX_MARKS = 500_000
+_MARKS = b"[{,"
+
 _A_FILE = ALLOWED.replace(" and ", " or ")
 _DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,40};base64,")
 _NO_FILES = "pictures go to POST /v1/images/edits"
@@ -37,10 +42,11 @@ _FOR_GENERATIONS = REFUSED | dict.fromkeys(("image", "image[]", "images"), _NO_F
 
 @dataclass
 class Body:
-    """What came: values by field, each of its kind, and the files of pictures."""
+    """What came: values by field, each of its kind, and the files of pictures, which the field `field_name` held."""
 
     values: dict[str, Value]
     pictures: list[bytes] = field(default_factory=list)
+    field_name: str = "image"
 
 
 async def read_edit(request: Request, on_bytes: OnBytes) -> Body:
@@ -84,7 +90,7 @@ def _edit_in_json(content: bytes) -> Body:
     values = _object_of(content)
     images = values.pop("images", None)
     pictures = _pictures(images)
-    return Body(_values(values, _IN_JSON), pictures)
+    return Body(_values(values, _IN_JSON), pictures, "images")
 
 
 def _pictures(images: object) -> list[bytes]:
@@ -141,6 +147,9 @@ async def _json(request: Request, on_bytes: OnBytes) -> bytes:
 
 
 def _object_of(content: bytes) -> dict[str, Any]:
+    marks = sum(content.count(mark) for mark in _MARKS)
+    if marks > MAX_MARKS:
+        raise InvalidRequest("body", f"it has {marks:,} brackets and commas; at most {MAX_MARKS:,} are allowed")
     try:
         values = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
     except UnicodeDecodeError as error:

@@ -38,6 +38,7 @@ _AS_THEY_ARE = (
     *("guidance_scale", "flow_shift", "bot_task", "use_system_prompt", "system_prompt", "cot_text"),
     *("infer_align_image_size", "max_new_tokens"),
 )
+_DYNAMIC_TASK = "think_recaption"  # the one for which use_system_prompt dynamic takes the caller's text
 _NO_TRANSPARENCY = "this model paints no transparency; allowed are opaque and auto"
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -49,6 +50,7 @@ class ImageCall:
     Attributes:
         request: the first picture to paint, with its seed; `requests` adds the sources and the steps of `quality`.
         pictures: files that are not decoded yet.
+        picture_names: of the fields that they came in, for what is said of them.
         steps_given: false where the quality decides the steps.
         output_compression: 0 to 100, of a JPEG or WebP: 100 is the best and the largest.
     """
@@ -63,6 +65,7 @@ class ImageCall:
     output_compression: int
     stream: bool
     stream_progress: bool
+    picture_names: list[str]
 
     @property
     def seed(self) -> int:
@@ -88,8 +91,16 @@ class ImageCall:
         return [replace(self.request, images=images, steps=steps, seed=self.seed + k) for k in range(self.n)]
 
 
-def call_of(operation: Operation, values: Mapping[str, Value], pictures: list[bytes], settings: Settings) -> ImageCall:
+def call_of(
+    operation: Operation,
+    values: Mapping[str, Value],
+    pictures: list[bytes],
+    settings: Settings,
+    field_name: str = "image",
+) -> ImageCall:
     """Checks the values of a request's fields, all of the right kind by now, and fills in the defaults.
+
+    `field_name` is that of the pictures: `images` in JSON, `image` in a form.
 
     Raises:
         InvalidRequest: a value is out of bounds, or two do not go together.
@@ -109,9 +120,10 @@ def call_of(operation: Operation, values: Mapping[str, Value], pictures: list[by
         request.seed = secrets.randbelow(MAX_SEED - n + 2)
     if request.seed + n - 1 > MAX_SEED:
         raise InvalidRequest("seed", f"got {request.seed}; the {n} pictures take seeds up to {MAX_SEED}")
-    steps_given = request.steps is not None
+    given, listed = request.steps is not None, field_name == "images" or len(pictures) > 1
+    names = [f"{field_name}[{number}]" if listed else field_name for number in range(len(pictures))]
     return ImageCall(
-        operation, request, pictures, n, quality, steps_given, output_format, compression, stream, progress
+        operation, request, pictures, n, quality, given, output_format, compression, stream, progress, names
     )
 
 
@@ -151,10 +163,7 @@ def _request(v: Mapping[str, Value], quality: Quality, previews: int) -> EditReq
     for name in ("cot_text", "system_prompt"):
         if len(given.get(name, "")) > MAX_TEXT:
             raise InvalidRequest(name, f"it has {len(given[name]):,} characters; at most {MAX_TEXT:,} are allowed")
-    if "system_prompt" in given and given.setdefault("use_system_prompt", "custom") not in ("custom", "dynamic"):
-        raise InvalidRequest(
-            "system_prompt", f"it needs use_system_prompt custom; {given['use_system_prompt'][:40]!r} came"
-        )
+    _settle_system_prompt(given)
     cache = _choice(v, "step_cache", "", ("none", *get_args(StepCacheName), ""))
     if not cache:
         cache = LOW_STEP_CACHE if quality == "low" else "none"
@@ -167,6 +176,22 @@ def _request(v: Mapping[str, Value], quality: Quality, previews: int) -> EditReq
         previews=previews,
         **given,
     )
+
+
+def _settle_system_prompt(given: dict[str, Any]) -> None:
+    """A text of one's own and the choice of it go together: neither is dropped silently."""
+    if "system_prompt" in given:
+        choice = given.setdefault("use_system_prompt", "custom")
+        if choice not in ("custom", "dynamic"):
+            raise InvalidRequest("system_prompt", f"it needs use_system_prompt custom; {choice[:40]!r} came")
+        if choice == "dynamic" and given.get("bot_task", _DYNAMIC_TASK) != _DYNAMIC_TASK:
+            raise InvalidRequest(
+                "system_prompt", f"dynamic has prompts of its own for every bot_task but {_DYNAMIC_TASK}; send custom"
+            )
+    elif given.get("use_system_prompt") == "custom":
+        raise InvalidRequest(
+            "system_prompt", "this field is missing; use_system_prompt custom needs it (None means no text)"
+        )
 
 
 def _validate(request: EditRequest, settings: Settings, steps_name: str) -> None:

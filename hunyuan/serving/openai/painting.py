@@ -65,15 +65,13 @@ async def paint(
 
 async def _begin(worker: EditorWorker, decoders: Decoders, call: ImageCall, queued: QueuedEdit) -> asyncio.Task[object]:
     """Decodes the uploads and lets the edit wait for its turn; nothing here keeps the pictures."""
-    images, several = list[Image](), len(call.pictures) > 1
+    images, names = list[Image](), call.picture_names
     while call.pictures:  # an upload goes when its picture is there
         number = len(images)
         try:
             images.append(await decoders.decode(call.pictures.pop(0)))
         except InvalidImage as error:
-            if not several:
-                raise
-            raise InvalidImage(str(error).removeprefix(f"{error.field}: "), f"image[{number}]") from None
+            raise InvalidImage(str(error).removeprefix(f"{error.field}: "), names[number]) from None
     queued.edit.input_size = images[0].size if images else None
     requests = call.requests(images, worker.high_steps)
     queued.edit.steps = requests[0].steps

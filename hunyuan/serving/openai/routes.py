@@ -70,7 +70,7 @@ class ImagesApi:
             with reporting(request.scope):
                 async with self.server.one_upload(request, deadline) as upload:
                     body = await read(request, upload.receive)
-                call = call_of(operation, body.values, body.pictures, settings)
+                call = call_of(operation, body.values, body.pictures, settings, body.field_name)
         except HunyuanError as error:
             return refusal(error)
         painter = Painter(self.server.worker.model_name or "", self.version, settings.png_prompt)

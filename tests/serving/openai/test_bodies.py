@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from hunyuan.errors import HunyuanError, InvalidImage, InvalidRequest, UnknownField
 from hunyuan.serving.http_errors import UnsupportedMediaType
 from hunyuan.serving.openai.bodies import Body, read_edit, read_generation
+from hunyuan.serving.openai.fields import MAX_TEXT
 from hunyuan.serving.records import RECORD, RequestRecord
 
 FORM = "multipart/form-data; boundary=b"
@@ -32,8 +34,8 @@ END = b"--b--\r\n"
 PROMPT = part("prompt", b"hello")
 
 
-def read(body: bytes, media_type: str = FORM, generation: bool = False, encoding: str = "") -> Body:
-    pieces = [body[i : i + 50] for i in range(0, len(body), 50)] or [b""]
+def read(body: bytes, media_type: str = FORM, generation: bool = False, encoding: str = "", most: int = 50) -> Body:
+    pieces = [body[i : i + most] for i in range(0, len(body), most)] or [b""]
     headers = [(b"content-type", media_type.encode()), (b"content-encoding", encoding.encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1", "headers": headers, RECORD: RequestRecord("id")}
     counts: list[int] = []
@@ -86,7 +88,7 @@ def test_what_is_wrong_with_a_form(body: bytes, kind: type[HunyuanError], messag
 
 def test_json_with_data_urls() -> None:
     body = in_json(images=[URL, {"image_url": URL}], n=2, stream=True, user=None, size="")
-    assert body == Body({"prompt": "hello", "n": 2, "stream": True}, [b"pixels", b"pixels"])
+    assert body == Body({"prompt": "hello", "n": 2, "stream": True}, [b"pixels", b"pixels"], "images")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,25 @@ def test_what_is_wrong_with_json(fields: dict[str, Any], kind: type[HunyuanError
 def test_what_is_no_json(body: bytes, message: str, generation: bool) -> None:
     with pytest.raises(InvalidRequest, match=message):
         read(body, "application/json", generation)
+
+
+@pytest.mark.parametrize("piece", [b"[],", b'{"a":{}},', b"1,"])
+@pytest.mark.parametrize("generation", [True, False])
+def test_a_body_of_brackets_costs_no_more_than_its_bytes(piece: bytes, generation: bool) -> None:
+    body = b'{"prompt": [' + piece * (10_000_000 // len(piece)) + b"1]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match=r"body: it has [0-9,]+ brackets and commas; at most 500,000"):
+            read(body, "application/json", generation, most=len(body))
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_longest_texts_have_room_for_any_characters() -> None:
+    longest = "[" * MAX_TEXT
+    body = in_json(images=[URL], cot_text=longest, system_prompt=longest)
+    assert body.values["cot_text"] == body.values["system_prompt"] == longest
 
 
 def test_words_alone() -> None:

@@ -119,6 +119,11 @@ def test_what_must_not_reach_the_log_is_known() -> None:
         ({"bot_task": "sing"}, "bot_task: got 'sing'"),
         ({"use_system_prompt": "mine"}, "use_system_prompt: got 'mine'"),
         ({"system_prompt": "a", "use_system_prompt": "en_unified"}, "system_prompt: it needs use_system_prompt custom"),
+        (
+            {"system_prompt": "a", "use_system_prompt": "dynamic", "bot_task": "think"},
+            "system_prompt: dynamic has prompts of its own",
+        ),
+        ({"use_system_prompt": "custom"}, "system_prompt: this field is missing"),
         ({"cot_text": "a" * 100_001}, "cot_text: it has 100,001 characters; at most 100,000"),
         ({"step_cache": "dit"}, "step_cache: got 'dit'; allowed are none, taylor, spectrum"),
         ({"max_new_tokens": 0}, "max_new_tokens: got 0"),
@@ -141,3 +146,15 @@ def test_a_prompt_is_bounded_as_that_of_an_edit(prompt: str) -> None:
 def test_a_prompt_there_must_be() -> None:
     with pytest.raises(InvalidPrompt, match="this field is missing; 1 to 4,000 characters"):
         call_of("image_generation", {}, [], Settings())
+
+
+@pytest.mark.parametrize("name", ["bot_task", "use_system_prompt", "size", "quality", "step_cache", "output_format"])
+def test_a_refusal_quotes_a_little_of_what_came(name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call(**{name: "a" * 1_000_000})
+    assert len(str(caught.value)) < 300
+
+
+def test_dynamic_takes_a_system_prompt_for_the_default_task() -> None:
+    (request,) = call(use_system_prompt="dynamic", system_prompt="be brief").requests([], 50)
+    assert (request.use_system_prompt, request.system_prompt) == ("dynamic", "be brief")
