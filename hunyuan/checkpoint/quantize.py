@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.calibrator import Calibrator
 from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
 from hunyuan.checkpoint.journal import Journal, fingerprint, sole_writer
+from hunyuan.checkpoint.quantize_plan import expert_bytes, moe_layers, plan_shards, stored_bytes
 from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_error
 from hunyuan.checkpoint.quantize_tasks import Measured, Task, shard_tasks, stored_content
 from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter, write_durably
@@ -37,7 +37,6 @@ GIB = 2**30
 RESERVE_GIB = 12.0
 """What an edit at 1024x1024 needs beside the weights: keys and values, workspaces, the autoencoder's peak."""
 _FORMATS = {"4bit": "mxfp4", "mixed": "mxfp4", "fp8": "fp8"}  # what the experts start as
-_SHARD_BYTES = 2 * GIB
 _LARGEST_SMALL_FILE = 64 << 20
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".partial")
 
@@ -102,39 +101,20 @@ def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options
     Raises:
         CheckpointError: even without any such layer the weights do not fit.
     """
-    free = (options.budget_gib - options.reserve_gib) * GIB - _nbytes(config)
+    free = (options.budget_gib - options.reserve_gib) * GIB - stored_bytes(config)
     if free < 0:
         raise CheckpointError(
-            f"the budget of {options.budget_gib} GiB is too small: 4-bit weights take {_nbytes(config) / GIB:.4g} GiB "
-            f"and an edit {options.reserve_gib} GiB beside them"
+            f"the budget of {options.budget_gib} GiB is too small: 4-bit weights take "
+            f"{stored_bytes(config) / GIB:.4g} GiB and an edit {options.reserve_gib} GiB beside them"
         )
     chosen = []
-    narrow, wide = _expert_bytes(config), _expert_bytes(config.with_formats("fp8", config.dense_format))
+    narrow, wide = expert_bytes(config), expert_bytes(config.with_formats("fp8", config.dense_format))
     for layer in sorted(errors, key=lambda layer: (-errors[layer], layer)):
         more = wide[layer] - narrow[layer]
         if more <= free:
             chosen.append(layer)
             free -= more
     return sorted(chosen)
-
-
-def plan_shards(config: CheckpointConfig) -> dict[str, list[TensorSpec]]:
-    """The tensors of each weight file: one file per layer, then the rest in files of at most 2 GiB or one tensor.
-
-    The file names do not depend on the experts' formats.
-    """
-    groups: dict[str, list[TensorSpec]] = {f"model.layers.{n}.": [] for n in range(config.num_hidden_layers)}
-    rest: list[list[TensorSpec]] = [[]]
-    for spec in expected_tensors(config).values():
-        layer = ".".join(spec.key.split(".")[:3]) + "."
-        if layer in groups:
-            groups[layer].append(spec)
-        elif rest[-1] and sum(s.nbytes for s in rest[-1]) + spec.nbytes > _SHARD_BYTES:
-            rest.append([spec])
-        else:
-            rest[-1].append(spec)
-    parts = [*groups.values(), *rest]
-    return {f"model-{i + 1:04d}-of-{len(parts):04d}.safetensors": part for i, part in enumerate(parts)}
 
 
 class _Job:
@@ -169,7 +149,7 @@ class _Job:
 
     def _check_room(self, config: CheckpointConfig) -> None:
         written = sum(entry["size"] for entry in self.journal.done.values())
-        needed, free = _nbytes(config) - written, shutil.disk_usage(self.out).free
+        needed, free = stored_bytes(config) - written, shutil.disk_usage(self.out).free
         if needed > free:
             raise CheckpointError(
                 f"{needed / 1e9:.1f} GB are still to be written and the disk has {free / 1e9:.1f} free"
@@ -252,14 +232,6 @@ class _Job:
         """The steps of one file; calibration writes the experts itself."""
         plain = [spec for spec in specs if calibration is None or ".experts." not in spec.key]
         return shard_tasks(plain, self.weights.specs, self.held, self.adapters)
-        source = self.weights.specs
-        tasks = {name: shard_tasks(specs, source, self.held, self.adapters) for name, (_, specs) in waiting.items()}
-        total = sum(task.size for part in tasks.values() for task in part)
-        with tqdm(total=total, desc="quantizing", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
-            for name, (kind, specs) in waiting.items():
-                errors = self._write_shard(name, specs, tasks[name], progress.update)
-                size = (self.out / name).stat().st_size
-                self.journal.finish(name, {"size": size, "format": kind, "errors": errors})
 
     def _write_shard(
         self,
@@ -342,20 +314,3 @@ class _Job:
         if self.adapters.files:
             section["lora"] = [asdict(record) for record in self.adapters.records()]
         return {**read_json(self.source, CONFIG_FILE), "quantization_config": section}
-
-
-def moe_layers(config: CheckpointConfig) -> list[int]:
-    return [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
-
-
-def _expert_bytes(config: CheckpointConfig) -> Counter[int]:
-    """By layer."""
-    found: Counter[int] = Counter()
-    for spec in expected_tensors(config).values():
-        if ".experts." in spec.key:
-            found[int(spec.key.split(".")[2])] += spec.nbytes
-    return found
-
-
-def _nbytes(config: CheckpointConfig) -> int:
-    return sum(spec.nbytes for spec in expected_tensors(config).values())
