@@ -36,6 +36,8 @@ def build_report(
         done: the journal's entry of each weight file.
         mixed: the journal's record of the choice, for a mixed job.
     """
+    # What the layers were chosen by: with calibration the error of the residual stream, else that of the weights.
+    measure = "mxfp4_stream_error" if "calibration" in job else "mxfp4_relative_error"
     in_mxfp4 = dict(mixed["mxfp4_errors"]) if mixed else {}
     layers, tensors = [], {}
     for number, name in enumerate(sorted(done)):
@@ -43,14 +45,13 @@ def build_report(
         if number < config.num_hidden_layers and config.is_moe(number):
             row = {"layer": number, "format": done[name]["format"], "relative_error": layer_error(errors)}
             row |= {"output": done[name]["output"]} if "output" in done[name] else {}
-            layers.append(row | ({"mxfp4_relative_error": in_mxfp4[number]} if number in in_mxfp4 else {}))
+            layers.append(row | ({measure: in_mxfp4[number]} if number in in_mxfp4 else {}))
         for key, parts in errors.items():
             tensors[key] = {"relative_error": relative_error(parts)}
             if ".experts." in key:
                 tensors[key]["experts"] = [relative_error([part]) for part in parts]  # type: ignore[assignment]
     size = sum(entry["size"] for entry in done.values())
-    report = {"job": dict(job), "bytes": size, "dense": config.dense_format, "layers": layers, "tensors": tensors}
-    return report | ({"mxfp4_errors": mixed["mxfp4_errors"]} if mixed else {})
+    return {"job": dict(job), "bytes": size, "dense": config.dense_format, "layers": layers, "tensors": tensors}
 
 
 def table(report: Report) -> str:

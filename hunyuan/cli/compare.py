@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from hunyuan.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from hunyuan.compare.caches import StepCache
-    from hunyuan.compare.weights import Candidate
+    from hunyuan.compare.weights import Candidate, Outcome
     from hunyuan.editor import Editor
     from hunyuan.requests import EditRequest, ProgressCallback
 
@@ -101,13 +101,17 @@ def run(args: argparse.Namespace) -> int:
             raise InvalidRequest(option, f"there is no folder {path.parent}")
     reference, candidates = loader(args, args.a, args.weights_a, args.dense_a), read_candidates(args)
     cases = build_cases(args)
-    references, outcomes = compare(reference, candidates, cases, watch)
-    for outcome in outcomes:
-        print(*([f"{outcome.name}:"] if len(outcomes) > 1 else []), table(outcome.comparisons), "", sep="\n")
+    numbers: list[dict[str, Any]] = []
+
+    def on_outcome(outcome: Outcome) -> None:
+        heading = [f"{outcome.name}:"] if len(candidates) > 1 else []
+        print(*heading, table(outcome.comparisons), "", sep="\n", flush=True)
+        numbers.extend({**asdict(c), "weight_error": outcome.weight_error} for c in outcome.comparisons)
+        if args.json is not None:
+            args.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+
+    references, outcomes = compare(reference, candidates, cases, watch, on_outcome)
     print(summary(outcomes))
-    if args.json is not None:
-        numbers = [{**asdict(c), "weight_error": o.weight_error} for o in outcomes for c in o.comparisons]
-        args.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     if args.sheet is not None:
         sheet(cases, references, outcomes).save(args.sheet)
     return 0

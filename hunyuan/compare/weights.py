@@ -292,6 +292,7 @@ def compare(
     candidates: Sequence[Candidate],
     cases: Sequence[EditRequest],
     watch: Watch = _unwatched,
+    on_outcome: Callable[[Outcome], object] = lambda outcome: None,
 ) -> tuple[list[Reference], list[Outcome]]:
     """A once, then each candidate.
 
@@ -299,6 +300,7 @@ def compare(
         cases: of fixed sizes and seeds, so that all paint the same; greedy texts with their thoughts kept, so that what
             A read is what B reads.
         watch: entered with a word on what is done next; gives what is told how far it is.
+        on_outcome: called with each candidate's as soon as it is there: what comes later takes as long again.
     """
     with watch("loading A"):
         editor: Editor | None = load_a()
@@ -321,6 +323,7 @@ def compare(
             outcome.comparisons.append(comparison)
             outcome.pictures.append(painted.image)
         outcomes.append(outcome)
+        on_outcome(outcome)
     return references, outcomes
 
 

@@ -186,7 +186,7 @@ def test_mixed_keeps_the_layer_in_fp8_whose_output_loses_most(source, requests, 
     chosen = options(source, requests, weights="mixed", budget_gib=size / 2**30, reserve_gib=0.0)
     quantize_folder(source, tmp_path / "mixed", chosen)
     report = json.loads((tmp_path / "mixed" / REPORT_FILE).read_text())
-    lost = {int(layer): error for layer, error in report["mxfp4_errors"]}
+    lost = {row["layer"]: row["mxfp4_stream_error"] for row in report["layers"]}
     worst = max(lost, key=lambda layer: lost[layer])
     formats = read_config(tmp_path / "mixed").expert_formats
     assert [n for n, kind in enumerate(formats) if kind == "fp8"] == [worst]
