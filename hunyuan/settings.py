@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     dtype: Dtype = "auto"
     weights: Weights = "auto"
     dense: Dense = "bf16"
+    router: Literal["fp32", "bf16"] = Field("fp32", description="what the choice of experts is computed in")
     lora: Annotated[tuple[Adapter, ...] | None, NoDecode] = Field(
         None, description="adapters to merge into the weights: PATH[:SCALE], comma between them"
     )

@@ -30,6 +30,7 @@ class HopperOperations(Operations):
     Args:
         attention: "fa3" (FlashInfer must be installed and hold the compiled module) or "sdpa".
         cut: how decode attention is shared out among programs.
+        router_dtype: as in `Operations`.
 
     Raises:
         ImportError: "fa3" without FlashInfer.
@@ -37,7 +38,8 @@ class HopperOperations(Operations):
 
     name = "hopper"
 
-    def __init__(self, attention: str = "fa3", cut: Cut = CUT) -> None:
+    def __init__(self, attention: str = "fa3", cut: Cut = CUT, router_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(router_dtype)
         self.attention, self.cut = attention, cut
         self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
         self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
@@ -88,7 +90,7 @@ class HopperOperations(Operations):
         return rows.swiglu(x)
 
     def route(self, x: Tensor, router: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-        return routing.route(x, router, self._parts(router), topk)
+        return routing.route(x, router, self._parts(router), topk, self.router_dtype)
 
     def rope_norm_store(
         self,

@@ -45,6 +45,8 @@ def prepare(
 ) -> Workspace | None:
     """Rearranges the model for speed where it lies; call once, after the weights are in place.
 
+    The router computes on in the dtype of the operations that the model comes with.
+
     Args:
         impl: the experts' backend, from `choose_impl`.
         capacity: tokens per row that the engine keeps buffers for.
@@ -70,7 +72,7 @@ def prepare(
         from hunyuan.accel.hopper import HopperOperations
 
         attention = "fa3" if flashinfer_is_compiled() and model.config.attention_head_dim == 128 else "sdpa"
-        use_operations(model, HopperOperations(attention))
+        use_operations(model, HopperOperations(attention, router_dtype=model.operations.router_dtype))
         log.info("kernels: ours for Hopper; attention: %s", attention)
     else:
         log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")

@@ -24,6 +24,7 @@ from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.operations import Operations, use_operations
 from hunyuan.placement import Placement, choose_device
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS
@@ -86,6 +87,9 @@ class NativeEngine:
         placement = placement or Placement.single(model.device, model.config.num_hidden_layers)
         capacity = capacity or model.config.max_position_embeddings
         cache_dir = settings.cache_dir or user_cache_dirs()[0]
+        if settings.router == "bf16":
+            use_operations(model, Operations(router_dtype=torch.bfloat16))
+            log.info("router: in bf16")
         accel, workspace = acceleration(), None
         if accel is not None:
             workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)

@@ -79,9 +79,16 @@ class Operations:
     A position is a Python int where tokens come in stretches. While text is decoded, one token per call, it is an
     int32 tensor `[1]` on the device, so that a captured step can be replayed with another value in it; this plain set
     reads it on the host and cannot be captured.
+
+    Args:
+        router_dtype: fp32, or bf16 as under autocast: the products of the router are then those of bf16 numbers, the
+            logits are rounded to bf16, and everything behind them is fp32 in either case.
     """
 
     name = "plain"
+
+    def __init__(self, router_dtype: torch.dtype = torch.float32) -> None:
+        self.router_dtype = router_dtype
 
     def prepare(self, model: nn.Module) -> None:
         """Called once with the loaded model; may rearrange weights in memory, never their values."""
@@ -115,10 +122,11 @@ class Operations:
     def route(self, x: Tensor, router: Tensor, topk: int) -> tuple[Tensor, Tensor]:
         """`[tokens, hidden]` -> weights fp32 and indices (int32 or int64) `[tokens, topk]`, best first.
 
-        `router` is fp32 `[experts, hidden]`, and its products with x are taken in fp32. Which of two equal
+        `router` is fp32 `[experts, hidden]`, and its products with x are taken in `router_dtype`. Which of two equal
         experts comes first is not defined.
         """
-        probabilities = nn.functional.linear(x.float(), router).softmax(dim=-1)  # [tokens, experts]
+        logits = nn.functional.linear(x.to(self.router_dtype), router.to(self.router_dtype))
+        probabilities = logits.float().softmax(dim=-1)  # [tokens, experts]
         weights, index = probabilities.topk(topk, dim=-1)
         return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-8), index
 

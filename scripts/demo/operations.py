@@ -128,6 +128,7 @@ class TrainingOperations(Operations):
     name = "training"
 
     def __init__(self) -> None:
+        super().__init__()
         self.mask: Tensor | None = None
         self.blocks: Any = None
         self.balance = torch.zeros(())

@@ -1,7 +1,7 @@
 """What stands before and after a request: politeness, reasons and small talk, English and Chinese.
 
 Templates (`grammar.py`). `PREFIXES` go before orders, `STATEMENT_PREFIXES` before names and statements, `SUFFIXES`
-after either.
+after either. Slots are those of a lexicon's `strange_slots`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ _ANYWHERE_EN = (
     "(this time|today|first|finally|as always|again|one more thing|last thing|another one|now that it is done)(,|:|) ",
     "(if you can|if possible|if it is not too much trouble|when you have time|whenever you are ready|without delay), ",
 )
+# A thing that is only mentioned does not make a request an unknown one.
+_ABOUT_EN = (
+    "(this is|here is|that's|this shows|I photographed|you see|look at) (my|a|the|our|his"
+    "|her) {noun_thing}(: |, |; |. )",
+    "(my {noun_thing}|the {noun_thing}|I) (was|is|am) (in {place}|{adj}|there)(: |, |; |. )",
+)
 _ANYWHERE_ZH = (
     "(你好|嗨|您好|亲|哈喽|老师|师傅|大神|小助手)，",
     "(这是我的照片|这张是我拍的|我上传了图片|看这张图|照片发你了)，",
     "(嗯|那个|好的|好|行|那就|其实|对了|现在|这次|最后|还有|哦|来)(，|)",
+    "(这是|这张是|图里是)(我的|我家的|一个|)(照片，|){noun_thing}(，|。)",
     "(要求|任务|需求|指令|问题|请求|编辑)(：|:)",
     "(如果可以的话|有空的话|方便的话|不麻烦的话|可能的话)，",
     "(我不太满意|不够好|还差一点|看着不舒服)，",
@@ -35,6 +42,7 @@ PREFIXES: dict[Language, tuple[str, ...]] = {
     "en": (
         *_NONE,
         *_ANYWHERE_EN,
+        *_ABOUT_EN,
         *("please ", "please ", "please ", "can you ", "could you ", "can you please ", "could you please "),
         *(
             "would you ",
@@ -63,6 +71,7 @@ STATEMENT_PREFIXES: dict[Language, tuple[str, ...]] = {
     "en": (
         *_NONE,
         *_ANYWHERE_EN,
+        *_ABOUT_EN,
         "(please:|maybe|I think|just|perhaps|I feel that|in my opinion|honestly,|hopefully) ",
     ),
     "zh": (*_NONE[:8], *_ANYWHERE_ZH, "(请|最好|我觉得|我想说|老实说，|说真的，|个人认为)"),
@@ -86,12 +95,17 @@ SUFFIXES: dict[Language, tuple[str, ...]] = {
         "(,|) (and nothing else|nothing more|that's all|and keep the rest|and leave the rest|and that's it|only that)",
         "(,|) (that would be great|I'd appreciate it|I like that|I beg you|my friend|dear|buddy|mate|sir|bro)",
         "(,|;|.) (I know you can do it|take your time|no hurry|hurry up|be careful|surprise me not|do it well)",
+        "(,|) for (my|the|a|our|his|her) {noun_thing}( shop| club| book| in {place}| calendar|)",
+        "(,|) so (that |)(my|the|our|every) {noun_thing} (likes it|looks {adj}|can use it|is {adj}|fits in|is happy)",
+        "(,| -) (like|as) (on|in|for) (a|an|the|my) {noun_thing}",
+        "(,|;| -) (my|the|our) {noun_thing} (wants it that way|asked for it|likes that|is waiting|said so)",
         "(,|) (before I print it|before we send it|when you have time|whenever you can|one more time|while I wait)",
     ),
     "zh": (
         *_NONE[:9],
         *("。", "。", "！", "吧", "吧。", "吗？", "吗", "，谢谢", "，谢谢！", "好吗？", "？", "...", "～", "呗", "哦"),
         "(一下|可以吗？|谢谢|呢？|行吗|啊|看看|就行|就好|可好|行不行|好不好|嘛|啦|试试)",
+        "，(给{noun_thing}用|我的{noun_thing}要用|放在{place}用|{noun_thing}喜欢这样|印在{noun_thing}上|像{noun_thing}上的那样)",
         "，(好看一点|其他不变|拜托|辛苦了|多谢|麻烦了|谢谢你|感谢|就这样|越快越好|不着急|我要打印|急用|送朋友的|发朋友圈用)",
     ),
 }

@@ -122,7 +122,9 @@ def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str,
 
 def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
     before = lexicon.prefixes if order else lexicon.statement_prefixes
-    around = [grammar.raw(rng.choice(templates), {}, rng) for templates in (before, lexicon.suffixes)]
+    around = [
+        grammar.raw(rng.choice(templates), lexicon.strange_slots, rng) for templates in (before, lexicon.suffixes)
+    ]
     text = " ".join((around[0] + core + around[1]).split())
     chance = rng.random()
     if chance < 0.35:

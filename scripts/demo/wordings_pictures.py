@@ -72,7 +72,7 @@ SLOTS_EN: dict[str, tuple[str, ...]] = {
     "ground": ("background", "background", "backdrop", "ground", "(canvas|paper|surface|wall|field)"),
     "on": ("on", "on", "(in front of|against|over|upon|before|set on|painted on|placed on|sitting on|shown on)"),
     "look": ("", "", "", "(big|simple|nice|single|large|plain|lonely|little|pretty) "),
-    "place": ("", "", "( in the middle| in it| in the centre| at the centre| standing on it| on top|, centred)"),
+    "spot": ("", "", "( in the middle| in it| in the centre| at the centre| standing on it| on top|, centred)"),
 }
 SLOTS_ZH: dict[str, tuple[str, ...]] = {
     "do": (
@@ -105,8 +105,8 @@ SHAPE_EN = (
     "{do}(a|one|) {look}{what} (in|of|coloured|painted) {c} {on} (a|an|) {g}( {ground}|)",
     "{do}(a|one|) {c} {what}(, the| and the| where the|; the) {ground} (is|should be|in|must be|being) {g}",
     "(on|over|in front of) (a|an|) {g}( {ground}|)(,| there should be| draw| paint| put|) (a|one) {look}{c} {what}",
-    "{g} {ground}(,|:|;| and) (a|one|) {look}{c} {what}{place}",
-    "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|one) {look}{c} {what}{place}",
+    "{g} {ground}(,|:|;| and) (a|one|) {look}{c} {what}{spot}",
+    "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|one) {look}{c} {what}{spot}",
     "(the |) {ground} {g}(,| and) (the |) {what} {c}",
 )
 SUBJECT_EN = (
@@ -119,8 +119,8 @@ SUBJECT_EN = (
     "{do}(a|an|one|) {look}{what} with (a|an) (plain |) {g} {ground}( behind it|)",
     "{do}(a|an|one|) {what}(, the| and the| where the|; the) {ground} (is|should be|in|must be|being) {g}",
     "(on|over|in front of) (a|an|) {g}( {ground}|)(,| there should be| draw| paint| put|) (a|an|one) {look}{what}",
-    "{g} {ground}(,|:|;| and) (a|an|one|) {look}{what}{place}",
-    "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|an|one) {look}{what}{place}",
+    "{g} {ground}(,|:|;| and) (a|an|one|) {look}{what}{spot}",
+    "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|an|one) {look}{what}{spot}",
 )
 SHAPE_ZH = (
     "{do}{g}(背景|底)(上|)(的|)(一个|){c}{what}",

@@ -34,6 +34,11 @@ def fast() -> Operations:
     return HopperOperations(attention="sdpa", cut=Cut(2, 16, 2))
 
 
+@pytest.fixture(scope="module")
+def fast_in_bf16(fast: Operations) -> Operations:
+    return type(fast)(attention="sdpa", router_dtype=BF16)
+
+
 @pytest.fixture(autouse=True)
 def _loops_with_any_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter makes a loop's bounds from arrays of one element, which recent NumPy refuses."""
@@ -117,6 +122,33 @@ def test_router_chooses_as_in_fp32(fast, tokens, hidden, experts, topk):
     assert index.dtype == torch.int32
     assert torch.equal(index.long(), chosen)
     torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "hidden", "experts", "topk"), [(70, 96, 64, 8), (3, 64, 8, 2), (1, 96, 64, 8)])
+def test_router_in_bf16_is_torch_s(fast_in_bf16, tokens, hidden, experts, topk):
+    """Eighths of small whole numbers: any order of summation gives the same sum, which bf16 cannot hold."""
+    x = (torch.randint(-8, 9, (tokens, hidden), generator=torch.Generator().manual_seed(1)) / 8).to(BF16)
+    router = torch.randint(-64, 65, (experts, hidden), generator=torch.Generator().manual_seed(2)) / 64
+    router += 2**-12  # that bf16 does not see, but for the smallest
+    weights, index = fast_in_bf16.route(x, router, topk)
+    exact = x.double() @ router.bfloat16().double().T
+    logits = nn.functional.linear(x, router.bfloat16())
+    assert torch.equal(logits, exact.float().bfloat16())
+    assert not torch.equal(logits.double(), exact)
+    expected, chosen = logits.float().softmax(-1).sort(dim=-1, descending=True, stable=True)  # of equals the first
+    expected, chosen = expected[:, :topk], chosen[:, :topk]
+    assert torch.equal(index.long(), chosen)
+    torch.testing.assert_close(weights, expected / expected.sum(-1, keepdim=True), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights, Operations(BF16).route(x, router, topk)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_bf16_router_rounds_to_even(fast_in_bf16, tokens):
+    router = torch.tensor([[1.0, 0], [1.0, 2**-8], [1.0, 2**-8 + 2**-15], [1.0, 3 * 2**-8], [1.0, 2**-6]])
+    router = torch.cat([router, -router])  # the logits 1, 1, 1 + 2/256, 1 + 4/256, 1 + 4/256, and those of minus
+    weights, index = fast_in_bf16.route(torch.ones(tokens, 2, dtype=BF16), router, 10)
+    assert index[0].tolist() == [3, 4, 2, 0, 1, 5, 6, 7, 8, 9]
+    assert weights[0, 5] == weights[0, 6] > weights[0, 7] > weights[0, 8] == weights[0, 9]
 
 
 def test_three_16_bit_numbers_are_the_router_s_weight(fast):

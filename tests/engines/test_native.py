@@ -15,6 +15,7 @@ from hunyuan.engines import native
 from hunyuan.engines.native import NativeEngine, choose_dtype
 from hunyuan.errors import CheckpointError, HunyuanError, OutOfMemory, SettingsError
 from hunyuan.model.moe import Experts
+from hunyuan.model.operations import PLAIN, Operations
 from hunyuan.requests import EditRequest
 from hunyuan.settings import Settings
 
@@ -80,6 +81,27 @@ def test_weights_are_quantized_while_loading_where_asked_for(tiny, weights, kind
         EditRequest("a boat", resolution="1:1", max_new_tokens=3), seed=0, steps=1, on_progress=None, cancel=None
     )
     assert result.size == (256, 256)
+
+
+@pytest.mark.parametrize(("router", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_router_computes_as_the_setting_says(tiny, router, dtype):
+    engine = NativeEngine.load(tiny, Settings(device="cpu", router=router))
+    model = engine.checkpoint.model
+    moe = model.model.layers[0].mlp
+    assert moe.operations is model.operations
+    assert moe.operations.router_dtype == dtype
+    assert moe.gate.wg.weight.dtype == torch.float32  # as it is stored, in either case
+    assert (model.operations is PLAIN) == (router == "fp32")
+    assert PLAIN.router_dtype == torch.float32
+    routes: list[torch.Tensor] = []
+    moe.experts.register_forward_pre_hook(lambda _module, args: routes.extend(args[2:]))
+    x = torch.randn(1, 400, 64, generator=torch.Generator().manual_seed(0))
+    moe(x)
+    (index,) = routes
+    expected = Operations(dtype).route(x[0], moe.gate.wg.weight, moe.topk)[1]
+    other = Operations(torch.float32 if router == "bf16" else torch.bfloat16).route(x[0], moe.gate.wg.weight, moe.topk)
+    assert torch.equal(index, expected)
+    assert not torch.equal(index, other[1])
 
 
 # --- device and dtype

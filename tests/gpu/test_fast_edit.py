@@ -67,6 +67,15 @@ def edit(width: int = 512, height: int = 512, seed: int = 3, images: int = 1) ->
     return EditRequest("Make the sky orange", images=pictures, seed=seed, steps=4, do_sample=False)
 
 
+@pytest.mark.parametrize("router", ["fp32", "bf16"])
+def test_the_fast_path_routes_as_the_setting_says(folder: Path, router: str) -> None:
+    editor = Editor.load(Settings(model_id=folder, device="cuda", moe_impl="flashinfer", router=router))
+    operations = editor.engine.checkpoint.model.operations
+    assert operations.name == "hopper"
+    assert operations.router_dtype == (torch.bfloat16 if router == "bf16" else torch.float32)
+    assert editor.run(edit()).image.size == (512, 512)
+
+
 def test_the_fast_path_is_taken(fast: Editor) -> None:
     model, workspace = fast.engine.checkpoint.model, fast.engine.workspace
     assert all(isinstance(layer.mlp.experts, FlashInferExperts) for layer in model.model.layers)

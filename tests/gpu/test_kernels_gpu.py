@@ -83,6 +83,24 @@ def test_router(fast: Operations, tokens: int) -> None:
     assert worst.abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 63, 8240])
+def test_router_in_bf16(fast: Operations, tokens: int) -> None:
+    """Against autocast, whose product PyTorch's library sums in another order: a logit may round to its neighbour."""
+    own = type(fast)(attention="sdpa", router_dtype=BF16)
+    x, w = draw(tokens, HIDDEN), draw(64, HIDDEN, dtype=torch.float32) / HIDDEN**0.5
+    weights, index = own.route(x, w, 8)
+    with torch.autocast("cuda", BF16):
+        logits = nn.functional.linear(x, w).float()
+    expected, chosen = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    expected, chosen = expected[:, :8], chosen[:, :8]
+    same = (index.long() == chosen).all(-1)
+    assert same.float().mean() > 0.95
+    expected = expected / expected.sum(-1, keepdim=True)
+    torch.testing.assert_close(weights[same], expected[same], rtol=2e-2, atol=1e-3)
+    worst = logits.gather(1, index.long()).amin(-1) - logits.gather(1, chosen).amin(-1)
+    assert worst.abs().max() <= 2**-5  # two steps of bf16 between 2 and 4
+
+
 @pytest.mark.parametrize(("rows", "tokens", "start"), [(2, 700, 0), (2, 4120, 5000), (1, 1, 6999), (1, 17, 1)])
 def test_qkv(fast: Operations, rows: int, tokens: int, start: int) -> None:
     config, shape = model_config(**WIDE), HeadShape(32, 8, DIM)

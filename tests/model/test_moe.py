@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hunyuan.checkpoint.load import empty_model
 from hunyuan.model.moe import GatedMlp, MoE, experts_loop, gated_mlp
-from hunyuan.model.operations import PLAIN
+from hunyuan.model.operations import PLAIN, Operations
 from hunyuan.model.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -147,6 +147,22 @@ def test_bf16_tokens_are_routed_in_fp32():
         assert bool(block(x).abs().sum() > 0) == (better == 1)
     weights, _ = PLAIN.route(x[0], block.gate.wg.weight, 2)
     assert weights[0, 0] > weights[0, 1]
+    weights, _ = Operations(torch.bfloat16).route(x[0], block.gate.wg.weight, 2)
+    assert weights[0, 0] == weights[0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bf16_router_is_that_of_autocast(dtype):
+    x, router = noise(300, 64).to(dtype), noise(16, 64, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = torch.nn.functional.linear(x, router)
+    assert logits.dtype == torch.bfloat16
+    expected, chosen = logits.float().softmax(-1).topk(3)
+    weights, index = Operations(torch.bfloat16).route(x, router, 3)
+    assert torch.equal(index, chosen)
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights, expected / expected.sum(-1, keepdim=True))
+    assert not torch.equal(index, PLAIN.route(x, router, 3)[1])
 
 
 # --- experts

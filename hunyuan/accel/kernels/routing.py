@@ -4,6 +4,9 @@ Tokens are bf16, exactly. A fp32 weight is the sum of three bf16 numbers (8 + 8 
 products, each exact in fp32, make up the fp32 product; what is left is the rounding of the sum over `hidden`, which
 the plain form has too. So both choose alike unless two logits agree to about 1e-6 of their size; of equal ones this
 takes the expert with the lower number. One token alone is multiplied in fp32 directly.
+
+Routing in bf16 takes the first of the three numbers, which is the weight rounded to bf16, and rounds the logits. Many
+of them are then equal, and the lower number decides.
 Importing this file needs Triton.
 """
 
@@ -19,6 +22,15 @@ from hunyuan.accel.kernels.launch import INTERPRETED, on_device_of
 
 _TOKENS = 64  # tokens of one program: 8,240 are one round on 132 multiprocessors
 _DEPTH = 64
+
+
+@triton.jit
+def _in_bf16(x):
+    """fp32 rounded to the nearest bf16 number, ties to even; by its bits, as Triton's interpreter cuts off instead."""
+    bits = x.to(tl.int32, bitcast=True)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16
+    # The sum could carry what is no number into the sign.
+    return tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)  # noqa: PLR0124
 
 
 @triton.jit
@@ -51,7 +63,8 @@ def _choose(
 @triton.jit(do_not_specialize=["tokens"])
 def _route_kernel(
     x, parts, weights, index, tokens, hidden: tl.constexpr, experts: tl.constexpr, columns: tl.constexpr,
-    topk: tl.constexpr, slots: tl.constexpr, rows: tl.constexpr, depth: tl.constexpr, wide: tl.constexpr,
+    topk: tl.constexpr, slots: tl.constexpr, exact: tl.constexpr, rows: tl.constexpr, depth: tl.constexpr,
+    wide: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0) * rows + tl.arange(0, rows)
     inside = token < tokens
@@ -66,24 +79,29 @@ def _route_kernel(
         value = tl.load(xs + k, mask=inside[:, None] & deep[None, :], other=0.0)
         used = known & deep[:, None]
         one = tl.load(ws + k, mask=used, other=0.0)
-        two = tl.load(ws + experts * hidden + k, mask=used, other=0.0)
-        three = tl.load(ws + 2 * experts * hidden + k, mask=used, other=0.0)
         if wide:
-            value, one, two = value.to(tl.float32), one.to(tl.float32), two.to(tl.float32)
-            three = three.to(tl.float32)
+            value, one = value.to(tl.float32), one.to(tl.float32)
         high = tl.dot(value, one, high, input_precision="ieee")
-        low = tl.dot(value, two, low, input_precision="ieee")
-        low = tl.dot(value, three, low, input_precision="ieee")
-    _choose(high + low, token, inside, weights, index, topk, slots, experts, columns)
+        if exact:
+            two = tl.load(ws + experts * hidden + k, mask=used, other=0.0)
+            three = tl.load(ws + 2 * experts * hidden + k, mask=used, other=0.0)
+            if wide:
+                two, three = two.to(tl.float32), three.to(tl.float32)
+            low = tl.dot(value, two, low, input_precision="ieee")
+            low = tl.dot(value, three, low, input_precision="ieee")
+    logits = high + low if exact else _in_bf16(high)
+    _choose(logits, token, inside, weights, index, topk, slots, experts, columns)
 
 
 @triton.jit
 def _choose_kernel(
-    logits, weights, index, experts: tl.constexpr, columns: tl.constexpr, topk: tl.constexpr, slots: tl.constexpr
-):
+    logits, weights, index, experts: tl.constexpr, columns: tl.constexpr, topk: tl.constexpr, slots: tl.constexpr,
+    exact: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0) + tl.arange(0, 1)
     c = tl.arange(0, columns)[None, :]
     values = tl.load(logits + token[:, None] * experts + c, mask=c < experts, other=0.0)
+    values = values if exact else _in_bf16(values)
     _choose(values, token, token >= 0, weights, index, topk, slots, experts, columns)
 
 
@@ -96,12 +114,15 @@ def split_weight(router: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def route(x: Tensor, router: Tensor, parts: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+def route(
+    x: Tensor, router: Tensor, parts: Tensor, topk: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """Chooses `topk` experts per token.
 
     Args:
         x: bf16 `[tokens, hidden]`.
         router: fp32 `[experts, hidden]`, and `parts` what `split_weight` makes of it.
+        dtype: of the products and logits, fp32 or bf16.
 
     Returns:
         weights fp32 and indices int32 `[tokens, topk]`, best first.
@@ -110,10 +131,12 @@ def route(x: Tensor, router: Tensor, parts: Tensor, topk: int) -> tuple[Tensor, 
     weights = torch.empty(tokens, topk, dtype=torch.float32, device=x.device)
     index = torch.empty(tokens, topk, dtype=torch.int32, device=x.device)
     columns, slots = max(16, triton.next_power_of_2(experts)), triton.next_power_of_2(topk)
-    sizes = {"experts": experts, "columns": columns, "topk": topk, "slots": slots}
+    exact = dtype == torch.float32
+    sizes = {"experts": experts, "columns": columns, "topk": topk, "slots": slots, "exact": exact}
     with on_device_of(x):
         if tokens == 1:
-            _choose_kernel[(1,)](gemv(x, router, None, torch.float32), weights, index, **sizes, num_warps=1)
+            logits = gemv(x, router if exact else parts[0], None, torch.float32)
+            _choose_kernel[(1,)](logits, weights, index, **sizes, num_warps=1)
         else:
             grid = (triton.cdiv(tokens, _TOKENS),)
             _route_kernel[grid](
