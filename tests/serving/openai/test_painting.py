@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from hunyuan.requests import CancelToken, EditRequest, EditResult
+from hunyuan.requests import CancelToken, EditRequest, EditResult, PreviewCallback, ProgressCallback, TextCallback
 from hunyuan.serving.openai.call import call_of
 from hunyuan.serving.openai.painting import Place, paint
 from hunyuan.serving.queue import EditQueue
@@ -24,7 +24,8 @@ from hunyuan.settings import Settings
 class Editor:
     """Shows one preview, then works until it is told to stop."""
 
-    model_name, notice, high_steps = "model", None, 50
+    model_name, high_steps = "model", 50
+    notice: str | None = None
 
     def __init__(self) -> None:
         self.previews: list[weakref.ref[Image.Image]] = []
@@ -33,10 +34,19 @@ class Editor:
     def warm_up(self) -> None:
         """Nothing to do."""
 
-    def run(self, request: EditRequest, on_progress: Any, cancel: CancelToken, **watch: Any) -> EditResult:
+    def run(
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
+    ) -> EditResult:
+        assert cancel is not None
+        assert on_preview is not None
         picture = Image.new("RGB", (16, 8))
         self.previews.append(weakref.ref(picture))
-        watch["on_preview"](1, picture)
+        on_preview(1, picture)
         del picture
         self.shown.set()
         while True:
