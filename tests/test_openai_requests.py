@@ -53,6 +53,8 @@ JSON = {
     "n as text": json_bad(400, "invalid_field", "n: got '2'", images=[URL], n="2"),
     "a mask": json_bad(400, "invalid_field", "mask: this model takes no mask", images=[URL], mask={"image_url": URL}),
     "an unknown field": json_bad(400, "unknown_field", "hue: there is no such field", images=[URL], hue=1),
+    "a field in the address": json_bad(400, "unknown_field", "n: fields go into the body", f"{GENERATIONS}?n=2"),
+    "an address of a form's field": json_bad(400, "unknown_field", "seed: fields go", f"{EDITS}?seed=1", images=[URL]),
     "a picture to generate from": json_bad(400, "invalid_field", EDITS, GENERATIONS, images=[URL]),
     "a form to generate from": Bad(415, "unsupported_media_type", "application/json", PROMPT + END, path=GENERATIONS),
     "an address to answer with": json_bad(

@@ -60,7 +60,7 @@ KINDS: dict[str, Kind] = {
 }
 
 _NO_MASK = "this model takes no mask; say in the prompt where to change what"
-_NO_ADAPTERS = "this server loads no adapters; leave it out"
+_NO_ADAPTERS = "adapters are chosen when the server starts (HUNYUAN_LORA), not by a request; leave it out"
 REFUSED: dict[str, str] = {
     "mask": _NO_MASK,
     "mask_image": _NO_MASK,

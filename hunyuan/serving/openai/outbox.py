@@ -64,7 +64,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._reports: deque[Report] = deque()
         self._came = asyncio.Event()
-        self._closed = False
+        self._closed = self._abandoned = False
         self._index = self._previews = 0  # the editor's thread's own
 
     def watcher(self, previews: bool) -> Watcher:
@@ -88,6 +88,12 @@ class Outbox:
         """Nothing more will come: nobody needs to wait."""
         self._closed = True
         self._came.set()
+
+    def abandon(self) -> None:
+        """Nobody reads any more. What waits goes now: pictures are large, and this object is in a cycle."""
+        self._abandoned = True
+        self._reports.clear()
+        self.close()
 
     @property
     def over(self) -> bool:
@@ -115,6 +121,8 @@ class Outbox:
     # -- the event loop ----------------------------------------------------------------------------------------
 
     def _take(self, report: Report) -> None:
+        if self._abandoned:
+            return
         merged = _merged(self._reports, report)
         if merged is not None:
             place, report = merged

@@ -48,6 +48,7 @@ async def paint(
         work = await _begin(worker, decoders, call, queued)
         work.add_done_callback(lambda _: outbox.close())
         told: int | None = None
+        report: Report | None = None
         try:
             while not outbox.over:
                 ahead = worker.ahead_of(queued) if call.stream_progress else None
@@ -59,6 +60,8 @@ async def paint(
                     yield report
             await work
         finally:
+            report = None
+            outbox.abandon()
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from hunyuan.errors import HunyuanError
+from hunyuan.errors import HunyuanError, UnknownField
 from hunyuan.serving.envelope import reporting
 from hunyuan.serving.openai.answers import Painter, models_of
 from hunyuan.serving.openai.bodies import Body, OnBytes, read_edit, read_generation
@@ -68,6 +68,8 @@ class ImagesApi:
         deadline = record_of(request.scope).started + settings.request_timeout_s
         try:
             with reporting(request.scope):
+                if names := list(request.query_params):
+                    raise UnknownField(names[0][:64] or "(no name)", "fields go into the body; the address takes none")
                 async with self.server.one_upload(request, deadline) as upload:
                     body = await read(request, upload.receive)
                 call = call_of(operation, body.values, body.pictures, settings, body.field_name)
