@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from lora_files import random_pairs, write_peft
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hunyuan.adapters import adapters_of
 from hunyuan.calibration.run import Calibration
+from hunyuan.checkpoint.adapters.keys import LinearLayers
 from hunyuan.checkpoint.folder import JOURNAL_FILE, OpenWeights, read_config
 from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
@@ -22,6 +25,7 @@ from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.cli.main import main
 from hunyuan.errors import CheckpointError
+from hunyuan.formats.modules import Mxfp4Experts
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.vae import Posterior
@@ -201,3 +205,21 @@ def test_the_command_line(source, requests, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     assert main([*arguments, "--calibrate", str(requests)]) == 0
     assert "calibrated" in capsys.readouterr().out
+
+
+def test_adapters_are_in_the_weights_that_are_calibrated(source, requests, tmp_path):
+    layers = LinearLayers(read_config(source))
+    lora = adapters_of(f"{write_peft(tmp_path / 'ink', random_pairs(layers, layers.specs))}:0.5")
+    quantize_folder(source, tmp_path / "out", options(source, requests, lora=lora))
+    config = read_config(source)
+    merged = dict(load_model(source, config, CPU, torch.float32, lora).named_parameters())
+    found = load_model(tmp_path / "out", read_config(tmp_path / "out"), CPU, torch.float32)
+    for name, value in found.named_parameters():
+        if "gate_and_up_proj" in name and ".experts." in name:
+            experts = found.get_submodule(name.rpartition(".")[0])
+            for number, wanted in enumerate(merged[name]):
+                assert isinstance(experts, Mxfp4Experts)
+                apart = experts.matrix("gate_and_up", number, torch.float32) - wanted
+                assert float(apart.norm() / wanted.norm()) < 0.25, (name, number)
+        elif "qkv_proj" in name:
+            assert torch.allclose(value, merged[name], atol=0.02), name
