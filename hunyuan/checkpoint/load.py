@@ -97,14 +97,48 @@ def empty_model(config: CheckpointConfig, device: torch.device | Placement, dtyp
     placement = device if isinstance(device, Placement) else Placement.single(device, config.num_hidden_layers)
     model = meta_model(config)
     for name, parameter in model.named_parameters():
-        own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
-        where = placement.device_of(name)
-        wanted = autoencoder_dtype(where, dtype) if name.startswith("vae.") else dtype
-        kept = parameter.dtype if own else wanted
-        _replace(model, name, torch.empty(parameter.shape, dtype=kept, device=where))
+        _make_room(model, name, parameter, placement.device_of(name), dtype)
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.wte.weight
     return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode(False)
+def load_part(
+    model: HunyuanImage3,
+    weights: OpenWeights,
+    adapters: Adapters,
+    wanted: Callable[[str], bool],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Fills those parameters of a network without memory (`meta_model`) whose names are wanted; see `load_model`."""
+    for name, parameter in list(model.named_parameters()):
+        if wanted(name):
+            _make_room(model, name, parameter, device, dtype)
+    model.eval().requires_grad_(False)
+    pieces = [
+        piece for piece in _pieces(weights, dict(model.named_parameters()), adapters) if piece.device.type != "meta"
+    ]
+    with tqdm(disable=True) as silent:
+        _run(pieces, silent)
+
+
+def drop_part(model: HunyuanImage3, wanted: Callable[[str], bool]) -> None:
+    """Gives back the memory of the parameters whose names are wanted."""
+    for name, parameter in list(model.named_parameters()):
+        if wanted(name):
+            _replace(model, name, torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))
+
+
+def _make_room(
+    model: HunyuanImage3, name: str, parameter: nn.Parameter, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Replaces a parameter by uninitialized memory of the type that it is to have."""
+    own = parameter.dtype != torch.float32 or name.endswith(("mlp.gate.wg.weight", "_scale"))
+    wanted = autoencoder_dtype(device, dtype) if name.startswith("vae.") else dtype
+    kept = parameter.dtype if own else wanted
+    _replace(model, name, torch.empty(parameter.shape, dtype=kept, device=device))
 
 
 def autoencoder_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

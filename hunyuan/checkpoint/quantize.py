@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -23,8 +22,10 @@ from tqdm import tqdm
 
 from hunyuan.adapters import Adapter
 from hunyuan.checkpoint.adapters.merge import Adapters
+from hunyuan.checkpoint.calibrator import Calibrator
 from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
 from hunyuan.checkpoint.journal import Journal, fingerprint, sole_writer
+from hunyuan.checkpoint.quantize_plan import expert_bytes, moe_layers, plan_shards, stored_bytes
 from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_error
 from hunyuan.checkpoint.quantize_tasks import Measured, Task, shard_tasks, stored_content
 from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter, write_durably
@@ -36,7 +37,6 @@ GIB = 2**30
 RESERVE_GIB = 12.0
 """What an edit at 1024x1024 needs beside the weights: keys and values, workspaces, the autoencoder's peak."""
 _FORMATS = {"4bit": "mxfp4", "mixed": "mxfp4", "fp8": "fp8"}  # what the experts start as
-_SHARD_BYTES = 2 * GIB
 _LARGEST_SMALL_FILE = 64 << 20
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".partial")
 
@@ -51,11 +51,14 @@ class QuantizeOptions:
     reserve_gib: float = RESERVE_GIB
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0  # 0: a few
+    calibration: Calibrator | None = None
     lora: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weights not in _FORMATS or self.dense not in ("bf16", "fp8"):
             raise CheckpointError(f"cannot quantize to weights {self.weights!r}, dense {self.dense!r}")
+        if self.calibration is not None and self.weights == "fp8":
+            raise CheckpointError("calibration chooses 4-bit values; fp8 has none")
 
     @property
     def thread_count(self) -> int:
@@ -81,6 +84,8 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
         job |= {"dense": options.dense, "quantization": QUANT_VERSION, **adapters.job()}
         if options.weights == "mixed":
             job |= {"budget_gib": options.budget_gib, "reserve_gib": options.reserve_gib}
+        if options.calibration is not None:
+            job |= {"calibration": options.calibration.job}
         expected_tensors(first)  # for its errors about the target, before anything is written
         with sole_writer(out):
             return _Job(source, out, options, weights, adapters, job).run(first)
@@ -96,39 +101,20 @@ def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options
     Raises:
         CheckpointError: even without any such layer the weights do not fit.
     """
-    free = (options.budget_gib - options.reserve_gib) * GIB - _nbytes(config)
+    free = (options.budget_gib - options.reserve_gib) * GIB - stored_bytes(config)
     if free < 0:
         raise CheckpointError(
-            f"the budget of {options.budget_gib} GiB is too small: 4-bit weights take {_nbytes(config) / GIB:.4g} GiB "
-            f"and an edit {options.reserve_gib} GiB beside them"
+            f"the budget of {options.budget_gib} GiB is too small: 4-bit weights take "
+            f"{stored_bytes(config) / GIB:.4g} GiB and an edit {options.reserve_gib} GiB beside them"
         )
     chosen = []
-    narrow, wide = _expert_bytes(config), _expert_bytes(config.with_formats("fp8", config.dense_format))
+    narrow, wide = expert_bytes(config), expert_bytes(config.with_formats("fp8", config.dense_format))
     for layer in sorted(errors, key=lambda layer: (-errors[layer], layer)):
         more = wide[layer] - narrow[layer]
         if more <= free:
             chosen.append(layer)
             free -= more
     return sorted(chosen)
-
-
-def plan_shards(config: CheckpointConfig) -> dict[str, list[TensorSpec]]:
-    """The tensors of each weight file: one file per layer, then the rest in files of at most 2 GiB or one tensor.
-
-    The file names do not depend on the experts' formats.
-    """
-    groups: dict[str, list[TensorSpec]] = {f"model.layers.{n}.": [] for n in range(config.num_hidden_layers)}
-    rest: list[list[TensorSpec]] = [[]]
-    for spec in expected_tensors(config).values():
-        layer = ".".join(spec.key.split(".")[:3]) + "."
-        if layer in groups:
-            groups[layer].append(spec)
-        elif rest[-1] and sum(s.nbytes for s in rest[-1]) + spec.nbytes > _SHARD_BYTES:
-            rest.append([spec])
-        else:
-            rest[-1].append(spec)
-    parts = [*groups.values(), *rest]
-    return {f"model-{i + 1:04d}-of-{len(parts):04d}.safetensors": part for i, part in enumerate(parts)}
 
 
 class _Job:
@@ -163,7 +149,7 @@ class _Job:
 
     def _check_room(self, config: CheckpointConfig) -> None:
         written = sum(entry["size"] for entry in self.journal.done.values())
-        needed, free = _nbytes(config) - written, shutil.disk_usage(self.out).free
+        needed, free = stored_bytes(config) - written, shutil.disk_usage(self.out).free
         if needed > free:
             raise CheckpointError(
                 f"{needed / 1e9:.1f} GB are still to be written and the disk has {free / 1e9:.1f} free"
@@ -181,7 +167,7 @@ class _Job:
 
     def _choose(self, config: CheckpointConfig) -> CheckpointConfig:
         if self.journal.mixed is None:
-            errors = {n: layer_error(self._entry(config, n)["errors"]) for n in moe_layers(config)}
+            errors = {n: self._sensitivity(self._entry(config, n)) for n in moe_layers(config)}
             self.journal.choose(
                 {"layers": choose_layers(config, errors, self.options), "mxfp4_errors": list(errors.items())}
             )
@@ -189,56 +175,116 @@ class _Job:
         formats = ["fp8" if n in chosen else word for n, word in enumerate(config.expert_formats)]
         return config.with_formats(formats, config.dense_format)
 
+    @staticmethod
+    def _sensitivity(entry: dict[str, Any]) -> float:
+        """The error that a layer's 4 bits leave in the residual stream; without calibration, in its weights."""
+        return entry.get("output", {}).get("calibrated_of_stream") or layer_error(entry["errors"])
+
     def _entry(self, config: CheckpointConfig, layer: int) -> dict[str, Any]:
         return self.journal.done[list(plan_shards(config))[layer]]
 
     def _write_shards(self, config: CheckpointConfig) -> None:
-        plan, waiting = plan_shards(config), {}
-        for number, (name, specs) in enumerate(plan.items()):
+        calibration = self.options.calibration if self.journal.mixed is None else None
+        if calibration is not None:
+            self._start(calibration, config)
+        waiting = self._waiting(config)
+        tasks = {name: self._tasks(specs, calibration) for name, (_, specs) in waiting.items()}
+        total = (
+            sum(spec.nbytes for spec in self.weights.specs.values() if ".experts." in spec.key) if calibration else 0
+        )
+        total += sum(task.size for part in tasks.values() for task in part)
+        with tqdm(total=total, desc="quantizing", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
+            for number, (name, specs) in enumerate(plan_shards(config).items()):
+                if name not in waiting:
+                    continue
+                layer = number if number < config.num_hidden_layers else None
+                used = None if layer is None else calibration
+                entry = self._write_shard(name, specs, tasks[name], progress.update, used, layer or 0)
+                if used is not None and layer is not None:
+                    used.keep(self.out, layer + 1)
+                size = (self.out / name).stat().st_size
+                self.journal.finish(name, {"size": size, "format": waiting[name][0], **entry})
+                if used is not None:
+                    used.forget(self.out, layer)
+
+    def _waiting(self, config: CheckpointConfig) -> dict[str, tuple[str, list[TensorSpec]]]:
+        """The files that are not there yet: the format of their experts, and their tensors."""
+        waiting = {}
+        for number, (name, specs) in enumerate(plan_shards(config).items()):
             kind = config.expert_formats[number] if number in moe_layers(config) else "plain"
             done = self.journal.done.get(name)
             # A mixed job comes here twice: all layers are measured in 4 bits, then some are replaced.
             if done is None or done["format"] != kind:
                 waiting[name] = (kind, specs)
-        source = self.weights.specs
-        tasks = {name: shard_tasks(specs, source, self.held, self.adapters) for name, (_, specs) in waiting.items()}
-        total = sum(task.size for part in tasks.values() for task in part)
-        with tqdm(total=total, desc="quantizing", unit="B", unit_scale=True, mininterval=1.0, disable=None) as progress:
-            for name, (kind, specs) in waiting.items():
-                errors = self._write_shard(name, specs, tasks[name], progress.update)
-                size = (self.out / name).stat().st_size
-                self.journal.finish(name, {"size": size, "format": kind, "errors": errors})
+        return waiting
+
+    def _start(self, calibration: Calibrator, config: CheckpointConfig) -> None:
+        """Layers follow from each other: what lies behind the first that is missing is done again."""
+        names = list(plan_shards(config))[: config.num_hidden_layers]
+        missing = [number for number, name in enumerate(names) if name not in self.journal.done]
+        if missing:
+            plain = config.with_formats("bf16", "bf16")
+            first = calibration.start(self.weights, self.adapters, plain, self.out, missing[0])
+            for name in names[first:]:
+                self.journal.forget(name)
+
+    def _tasks(self, specs: list[TensorSpec], calibration: Calibrator | None) -> list[Task]:
+        """The steps of one file; calibration writes the experts itself."""
+        plain = [spec for spec in specs if calibration is None or ".experts." not in spec.key]
+        return shard_tasks(plain, self.weights.specs, self.held, self.adapters)
 
     def _write_shard(
-        self, name: str, specs: list[TensorSpec], tasks: list[Task], update: Callable[[int], object]
+        self,
+        name: str,
+        specs: list[TensorSpec],
+        tasks: list[Task],
+        update: Callable[[int], object],
+        calibration: Calibrator | None,
+        layer: int,
     ) -> dict[str, Any]:
-        """Writes one file; returns what was measured, by tensor."""
+        """Writes one file; returns what was measured: `errors` by tensor, with calibration `output` too."""
         if name in self.journal.done:
             self.journal.forget(name)
         writer = ShardWriter(self.out / name, stored_content(specs, self.held))
-        measured: dict[str, list[Measured]] = {}
         try:
-            with ThreadPoolExecutor(self.options.thread_count, "quantize") as pool:
-                futures = {pool.submit(task.run, writer, self.options.device): task for task in tasks}
-                try:
-                    for future in as_completed(futures):
-                        result = future.result()
-                        if result is not None:
-                            measured.setdefault(futures[future].key, []).append(result)
-                        update(futures[future].size)
-                finally:
-                    pool.shutdown(cancel_futures=True)
+            measured = self._run(tasks, writer, update)
+            entry: dict[str, Any] = {}
+            if calibration is not None:
+                found, output = calibration.quantize(layer, writer, update)
+                measured, entry = measured | found, {"output": output} if output else {}
         except BaseException:
             writer.abandon()
             raise
         writer.finish()
         # In the stack's order, whichever was done first: the report must not depend on it.
-        return {key: [list(m) for m in sorted(results)] for key, results in sorted(measured.items())}
+        return {
+            "errors": {key: [list(m) for m in sorted(results)] for key, results in sorted(measured.items())},
+            **entry,
+        }
+
+    def _run(
+        self, tasks: list[Task], writer: ShardWriter, update: Callable[[int], object]
+    ) -> dict[str, list[Measured]]:
+        """All steps of a file, several at a time; what they measured, by tensor."""
+        measured: dict[str, list[Measured]] = {}
+        with ThreadPoolExecutor(self.options.thread_count, "quantize") as pool:
+            futures = {pool.submit(task.run, writer, self.options.device): task for task in tasks}
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    if result is not None:
+                        measured.setdefault(futures[future].key, []).append(result)
+                    update(futures[future].size)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return measured
 
     def _complete(self, config: CheckpointConfig) -> Report:
         """Everything beside the weights; config.json makes the folder a checkpoint, so it is last."""
         for stale in self.out.glob("*.partial"):
             stale.unlink()
+        if self.options.calibration is not None:
+            self.options.calibration.forget(self.out)
         for path in sorted(self.source.iterdir()):
             self._copy_small_file(path)
         report = build_report(config, self.job, self.journal.done, self.journal.mixed)
@@ -268,20 +314,3 @@ class _Job:
         if self.adapters.files:
             section["lora"] = [asdict(record) for record in self.adapters.records()]
         return {**read_json(self.source, CONFIG_FILE), "quantization_config": section}
-
-
-def moe_layers(config: CheckpointConfig) -> list[int]:
-    return [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
-
-
-def _expert_bytes(config: CheckpointConfig) -> Counter[int]:
-    """By layer."""
-    found: Counter[int] = Counter()
-    for spec in expected_tensors(config).values():
-        if ".experts." in spec.key:
-            found[int(spec.key.split(".")[2])] += spec.nbytes
-    return found
-
-
-def _nbytes(config: CheckpointConfig) -> int:
-    return sum(spec.nbytes for spec in expected_tensors(config).values())

@@ -13,6 +13,7 @@ from hunyuan.formats.config import CheckpointConfig
 
 REPORT_FILE = "quantization_report.json"
 Report = dict[str, Any]
+KINDS = ("plain", "calibrated")
 
 
 def relative_error(measured: Sequence[Sequence[float]]) -> float:
@@ -35,13 +36,16 @@ def build_report(
         done: the journal's entry of each weight file.
         mixed: the journal's record of the choice, for a mixed job.
     """
+    # What the layers were chosen by: with calibration the error of the residual stream, else that of the weights.
+    measure = "mxfp4_stream_error" if "calibration" in job else "mxfp4_relative_error"
     in_mxfp4 = dict(mixed["mxfp4_errors"]) if mixed else {}
     layers, tensors = [], {}
     for number, name in enumerate(sorted(done)):
         errors = done[name]["errors"]
         if number < config.num_hidden_layers and config.is_moe(number):
             row = {"layer": number, "format": done[name]["format"], "relative_error": layer_error(errors)}
-            layers.append(row | ({"mxfp4_relative_error": in_mxfp4[number]} if number in in_mxfp4 else {}))
+            row |= {"output": done[name]["output"]} if "output" in done[name] else {}
+            layers.append(row | ({measure: in_mxfp4[number]} if number in in_mxfp4 else {}))
         for key, parts in errors.items():
             tensors[key] = {"relative_error": relative_error(parts)}
             if ".experts." in key:
@@ -62,8 +66,30 @@ def table(report: Report) -> str:
             f"{row['layer']:>5}  {row['format']:<8}{row['relative_error']:>8.4f}  {first:>11.4f} {second:>8.4f}  "
             f"{worst:>12.4f}"
         )
+    lines += _output_lines(report)
     dense = [t["relative_error"] for key, t in report["tensors"].items() if ".experts." not in key]
     if dense:
         lines.append(f"dense layers in fp8: {len(dense)} matrices, error up to {max(dense):.4f}")
     lines.append(f"weights: {report['bytes'] / 1e9:.3f} GB")
     return "\n".join(lines)
+
+
+def _output_lines(report: Report) -> list[str]:
+    """With calibration: how much of the experts' output is lost, and which experts saw too few tokens."""
+    rows = [row for row in report["layers"] if "output" in row]
+    if not rows:
+        return []
+    lines = [
+        "",
+        "output error on held out requests, by layer: of the experts' sum, worst expert, of the residual stream",
+    ]
+    lines.append(f"{'layer':>5}  {'plain':>8} {'calibrated':>10}  {'worst':>8} {'calibrated':>10}  {'stream':>8}")
+    for row in rows:
+        found = row["output"]
+        worst = [max((e for e in found[f"experts_{kind}"] if e is not None), default=None) for kind in KINDS]
+        cells = [found["plain"], found["calibrated"], *worst, found["calibrated_of_stream"]]
+        a, b, c, d, e = ("-" if cell is None else f"{cell:.4f}" for cell in cells)
+        lines.append(f"{row['layer']:>5}  {a:>8} {b:>10}  {c:>8} {d:>10}  {e:>8}")
+    few = [f"layer {row['layer']}: {', '.join(map(str, row['output']['few_tokens']))}" for row in rows]
+    few = [text for text, row in zip(few, rows, strict=True) if row["output"]["few_tokens"]]
+    return [*lines, f"rounded plainly, too few tokens chose them: {'; '.join(few) or 'none'}", ""]

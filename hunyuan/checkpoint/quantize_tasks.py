@@ -19,6 +19,7 @@ from hunyuan.checkpoint.tensor_table import TensorSpec
 from hunyuan.errors import CheckpointError
 from hunyuan.formats.numbers import (
     FP8,
+    dequantize_mxfp4,
     fp8_squared_error,
     quantize_fp8,
     quantize_fp8_rows,
@@ -44,6 +45,12 @@ class Task:
     key: str
     size: int
     run: Callable[[ShardWriter, torch.device], Measured | None]
+
+
+def measured_mxfp4(slot: int, weight: torch.Tensor, values: torch.Tensor, scale: torch.Tensor) -> Measured:
+    """Of an expert's matrix `[rows, columns]` and its stored form."""
+    error = (dequantize_mxfp4(values, scale) - weight.float()).square_().sum(dtype=torch.float64)
+    return Measured(slot, float(error), _square(weight))
 
 
 def stored_content(

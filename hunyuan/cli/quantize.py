@@ -10,17 +10,31 @@ import argparse
 import resource
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hunyuan.cli.types import not_negative
-from hunyuan.errors import SettingsError
+from hunyuan.errors import InvalidRequest, SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hunyuan.calibration.run import Calibration
 
 DESCRIPTION = """Quantizes a checkpoint folder. Needs no GPU and little memory; started again after an interruption, it
-goes on where it was. docs/weights.md describes what is written."""
+goes on where it was. docs/weights.md describes what is written.
+
+With --calibrate the 4-bit values are chosen by what the experts compute on requests, not by their weights: the model
+goes through the device one layer at a time, in bfloat16 on a GPU, so that a layer's 4.8 GB and the requests' hidden
+states are all that it holds. The files are as large and as fast as without."""
 EXAMPLES = """\
   hunyuan quantize /models/HunyuanImage-3-Instruct /models/HunyuanImage-3-Instruct-4bit
+  hunyuan quantize SRC OUT --calibrate                     # on requests that are built in
+  hunyuan quantize SRC OUT --calibrate my_requests.jsonl   # {"prompt": ..., "images": ["a.jpg"], "cot_text": ...}
   hunyuan quantize SRC OUT --weights mixed --budget-gib 70
   hunyuan quantize SRC OUT --weights fp8 --dense fp8
   hunyuan quantize SRC OUT --lora watercolour.safetensors:0.8 --lora /adapters/faces"""
+
+BUILT_IN = ""  # no file has this name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; made if absent")
     parser.add_argument("--weights", choices=("4bit", "fp8", "mixed"), default="4bit", help="format of the experts")
     parser.add_argument("--dense", choices=("bf16", "fp8"), default="bf16", help="attention, shared MLP and lm_head")
+    parser.add_argument(
+        "--calibrate",
+        nargs="?",
+        const=BUILT_IN,
+        metavar="REQUESTS",
+        help=".jsonl file, or folder with requests.jsonl or pictures and .txt beside them; alone: built-in requests",
+    )
     parser.add_argument("--budget-gib", type=float, default=70.0, help="GPU memory that mixed may count on")
     parser.add_argument(
         "--reserve-gib", type=float, default=RESERVE_GIB, help="of it, what an edit needs beside the weights"
@@ -62,10 +83,24 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device, "--device")
     # One thread per matrix and several matrices: better than several threads on the small pieces of one.
     torch.set_num_threads(1)
-    options = QuantizeOptions(args.weights, args.dense, args.budget_gib, args.reserve_gib, device, args.workers, lora)
+    chosen = calibration(args, device)
+    options = QuantizeOptions(
+        args.weights, args.dense, args.budget_gib, args.reserve_gib, device, args.workers, chosen, lora
+    )
     started = time.monotonic()
     report = quantize_folder(args.source, args.out, options)
     print(table(report))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
     print(f"{time.monotonic() - started:.1f} s, peak resident memory {peak:.2f} GiB")
     return 0
+
+
+def calibration(args: argparse.Namespace, device: torch.device) -> Calibration | None:
+    """What --calibrate asks for. Raises `InvalidRequest` and `CheckpointError` before anything is written."""
+    if args.calibrate is None:
+        return None
+    if args.weights == "fp8":
+        raise InvalidRequest("--calibrate", "chooses 4-bit values; --weights fp8 has none")
+    from hunyuan.calibration.run import Calibration
+
+    return Calibration.of_folder(args.source, Path(args.calibrate) if args.calibrate != BUILT_IN else None, device)

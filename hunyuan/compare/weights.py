@@ -1,11 +1,13 @@
-"""Runs the same edits through two sets of weights and reports how far apart they are.
+"""Runs the same edits through a reference and any number of candidates and measures how far apart they are.
 
-Knows editors and requests; `hunyuan.cli.compare` knows the command line. A is the reference; only one is in memory at a
-time. Each thinks for itself once, for the text; both pictures are painted with A's text, so that they differ by the
-painting alone.
+Knows editors and requests; `hunyuan.cli.compare` knows the command line, `report.py` the tables. A is the reference and
+runs once, B a candidate; only one is in memory at a time. Each thinks for itself once, for the text; all pictures are
+painted with A's text, so that they differ by the painting alone.
 
 - PSNR, SSIM, largest difference: of the two pictures.
 - velocity: |B - A| / |A| of what the network predicts at each step, B being given A's latents.
+- layers: the same of the residual stream behind each layer, at the step in the middle, on up to 256 of the picture's
+  tokens; not where A and B have different numbers of layers.
 - text, free: tokens that the greedy texts of A and B have in common before they part, of all tokens of A's.
 - text, forced: share of positions with the same likeliest next token, both reading A's text.
 """
@@ -15,26 +17,30 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from hunyuan import Editor, EditRequest, EditResult
 from hunyuan.compare import picture_metrics as metrics
+from hunyuan.compare.weight_error import weight_error
 from hunyuan.engines.native import NativeEngine
 from hunyuan.generation.denoise import Denoiser
+from hunyuan.generation.job import EditJob
 from hunyuan.generation.kv_cache import KVCache, layer_devices
 from hunyuan.generation.prefill import embed_prompt, encode_conditions, run_tokens
 from hunyuan.generation.random_numbers import RequestRandom
+from hunyuan.generation.step_cache import StepCache
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import prepare_cond_image
 from hunyuan.prompt.layout import CondShape, TextTask
 from hunyuan.requests import ProgressCallback
 
 _ROWS_AT_ONCE = 256  # of logits: a thousand of them take half a gigabyte
+_TOKENS = 256  # of a layer's, whose residual stream is compared
 
 Watch = Callable[[str], AbstractContextManager[ProgressCallback | None]]
 Predict = Callable[[Denoiser, Tensor, int], Tensor]
@@ -42,25 +48,30 @@ Predict = Callable[[Denoiser, Tensor, int], Tensor]
 
 @dataclass
 class Reference:
-    """What A did: its result, the latents it had before each step and the velocities it predicted there, on the CPU."""
+    """What A did: its result, the latents it had before each step, the velocities it predicted there, and the residual
+    stream behind each layer at the step in the middle, on the CPU."""
 
     result: EditResult
     latents: dict[int, Tensor] = field(default_factory=dict)
     velocities: dict[int, Tensor] = field(default_factory=dict)
+    layers: list[Tensor] = field(default_factory=list)
     text: list[int] = field(default_factory=list)
     likeliest: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Comparison:
-    """One request's numbers. None: not defined (equal pictures have no PSNR, a request without thinking no text)."""
+    """One request's numbers with one candidate. None: not defined (equal pictures have no PSNR, a request without
+    thinking no text)."""
 
+    candidate: str
     prompt: str
     size: tuple[int, int]
     psnr_db: float | None
     ssim: float
     largest_difference: int
     velocity_error: list[float]
+    layer_error: list[float]
     text_tokens: int | None
     text_equal_before_parting: int | None
     text_forced_share: float | None
@@ -77,13 +88,59 @@ def predicting(replacement: Callable[[Predict], Predict]) -> Iterator[None]:
         Denoiser.predict = original  # type: ignore[method-assign]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One set of weights and a way to paint with them.
+
+    Attributes:
+        load: called when it is its turn.
+        cache: makes the forecaster of a number of steps; None: every step runs in full.
+    """
+
+    name: str
+    load: Callable[[], Editor]
+    cache: Callable[[int], StepCache] | None = None
+
+
+@contextmanager
+def caching(make: Callable[[int], StepCache] | None) -> Iterator[None]:
+    """Every request inside the block paints with this forecaster."""
+    original = EditJob.step_cache
+    if make is not None:
+        EditJob.step_cache = lambda self: make(self.steps)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        EditJob.step_cache = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def watching_layers(denoiser: Denoiser, found: list[Tensor]) -> Iterator[None]:
+    """The residual stream behind each layer, of some of the picture's tokens in the guided row `[tokens, hidden]`, is
+    put into `found`."""
+    tokens = denoiser.block.image.height * denoiser.block.image.width
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        found.append(output[0, -tokens :: -(-tokens // _TOKENS)].float().cpu())
+
+    handles = [layer.register_forward_hook(keep) for layer in denoiser.model.model.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def run_reference(editor: Editor, case: EditRequest, on_progress: ProgressCallback | None = None) -> Reference:
     latents: dict[int, Tensor] = {}
     velocities: dict[int, Tensor] = {}
+    layers: list[Tensor] = []
 
     def recorded(original: Predict) -> Predict:
         def predict(self: Denoiser, x: Tensor, index: int) -> Tensor:
-            velocity = original(self, x, index)
+            seen = watching_layers(self, layers) if index == self.schedule.steps // 2 else nullcontext()
+            with seen:
+                velocity = original(self, x, index)
             latents[index], velocities[index] = x.cpu(), velocity.cpu()
             return velocity
 
@@ -93,7 +150,7 @@ def run_reference(editor: Editor, case: EditRequest, on_progress: ProgressCallba
     cot = own_text(editor, case, on_progress)
     with predicting(recorded):
         result = editor.run(replace(case, cot_text=cot), on_progress)
-    reference = Reference(result, latents, velocities)
+    reference = Reference(result, latents, velocities, layers)
     if cot:
         reference.text, reference.likeliest = likeliest_tokens(editor, case, cot)
     return reference
@@ -105,23 +162,17 @@ def own_text(editor: Editor, case: EditRequest, on_progress: ProgressCallback | 
 
 
 def run_compared(
-    editor: Editor, case: EditRequest, reference: Reference, on_progress: ProgressCallback | None = None
+    editor: Editor,
+    case: EditRequest,
+    reference: Reference,
+    on_progress: ProgressCallback | None = None,
+    candidate: Candidate | None = None,
 ) -> tuple[Comparison, EditResult]:
     """As many steps as A took, whatever B's own default is."""
-    errors: dict[int, float] = {}
-
-    def forced(original: Predict) -> Predict:
-        def predict(self: Denoiser, x: Tensor, index: int) -> Tensor:
-            # First at A's latents: a step leaves nothing behind that the next pass over it does not overwrite.
-            velocity = original(self, reference.latents[index].to(x.device), index)
-            errors[index] = relative_error(velocity.cpu(), reference.velocities[index])
-            return original(self, x, index)
-
-        return predict
-
-    cot = reference.result.cot_text
-    with predicting(forced):
-        painted = editor.run(replace(case, steps=reference.result.steps, cot_text=cot), on_progress)
+    cot, cache = reference.result.cot_text, None if candidate is None else candidate.cache
+    painted, errors, layers = _paint(
+        editor, replace(case, steps=reference.result.steps, cot_text=cot), reference, cache, on_progress
+    )
     tokens = parting = share = None
     if reference.text and cot:
         own = encode(editor, own_text(editor, case, on_progress) or "")
@@ -131,17 +182,52 @@ def run_compared(
     a, b = reference.result.image, painted.image
     noise = metrics.psnr(a, b)
     comparison = Comparison(
+        candidate="B" if candidate is None else candidate.name,
         prompt=case.prompt,
         size=a.size,
         psnr_db=None if math.isinf(noise) else noise,
         ssim=metrics.ssim(a, b),
         largest_difference=metrics.largest_difference(a, b),
-        velocity_error=[errors[i] for i in sorted(errors)],
+        velocity_error=errors,
+        layer_error=layers,
         text_tokens=tokens,
         text_equal_before_parting=parting,
         text_forced_share=share,
     )
     return comparison, painted
+
+
+def _paint(
+    editor: Editor,
+    case: EditRequest,
+    reference: Reference,
+    cache: Callable[[int], StepCache] | None,
+    on_progress: ProgressCallback | None,
+) -> tuple[EditResult, list[float], list[float]]:
+    """B's picture; the errors of its velocities at A's latents, and of its residual stream behind each layer."""
+    errors: dict[int, float] = {}
+    layers: list[Tensor] = []
+
+    def forced(original: Predict) -> Predict:
+        def predict(self: Denoiser, x: Tensor, index: int) -> Tensor:
+            # At A's latents: a step leaves nothing behind that the next pass over it does not overwrite.
+            seen = watching_layers(self, layers) if index == self.schedule.steps // 2 else nullcontext()
+            with seen:
+                velocity = original(self, reference.latents[index].to(x.device), index)
+            errors[index] = relative_error(velocity.cpu(), reference.velocities[index])
+            # A forecaster would take the second pass for a step of its own: it gets a whole run instead.
+            return original(self, x, index) if cache is None else velocity
+
+        return predict
+
+    with caching(cache):
+        with predicting(forced):
+            painted = editor.run(case, on_progress)
+        if cache is not None:
+            painted = editor.run(case, on_progress)
+    # A step that was forecast ran no layer.
+    pairs = zip(layers, reference.layers, strict=True) if len(layers) == len(reference.layers) else ()
+    return painted, [errors[i] for i in sorted(errors)], [relative_error(a, b) for a, b in pairs]
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
@@ -191,70 +277,58 @@ def _unwatched(_: str) -> Iterator[ProgressCallback | None]:
     yield None
 
 
+@dataclass
+class Outcome:
+    """What a candidate did, request by request. `weight_error` is None where the reference is quantized itself."""
+
+    name: str
+    weight_error: float | None
+    comparisons: list[Comparison]
+    pictures: list[Image.Image]
+
+
 def compare(
-    load_a: Callable[[], Editor], load_b: Callable[[], Editor], cases: Sequence[EditRequest], watch: Watch = _unwatched
-) -> tuple[list[Comparison], Image.Image]:
-    """Both sides one after the other; the numbers and the contact sheet.
+    load_a: Callable[[], Editor],
+    candidates: Sequence[Candidate],
+    cases: Sequence[EditRequest],
+    watch: Watch = _unwatched,
+    on_outcome: Callable[[Outcome], object] = lambda outcome: None,
+) -> tuple[list[Reference], list[Outcome]]:
+    """A once, then each candidate.
 
     Args:
-        cases: of fixed sizes and seeds, so that both sides paint the same; greedy texts with their thoughts kept, so
-            that what A read is what B reads.
+        cases: of fixed sizes and seeds, so that all paint the same; greedy texts with their thoughts kept, so that what
+            A read is what B reads.
         watch: entered with a word on what is done next; gives what is told how far it is.
+        on_outcome: called with each candidate's as soon as it is there: what comes later takes as long again.
     """
     with watch("loading A"):
-        editor = load_a()
-    references = []
+        editor: Editor | None = load_a()
+    assert editor is not None
+    folder = editor.settings.model_id
+    references, outcomes = [], []
     for i, case in enumerate(cases, 1):
         with watch(f"A, request {i} of {len(cases)}") as on_progress:
             references.append(run_reference(editor, case, on_progress))
-    del editor
-    release()
-    with watch("loading B"):
-        editor = load_b()
-    results = []
-    for i, (case, reference) in enumerate(zip(cases, references, strict=True), 1):
-        with watch(f"B, request {i} of {len(cases)}") as on_progress:
-            results.append(run_compared(editor, case, reference, on_progress))
-    rows = []
-    for case, reference, (comparison, painted) in zip(cases, references, results, strict=True):
-        a, b = reference.result.image, painted.image
-        noise = "equal" if comparison.psnr_db is None else f"{comparison.psnr_db:.1f} dB"
-        source = load_image(case.images[0]) if case.images else None
-        apart = (f"difference x{metrics.AMPLIFIED}, {noise}", metrics.difference(a, b))
-        rows.append([(case.prompt, source), ("A", a), ("B", b), apart])
-    return [comparison for comparison, _ in results], metrics.contact_sheet(rows)
+    for candidate in candidates:
+        editor = None
+        release()
+        with watch(f"loading {candidate.name}"):
+            editor = candidate.load()
+            error = weight_error(folder, editor.settings.model_id, engine_of(editor).checkpoint.model.config)
+        outcome = Outcome(candidate.name, error, [], [])
+        for i, (case, reference) in enumerate(zip(cases, references, strict=True), 1):
+            with watch(f"{candidate.name}, request {i} of {len(cases)}") as on_progress:
+                comparison, painted = run_compared(editor, case, reference, on_progress, candidate)
+            outcome.comparisons.append(comparison)
+            outcome.pictures.append(painted.image)
+        outcomes.append(outcome)
+        on_outcome(outcome)
+    return references, outcomes
 
 
 def release() -> None:
-    """A's weights must be gone before B's come."""
+    """One side's weights must be gone before the next one's come."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def table(comparisons: Sequence[Comparison]) -> str:
-    """One line per request, then the velocity error of each step."""
-    form = "{:<40} {:>9} {:>8} {:>7} {:>7} {:>9} {:>9} {:>11} {:>8}"
-    lines = [
-        form.format("request", "size", "PSNR dB", "SSIM", "max/255", "velocity", "last step", "text free", "forced")
-    ]
-    for c in comparisons:
-        lines.append(
-            form.format(
-                c.prompt[:40],
-                "x".join(map(str, c.size)),
-                "equal" if c.psnr_db is None else f"{c.psnr_db:.2f}",
-                f"{c.ssim:.4f}",
-                c.largest_difference,
-                f"{sum(c.velocity_error) / len(c.velocity_error):.2e}",
-                f"{c.velocity_error[-1]:.2e}",
-                "-" if c.text_tokens is None else f"{c.text_equal_before_parting}/{c.text_tokens}",
-                "-" if c.text_forced_share is None else f"{c.text_forced_share:.4f}",
-            )
-        )
-    steps = range(max(len(c.velocity_error) for c in comparisons))
-    lines += ["", "velocity error of each step (mean over requests, largest)"]
-    for step in steps:
-        errors = [c.velocity_error[step] for c in comparisons if step < len(c.velocity_error)]
-        lines.append(f"{step:>4} {sum(errors) / len(errors):>10.2e} {max(errors):>10.2e}")
-    return "\n".join(lines)

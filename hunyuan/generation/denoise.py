@@ -64,9 +64,9 @@ class Denoiser:
         """The network's velocity at step `index`: fp32 `[rows, channels, h, w]`, the conditional row first."""
         t = self.times[index : index + 1]  # [1]
         if self.cache is None:
-            hidden = self._backbone(latents, t, index)
+            hidden = self._backbone(latents, index)
         elif self.cache.needs_full(index):
-            hidden = self._backbone(latents, t, index)
+            hidden = self._backbone(latents, index)
             self.cache.record(index, hidden)
         else:
             hidden = self.cache.forecast()
@@ -74,11 +74,16 @@ class Denoiser:
         image = hidden[:, grid.start - self.block.timestep :]
         return self.model.velocity(image, t.expand(self.kv.rows), grid.height, grid.width)
 
-    def _backbone(self, latents: Tensor, t: Tensor, index: int) -> Tensor:
+    def _backbone(self, latents: Tensor, index: int) -> Tensor:
         """The residual stream of the special tokens and the image's, `[rows, specials + h * w, hidden]`."""
-        image = self.model.embed_latents(latents, t)[0]  # [h * w, hidden]
-        x = torch.cat([*self._specials(t, index), image])[None].expand(self.kv.rows, -1, -1)
+        x = self.embed(latents, index)[None].expand(self.kv.rows, -1, -1)
         return self.model.model(x, self.span.rope, self.kv, self.span.segments)
+
+    def embed(self, latents: Tensor, index: int) -> Tensor:
+        """What the backbone gets at step `index`: the special tokens and the image's, `[specials + h * w, hidden]`."""
+        t = self.times[index : index + 1]  # [1]
+        image = self.model.embed_latents(latents, t)[0]  # [h * w, hidden]
+        return torch.cat([*self._specials(t, index), image])
 
     def _specials(self, t: Tensor, index: int) -> list[Tensor]:
         """`<timestep>`, and a distilled checkpoint's `<guidance>` and `<timestep_r>`: `[1, hidden]` each."""

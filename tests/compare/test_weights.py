@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from hunyuan import Editor, Settings
+from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.checkpoint.tiny_tokenizer import SCRIPT_COT_TEXT
@@ -21,7 +23,10 @@ from hunyuan.cli.main import build_parser, main
 from hunyuan.compare import picture_metrics as metrics
 from hunyuan.compare import weights
 from hunyuan.compare.sample_photos import photo
+from hunyuan.compare.weight_error import weight_error
 from hunyuan.generation.denoise import Denoiser
+from hunyuan.generation.job import EditJob
+from hunyuan.generation.step_cache import TaylorCache
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.vae import Posterior
 
@@ -156,7 +161,7 @@ def test_a_checkpoint_is_equal_to_itself(folders, tmp_path, capsys):
         assert entry["text_equal_before_parting"] == entry["text_tokens"] > 10
         assert entry["text_forced_share"] == 1
     shown = capsys.readouterr().out
-    assert shown.count("equal") == 3
+    assert shown.count("equal") == 4  # the summary too
     assert BUILT_IN[2][0][:40] in shown
     with Image.open(sheet) as picture:
         assert picture.size == (8 + 4 * 392, 8 + 3 * 408)
@@ -265,3 +270,67 @@ def test_wrong_options(capsys, options, message):
 def test_missing_folder_is_an_error_not_a_traceback(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "none"), str(tmp_path), "--requests", "1"]) == 2
     assert "error: MODEL_ID" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_many_candidates_one_reference(folders, tmp_path, capsys):
+    exact, sheet = folders["exact"], tmp_path / "sheet.png"
+    candidates = [f"{exact}@weights=fp8", f"{exact}@weights=4bit,name=four", f"{exact}@step_cache=taylor,interval=2"]
+    options = ("--requests", "1", "--bot-task", "image", "--steps", "6", "--sheet", str(sheet))
+    out = tmp_path / "out.json"
+    arguments = ["compare", str(exact), *candidates, "--device", "cpu", "--json", str(out), *options]
+    assert main(arguments) == 0
+    eight, four, cached = json.loads(out.read_text())
+    assert [entry["candidate"] for entry in (four, cached)] == ["four", "exact@step_cache=taylor,interval=2"]
+    assert 0.02 < eight["weight_error"] < 0.03
+    assert 0.1 < four["weight_error"] < 0.13
+    assert cached["weight_error"] == 0
+    assert len(four["layer_error"]) == 2
+    assert eight["layer_error"][-1] < four["layer_error"][-1]
+    assert cached["velocity_error"][:3] == [0, 0, 0]  # run in full
+    assert max(cached["velocity_error"][3:]) > 0
+    shown = capsys.readouterr()
+    assert shown.err.count("A, request 1 of 1") == 1
+    assert "| four | 0.1" in shown.out
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 + 5 * 392, 8 + 408)
+
+
+def test_the_weight_error_of_a_folder_is_its_report_s(folders, tmp_path):
+    out = tmp_path / "4bit"
+    report = quantize_folder(folders["exact"], out, QuantizeOptions())
+    found = weight_error(folders["exact"], out, read_config(out))
+    loaded = weight_error(folders["exact"], folders["exact"], read_config(out))
+    assert found == pytest.approx(loaded)
+    assert found == pytest.approx(np.mean([row["relative_error"] for row in report["layers"]]), rel=0.01)
+    assert weight_error(out, out, read_config(out)) is None
+
+
+def test_a_step_cache_is_given_back_after_an_error():
+    original = EditJob.step_cache
+
+    def broken() -> None:
+        with weights.caching(TaylorCache):
+            assert EditJob.step_cache is not original
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        broken()
+    assert EditJob.step_cache is original
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        ("b@strength=3", "unknown option strength"),
+        ("b@step_cache=other", "step_cache must be one of taylor, spectrum"),
+        ("b@step_cache=taylor,window=3", "taylor has no option window; it has interval"),
+        ("b@step_cache=taylor,interval=x", "invalid literal"),
+        ("b@weights=", "expected FOLDER@OPTION=VALUE"),
+    ],
+)
+def test_wrong_candidates(tmp_path, capsys, candidate, message):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    assert main(["compare", str(folder), candidate.replace("b", str(folder), 1)]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""How far a candidate's expert weights are from the official ones, from the files alone.
+
+Reads some experts of each layer; where a folder is quantized while it is loaded, quantizes them in the same way. Knows
+folders and formats; no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hunyuan.checkpoint.folder import OpenWeights, read_config
+from hunyuan.checkpoint.safetensors_file import ShardReader
+from hunyuan.checkpoint.tensor_table import expected_tensors
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.formats.numbers import dequantize_fp8, dequantize_mxfp4, quantize_fp8, quantize_mxfp4
+from hunyuan.model.config import ModelConfig
+
+MOST_EXPERTS = 8
+"""Of a layer; they are spread over all of them."""
+
+
+def weight_error(reference: Path | str, folder: Path | str, target: ModelConfig) -> float | None:
+    """`|candidate - official| / |official|` over the experts that are looked at.
+
+    Args:
+        reference: the official folder.
+        folder: the candidate's.
+        target: its config with the formats that its weights have once they are loaded.
+
+    Returns:
+        None where either is no folder, or the reference is quantized itself.
+    """
+    source, stored = Path(reference), Path(folder)
+    if not source.is_dir() or not stored.is_dir() or not isinstance(target, CheckpointConfig):
+        return None
+    official, own = read_config(source), read_config(stored)
+    if official.quantization_config is not None:
+        return None
+    error = square = 0.0
+    with OpenWeights(source, expected_tensors(official)) as first, OpenWeights(stored, expected_tensors(own)) as second:
+        ours, theirs = first.where(), second.where()
+        for layer, name, expert in _matrices(official):
+            key = f"model.layers.{layer}.mlp.experts.{expert}.{name}_proj.weight"
+            weight = ours[key].tensor(key).float()
+            if own.expert_formats[layer] == "bf16":
+                found = _rounded(theirs[key].tensor(key), target.expert_formats[layer])
+            else:
+                found = _stored(theirs, f"model.layers.{layer}.mlp.experts.{name}", expert, own.expert_formats[layer])
+            error += float((found - weight).square().sum(dtype=torch.float64))
+            square += float(weight.square().sum(dtype=torch.float64))
+    return sqrt(error / square) if square else 0.0
+
+
+def _matrices(config: CheckpointConfig) -> Iterator[tuple[int, str, int]]:
+    """Layer, matrix and expert of all that are looked at."""
+    for layer in range(config.num_hidden_layers):
+        if config.is_moe(layer):
+            count = config.num_experts[layer]
+            for expert in range(0, count, max(1, count // MOST_EXPERTS)):
+                yield from ((layer, name, expert) for name in ("gate_and_up", "down"))
+
+
+def _rounded(weight: Tensor, kind: str) -> Tensor:
+    if kind == "fp8":
+        return dequantize_fp8(*quantize_fp8(weight))
+    return dequantize_mxfp4(*quantize_mxfp4(weight)) if kind == "mxfp4" else weight.float()
+
+
+def _stored(held: dict[str, ShardReader], name: str, expert: int, kind: str) -> Tensor:
+    values, scale = (_slice(held[f"{name}_{part}"], f"{name}_{part}", expert) for part in ("proj", "scale"))
+    return dequantize_fp8(values, scale) if kind == "fp8" else dequantize_mxfp4(values, scale)
+
+
+def _slice(shard: ShardReader, key: str, index: int) -> Tensor:
+    """One entry along a tensor's first axis."""
+    entry = shard.entries[key]
+    size = entry.size // entry.shape[0]
+    buffer = torch.empty(size, dtype=torch.uint8)
+    shard.read_into(buffer, entry.start + index * size)
+    return buffer.view(entry.dtype).view(entry.shape[1:])
