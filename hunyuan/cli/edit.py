@@ -12,7 +12,7 @@ DESCRIPTION = """\
 Edits a photo as the prompt says, in this process. Shows how far it is, and the model's text as it is thought. Loading
 the weights takes most of the time for one edit: `hunyuan serve` keeps them loaded."""
 EXAMPLES = """\
-  hunyuan edit photo.jpg "Make the sky orange" -o edited.png
+  hunyuan edit photo.jpg "Make it black and white" -o edited.png
   hunyuan edit photo.jpg "Put on this hat" --image hat.png -o edited.png --seed 42
   MODEL_ID=/models/HunyuanImage-3-Instruct hunyuan edit photo.jpg "A watercolour" -o edited.webp --steps 20"""
 

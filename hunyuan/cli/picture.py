@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="FOLDER", help="checkpoint folder, demo or tiny; default: MODEL_ID, or demo")
     parser.add_argument("--seed", type=int, help="the same seed gives the same picture; default: drawn")
-    parser.add_argument("--steps", type=int, help="denoising steps, 1 to 100; default: 28, Distil 8")
+    parser.add_argument("--steps", type=int, help="denoising steps, 1 to 100; default: 28, Distil and the demo 8")
     parser.add_argument(
         "--resolution", default="auto", metavar="SIZE", help="auto (the model chooses), WIDTHxHEIGHT or W:H"
     )
