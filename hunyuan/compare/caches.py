@@ -21,7 +21,7 @@ CACHES: dict[str, tuple[Callable[..., StepCache], type[Any]]] = {
 def make_cache(name: str, options: Mapping[str, str]) -> Callable[[int], StepCache]:
     """What makes a cache for a number of steps. Raises `ValueError`: an option that it has not, or no number."""
     make, settings = CACHES[name]
-    known = {field.name: type(field.default) for field in fields(settings)}
+    known = {field.name: int if isinstance(field.default, int) else float for field in fields(settings)}
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known)}")

@@ -24,7 +24,7 @@ MOST_EXPERTS = 8
 """Of a layer; they are spread over all of them."""
 
 
-def weight_error(reference: Path | str, folder: Path | str, target: ModelConfig) -> float | None:
+def weight_error(reference: Path | str | None, folder: Path | str | None, target: ModelConfig) -> float | None:
     """`|candidate - official| / |official|` over the experts that are looked at.
 
     Args:
@@ -35,7 +35,9 @@ def weight_error(reference: Path | str, folder: Path | str, target: ModelConfig)
     Returns:
         None where either is no folder, or the reference is quantized itself.
     """
-    source, stored = Path(reference), Path(folder)
+    if not isinstance(reference, Path) or not isinstance(folder, Path):
+        return None
+    source, stored = reference, folder
     if not source.is_dir() or not stored.is_dir() or not isinstance(target, CheckpointConfig):
         return None
     official, own = read_config(source), read_config(stored)
