@@ -134,7 +134,7 @@ def checkpoint(folder: Path | None) -> Row:
     from hunyuan.checkpoint.verify import problems
 
     if folder is None:
-        return Row("--", "checkpoint", "MODEL_ID names no folder: a built-in checkpoint is served, the demo unless it says tiny")
+        return Row("--", "checkpoint", "MODEL_ID names no folder: the demo is served, or what MODEL_ID=tiny is")
     found = problems(folder)
     more = f" (and {len(found) - 1} more; hunyuan verify {folder})" if len(found) > 1 else ""
     if found:

@@ -57,6 +57,7 @@ BY_OTHERS = INSTALLED | {  # pattern -> the file that runs it, and a word of it 
     # with a stand-in for the hub's client
     r"scripts/download_model\.sh ": ("tests/deploy/test_download.py", "scripts/download_model.sh"),
     r"-m hunyuan compare ": ("tests/compare/test_weights.py", '"compare"'),
+    r"-m hunyuan verify ": ("tests/cli/test_main.py", '["verify", str(tmp_path)]'),
     r"^\.venv/bin/locust ": ("tests/scripts/test_locustfile.py", '"locust", "-f"'),
     r"scripts/benchmark_h100\.sh ": ("tests/scripts/test_benchmarks.py", "scripts/benchmark_h100.sh"),
     r"scripts/image/replay_image\.py": ("scripts/checks/image.sh", "scripts/image/replay_image.py"),
