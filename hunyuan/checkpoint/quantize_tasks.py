@@ -133,15 +133,11 @@ def _write_rows(
     writer: ShardWriter,
     device: torch.device,
 ) -> Measured | None:
-    entry = shard.entries[spec.key]
-    width = entry.size // entry.shape[0]
-    buffer = torch.empty(count * width, dtype=torch.uint8)
-    shard.read_into(buffer, entry.start + first * width)
-    values = buffer.view(entry.dtype).view(count, -1)  # [rows, the rest]
+    values = shard.rows(spec.key, first, count).view(count, -1)  # [rows, the rest]
     try:
         if spec.kind != "fp8":
             if adapters.change(spec.key):
-                values = adapters.merged(spec.key, values.to(device), first).to(entry.dtype)
+                values = adapters.merged(spec.key, values.to(device), first).to(values.dtype)
             writer.write(spec.key, values, first * values.shape[1])
             return None
         weight = adapters.merged(spec.key, values.to(device), first)

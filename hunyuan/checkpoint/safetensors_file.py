@@ -123,6 +123,14 @@ class ShardReader:
         self.read_into(buffer, entry.start)
         return buffer.view(entry.dtype).view(entry.shape)
 
+    def rows(self, key: str, first: int, count: int) -> Tensor:
+        """A copy of `count` entries along one tensor's first axis, from `first` on: `[count, ...]`, on the CPU."""
+        entry = self.entries[key]
+        width = entry.size // entry.shape[0]  # bytes per entry
+        buffer = torch.empty(count * width, dtype=torch.uint8)
+        self.read_into(buffer, entry.start + first * width)
+        return buffer.view(entry.dtype).view(count, *entry.shape[1:])
+
 
 class ShardWriter:
     """A weight file with a given content, filled in any order, from several threads; `finish` makes it appear.

@@ -74,14 +74,5 @@ def _rounded(weight: Tensor, kind: str) -> Tensor:
 
 
 def _stored(held: dict[str, ShardReader], name: str, expert: int, kind: str) -> Tensor:
-    values, scale = (_slice(held[f"{name}_{part}"], f"{name}_{part}", expert) for part in ("proj", "scale"))
+    values, scale = (held[key].rows(key, expert, 1)[0] for key in (f"{name}_proj", f"{name}_scale"))
     return dequantize_fp8(values, scale) if kind == "fp8" else dequantize_mxfp4(values, scale)
-
-
-def _slice(shard: ShardReader, key: str, index: int) -> Tensor:
-    """One entry along a tensor's first axis."""
-    entry = shard.entries[key]
-    size = entry.size // entry.shape[0]
-    buffer = torch.empty(size, dtype=torch.uint8)
-    shard.read_into(buffer, entry.start + index * size)
-    return buffer.view(entry.dtype).view(entry.shape[1:])

@@ -12,7 +12,6 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from hunyuan.adapters import Adapter
@@ -70,8 +69,8 @@ class AdapterFile:
             ValueError: it holds values that are no numbers.
         """
         pair = self.pairs[key]
-        down = self._matrix(pair.down, 0, self._reader.entries[pair.down].shape[0]).to(weight.device)
-        up = self._matrix(pair.up, first, len(weight)).to(weight.device)
+        down = self._reader.tensor(pair.down).float().to(weight.device)
+        up = self._reader.rows(pair.up, first, len(weight)).float().to(weight.device)
         if not (down.isfinite().all() and up.isfinite().all()):
             raise ValueError(f"adapter {self.name} holds values there that are no numbers")
         weight.addmm_(up, down, alpha=self.scale * pair.strength)
@@ -111,14 +110,6 @@ class AdapterFile:
                 raise CheckpointError(f"{keys['alpha']} is no number")
             return alpha / rank
         return 1.0 if config is None else config.strength(layer)
-
-    def _matrix(self, key: str, first: int, count: int) -> Tensor:
-        """`count` rows from `first` on, fp32 on the CPU."""
-        entry = self._reader.entries[key]
-        width = entry.size // entry.shape[0]
-        buffer = torch.empty(count * width, dtype=torch.uint8)
-        self._reader.read_into(buffer, entry.start + first * width)
-        return buffer.view(entry.dtype).view(count, -1).float()
 
 
 def name_of(adapter: Adapter) -> str:
