@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from own_process import cost_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -422,10 +423,15 @@ def test_a_type_that_the_config_does_not_say_is_refused(four_bit, source, tmp_pa
 
 @pytest.mark.slow
 def test_memory_is_bounded_by_a_few_matrices(tmp_path):
+    """In a process of its own: what other tests have freed would hide what this takes."""
+    assert cost_of(quantize_and_watch_memory, tmp_path).refusal is None
+
+
+def quantize_and_watch_memory(folder: Path) -> None:
     """Twelve layers of 6 MB: the whole would show, a matrix a worker does not."""
     shape = TinyShape(hidden=256, experts=16, expert_width=256, layers=12)
-    source = write_tiny_checkpoint(tmp_path / "source", shape)
-    quantize_folder(write_tiny_checkpoint(tmp_path / "warm"), tmp_path / "warm_out", QuantizeOptions(workers=2))
+    source = write_tiny_checkpoint(folder / "source", shape)
+    quantize_folder(write_tiny_checkpoint(folder / "warm"), folder / "warm_out", QuantizeOptions(workers=2))
     process, most = psutil.Process(), 0
     before = process.memory_info().rss
     real = quantize_tasks._square
@@ -437,6 +443,6 @@ def test_memory_is_bounded_by_a_few_matrices(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantize_tasks, "_square", measure)
-        quantize_folder(source, tmp_path / "out", QuantizeOptions(workers=2))
+        quantize_folder(source, folder / "out", QuantizeOptions(workers=2))
     assert (source / "model.safetensors").stat().st_size > 75e6
     assert 0 < most < 25e6
