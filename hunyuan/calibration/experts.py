@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
 from hunyuan.calibration.moments import shrunk_moments
 from hunyuan.formats.compensate import compensate_mxfp4
 from hunyuan.formats.numbers import dequantize_mxfp4, quantize_mxfp4
 from hunyuan.model.moe import gated_mlp
+from hunyuan.model.operations import swiglu
 
 CPU_GROUP, GPU_GROUP = 1, 8
 """Experts worked on at a time: on a GPU the work of one matrix is too little for it."""
@@ -98,18 +99,20 @@ def quantize_experts(
     for first in range(0, count, group):
         experts = range(first, min(first + group, count))
         originals = [read(expert) for expert in experts]
-        for expert, original, made in zip(experts, originals, _choose(experts, originals, routed), strict=True):
+        rounded = [(quantize_mxfp4(up), quantize_mxfp4(down)) for up, down in originals]
+        chosen = _choose(experts, originals, rounded, routed)
+        for expert, original, plainly, made in zip(experts, originals, rounded, chosen, strict=True):
             tokens, weights = routed.of(expert)
             x, w = routed.x[tokens], weights[:, None]
-            values = w * gated_mlp(x, *_matrices(made, x.dtype)).float()
+            values = w * gated_mlp(x, *_matrices(made.gate_and_up, made.down, x.dtype)).float()
             out.index_add_(0, tokens, values)
             seen = routed.held[tokens]
             measured, rows = x[seen], place[tokens[seen]]
             wanted = w[seen] * gated_mlp(measured, *(m.to(x.dtype) for m in original)).float()
-            rounded = w[seen] * gated_mlp(measured, *_rounded(original, x.dtype)).float()
+            simple = w[seen] * gated_mlp(measured, *_matrices(*plainly, x.dtype)).float()
             exact.index_add_(0, rows, wanted)
-            plain.index_add_(0, rows, rounded)
-            errors.plain.append(_square(rounded - wanted))
+            plain.index_add_(0, rows, simple)
+            errors.plain.append(_square(simple - wanted))
             errors.chosen.append(_square(values[seen] - wanted))
             errors.square.append(_square(wanted))
             errors.tokens.append(made.tokens)
@@ -120,8 +123,10 @@ def quantize_experts(
     errors.layer_chosen = _square(out[held] - before - exact)
 
 
-def _choose(experts: Sequence[int], originals: Sequence[Matrices], routed: Routed) -> list[Quantized]:
-    """A group's stored forms; the matrices of all that saw enough tokens at once."""
+def _choose(
+    experts: Sequence[int], originals: Sequence[Matrices], rounded: Sequence[tuple[Packed, Packed]], routed: Routed
+) -> list[Quantized]:
+    """A group's stored forms; the matrices of all that saw enough tokens at once, `rounded` for the others."""
     inputs, counted = [], []
     for expert in experts:
         tokens, w = routed.of(expert)
@@ -130,7 +135,7 @@ def _choose(experts: Sequence[int], originals: Sequence[Matrices], routed: Route
         counted.append((w[kept], routed.requests[tokens[kept]]))
     least = max(FEW, routed.x.shape[1] // 32)
     enough = [i for i, x in enumerate(inputs) if len(x) >= least]
-    outer, inner = [quantize_mxfp4(up) for up, _ in originals], [quantize_mxfp4(down) for _, down in originals]
+    outer, inner = [first for first, _ in rounded], [second for _, second in rounded]
     if enough:
         moments = torch.stack([shrunk_moments(inputs[i], *counted[i]) for i in enough])
         values, scale = compensate_mxfp4(torch.stack([originals[i][0] for i in enough]), moments)
@@ -145,19 +150,8 @@ def _choose(experts: Sequence[int], originals: Sequence[Matrices], routed: Route
     return [Quantized(expert, len(inputs[i]), i not in enough, outer[i], inner[i]) for i, expert in enumerate(experts)]
 
 
-def swiglu(x: Tensor) -> Tensor:
-    """`[tokens, 2 * width]` -> `[tokens, width]`, as between an expert's two matrices."""
-    up, gate = x.chunk(2, dim=-1)
-    return up * silu(gate)
-
-
-def _matrices(made: Quantized, dtype: torch.dtype) -> Matrices:
-    return dequantize_mxfp4(*made.gate_and_up).to(dtype), dequantize_mxfp4(*made.down).to(dtype)
-
-
-def _rounded(original: Matrices, dtype: torch.dtype) -> Matrices:
-    first, second = (dequantize_mxfp4(*quantize_mxfp4(matrix)).to(dtype) for matrix in original)
-    return first, second
+def _matrices(first: Packed, second: Packed, dtype: torch.dtype) -> Matrices:
+    return dequantize_mxfp4(*first).to(dtype), dequantize_mxfp4(*second).to(dtype)
 
 
 def _square(values: Tensor) -> float:

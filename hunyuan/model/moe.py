@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
-from hunyuan.model.operations import PLAIN, Operations, total
+from hunyuan.model.operations import PLAIN, Operations, swiglu, total
 
 
 class GatedMlp(nn.Module):
@@ -99,8 +99,7 @@ class MoE(nn.Module):
 
 def gated_mlp(x: Tensor, gate_and_up: Tensor, down: Tensor) -> Tensor:
     """`down(up * silu(gate))`, `up` being the FIRST half of the rows of `gate_and_up`."""
-    up, gate = linear(x, gate_and_up).chunk(2, dim=-1)
-    return linear(up * silu(gate), down)
+    return linear(swiglu(linear(x, gate_and_up)), down)
 
 
 def experts_loop(

@@ -18,6 +18,12 @@ from hunyuan.model.attention import Segment, attend, split_heads
 from hunyuan.model.rope import apply_rope
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """`[..., 2 * width]` -> `[..., width]`: the first half times the SiLU of the second."""
+    up, gate = x.chunk(2, dim=-1)
+    return up * nn.functional.silu(gate)
+
+
 class KeyValueBuffers(Protocol):
     """Where a request keeps its keys and values.
 
@@ -116,8 +122,7 @@ class Operations:
 
     def swiglu(self, x: Tensor) -> Tensor:
         """`[..., 2 * width]` -> `[..., width]`: the first half times the SiLU of the second."""
-        up, gate = x.chunk(2, dim=-1)
-        return up * nn.functional.silu(gate)
+        return swiglu(x)
 
     def route(self, x: Tensor, router: Tensor, topk: int) -> tuple[Tensor, Tensor]:
         """`[tokens, hidden]` -> weights fp32 and indices (int32 or int64) `[tokens, topk]`, best first.
