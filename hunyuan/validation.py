@@ -33,11 +33,11 @@ def validate(request: EditRequest, settings: Settings) -> None:
     """Checks every field that needs no model. Raises `InvalidRequest`."""
     _prompt(request.prompt, settings.prompt_max_chars)
     _images(request.images)
-    _whole("seed", request.seed, 0, MAX_SEED)
-    _whole("steps", request.steps, 1, MAX_STEPS)
-    _whole("max_new_tokens", request.max_new_tokens, 1, 2**20, optional=False)
-    _whole("previews", request.previews, 0, MAX_PREVIEWS, optional=False)
-    _whole("top_k", request.top_k, 0, 2**31)
+    whole("seed", request.seed, 0, MAX_SEED)
+    whole("steps", request.steps, 1, MAX_STEPS)
+    whole("max_new_tokens", request.max_new_tokens, 1, 2**20, optional=False)
+    whole("previews", request.previews, 0, MAX_PREVIEWS, optional=False)
+    whole("top_k", request.top_k, 0, 2**31)
     _number("guidance_scale", request.guidance_scale, 0, 100)
     _number("flow_shift", request.flow_shift, 0.01, 100)
     _number("temperature", request.temperature, 0.01, 100)
@@ -94,7 +94,8 @@ def _type(field: str, value: object, *allowed: type) -> None:
         raise InvalidRequest(field, f"got {type(value).__name__}; {names} is allowed")
 
 
-def _whole(field: str, value: int | None, low: int, high: int, optional: bool = True) -> None:
+def whole(field: str, value: int | None, low: int, high: int, optional: bool = True) -> None:
+    """Raises `InvalidRequest` where a value is no whole number from `low` to `high`."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:

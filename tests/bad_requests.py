@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
 from PIL import Image
-from server_process import photo_bytes
+from server_process import Server, photo_bytes
 
 BOUNDARY = "frontier"
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
@@ -170,3 +171,18 @@ def send(client: httpx.Client, bad: Bad, request_id: str) -> httpx.Response:
     if bad.content_type is not None:
         headers["Content-Type"] = bad.content_type
     return client.request(bad.method, bad.path, content=bad.body, headers=headers)
+
+
+def assert_leave_no_memory_behind(server: Server, client: httpx.Client, cases: Mapping[str, Bad]) -> None:
+    """All of them six times; from the second on the server does not grow."""
+
+    def all_of_them() -> float:
+        for name, bad in cases.items():
+            assert send(client, bad, "again").status_code == bad.status, name
+        return server.rss_mib()
+
+    all_of_them()
+    before = all_of_them()
+    for _ in range(4):
+        after = all_of_them()
+    assert after < before * 1.05

@@ -44,6 +44,13 @@ class Box:
         data = {"prompt": prompt, **{name: str(value) for name, value in fields.items()}}
         return httpx.post(f"{self.url}{path}", files=files, data=data, headers=headers, timeout=timeout)
 
+    def submit(self, prompt: str, steps: int) -> str:
+        """A job's id."""
+        files, data = {"image": ("a.jpg", photo_bytes())}, {"prompt": prompt, "steps": str(steps)}
+        answer = httpx.post(f"{self.url}/edit/submit", files=files, data=data, headers=AUTHORIZATION, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["task_id"])
+
     def request_line(self, request_id: str, seconds: float = 5) -> dict[str, Any]:
         """The one line about a request in the logs of all replicas."""
         end = time.monotonic() + seconds

@@ -18,7 +18,21 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bad_requests import BODIES, END, FIELDS, IMAGE, IMAGES, MULTIPART, PHOTO, PROMPT, UPLOAD_LIMIT_MB, Bad, part, send
+from bad_requests import (
+    BODIES,
+    END,
+    FIELDS,
+    IMAGE,
+    IMAGES,
+    MULTIPART,
+    PHOTO,
+    PROMPT,
+    UPLOAD_LIMIT_MB,
+    Bad,
+    assert_leave_no_memory_behind,
+    part,
+    send,
+)
 from PIL import Image
 from server_process import ROOT, Server, assert_envelope, running
 from span_collector import Spans, collecting
@@ -188,16 +202,7 @@ def test_a_body_that_announces_no_length_is_counted(server: Server, client: http
 
 
 def test_bad_requests_leave_no_memory_behind(server: Server, client: httpx.Client) -> None:
-    def all_of_them() -> float:
-        for name, bad in CASES.items():
-            assert send(client, bad, "again").status_code == bad.status, name
-        return server.rss_mib()
-
-    all_of_them()
-    before = all_of_them()
-    for _ in range(4):
-        after = all_of_them()
-    assert after < before * 1.05
+    assert_leave_no_memory_behind(server, client, CASES)
 
 
 def test_a_websocket_is_a_request_like_any_other(server: Server) -> None:

@@ -13,7 +13,20 @@ from typing import Any
 
 import httpx
 import pytest
-from bad_requests import BODIES, END, FIELDS, IMAGE, IMAGES, PHOTO, PROMPT, UPLOAD_LIMIT_MB, Bad, part, send
+from bad_requests import (
+    BODIES,
+    END,
+    FIELDS,
+    IMAGE,
+    IMAGES,
+    PHOTO,
+    PROMPT,
+    UPLOAD_LIMIT_MB,
+    Bad,
+    assert_leave_no_memory_behind,
+    part,
+    send,
+)
 from openai_events import assert_error, events_of
 from server_process import Server, running
 
@@ -189,13 +202,4 @@ def test_the_log_knows_the_route_and_nothing_of_the_request(server: Server, clie
 
 
 def test_bad_requests_leave_no_memory_behind(server: Server, client: httpx.Client) -> None:
-    def all_of_them() -> float:
-        for name, bad in CASES.items():
-            assert send(client, bad, "again").status_code == bad.status, name
-        return server.rss_mib()
-
-    all_of_them()
-    before = all_of_them()
-    for _ in range(4):
-        after = all_of_them()
-    assert after < before * 1.05
+    assert_leave_no_memory_behind(server, client, CASES)

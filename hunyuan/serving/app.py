@@ -150,7 +150,7 @@ def _take_cors_out(app: Starlette) -> dict[str, Any] | None:
     if not inside:
         return None
     app.user_middleware.remove(inside[0])
-    options: dict[str, Any] = {"allow_methods": ["GET", "POST", "PUT"], **inside[0].kwargs}
+    options: dict[str, Any] = {"allow_methods": _CORS["allow_methods"], **inside[0].kwargs}
     for name in ("allow_origins", "allow_methods", "allow_headers", "expose_headers"):
         value = options.get(name) or ()  # the framework takes a text apart letter by letter
         options[name] = value.replace(",", " ").split() if isinstance(value, str) else list(value)

@@ -23,6 +23,7 @@ from typing import Any
 from bentoml.exceptions import BentoMLException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hunyuan.errors import Cancelled, HunyuanError
@@ -72,6 +73,11 @@ def reporting(scope: Scope, *hide: str) -> Iterator[None]:
         logger.error("request %s: %s", record.request_id, describe_failure(error, *hide))
         record.error = failed()
         raise record.error from None
+
+
+def refusal(error: HunyuanError) -> Response:
+    """An answer with the error's status; its body is put there by the envelope, for `reporting` has noted the error."""
+    return Response(status_code=error.status)
 
 
 def let_go(error: BaseException | None) -> None:

@@ -287,13 +287,6 @@ def jobs_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         yield shared
 
 
-def submit(box: Box, prompt: str, steps: int) -> str:
-    files, fields = {"image": ("a.jpg", photo_bytes())}, {"prompt": prompt, "steps": str(steps)}
-    answer = httpx.post(f"{box.url}/edit/submit", files=files, data=fields, headers=AUTHORIZATION, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["task_id"])
-
-
 def told(box: Box, action: str, task_id: str, method: str = "GET") -> httpx.Response:
     return httpx.request(
         method, f"{box.url}/edit/{action}", params={"task_id": task_id}, headers=AUTHORIZATION, timeout=30
@@ -308,7 +301,7 @@ def until(box: Box, task_id: str, *states: str, seconds: float = 15) -> None:
 
 
 def test_jobs_go_to_free_replicas_and_their_ids_lead_there(jobs_box: Box) -> None:
-    ids = [submit(jobs_box, f"good job{number}", 30) for number in range(2)]
+    ids = [jobs_box.submit(f"good job{number}", 30) for number in range(2)]
     assert {name.partition("-")[0] for name in ids} == {"gpu0", "gpu1"}
     for name in ids:
         until(jobs_box, name, "completed")
@@ -322,7 +315,7 @@ def test_jobs_leave_room_for_edits(jobs_box: Box) -> None:
         running = [pool.submit(jobs_box.edit, f"room-{n}", "good a", steps=60) for n in range(2)]
         time.sleep(0.5)
         with pytest.raises(AssertionError, match="4 jobs wait here already"):
-            ids.extend(submit(jobs_box, f"good many{number}", 2) for number in range(12))
+            ids.extend(jobs_box.submit(f"good many{number}", 2) for number in range(12))
         after = jobs_box.edit("room-after", steps=2)
         assert [one.result().status_code for one in running] == [200, 200]
     assert after.status_code == 200

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from box import AUTHORIZATION, Box, needs_haproxy, proxy_before, replicas_in
-from server_process import free_port, photo_bytes
+from server_process import free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_haproxy]
 
@@ -29,13 +29,6 @@ def box(tmp_path: Path) -> Iterator[Box]:
     ):
         shared.wait_for("gpu0", "gpu1")
         yield shared
-
-
-def submit(box: Box, prompt: str, steps: int) -> str:
-    files, data = {"image": ("a.jpg", photo_bytes())}, {"prompt": prompt, "steps": str(steps)}
-    answer = httpx.post(f"{box.url}/edit/submit", files=files, data=data, headers=AUTHORIZATION, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["task_id"])
 
 
 def status(box: Box, job_id: str) -> dict[str, Any]:
@@ -61,7 +54,7 @@ def done_by(box: Box, name: str) -> str:
 
 
 def test_edits_go_where_no_job_runs(box: Box) -> None:
-    job_id = submit(box, "good job", 60)
+    job_id = box.submit("good job", 60)
     until_state(box, job_id, "in_progress")
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(box.edit, f"beside-{n}", f"good {n}", steps=4) for n in range(4)]
@@ -77,7 +70,7 @@ def test_a_job_waits_for_its_replica_s_turn_and_frees_it(box: Box) -> None:
     with ThreadPoolExecutor(4) as pool:
         busy = [pool.submit(box.edit, f"busy-{n}", f"good {n}", steps=40) for n in range(2)]
         time.sleep(0.5)
-        job_id = submit(box, "good patient", 2)
+        job_id = box.submit("good patient", 2)
         until(lambda: box.waiting() == 1)
         assert status(box, job_id)["status"] == "pending"
         assert [one.result().status_code for one in busy] == [200, 200]
@@ -86,10 +79,10 @@ def test_a_job_waits_for_its_replica_s_turn_and_frees_it(box: Box) -> None:
 
 
 def test_a_job_that_is_cancelled_while_it_waits_leaves_the_proxy_s_queue(box: Box) -> None:
-    first = [submit(box, f"good long-{n}", 90) for n in range(2)]
+    first = [box.submit(f"good long-{n}", 90) for n in range(2)]
     for job_id in first:
         until_state(box, job_id, "in_progress")
-    waiting = submit(box, "good waiting", 2)
+    waiting = box.submit("good waiting", 2)
     until(lambda: box.waiting() == 1)
     for job_id in (waiting, *first):
         httpx.put(f"{box.url}/edit/cancel", params={"task_id": job_id}, headers=AUTHORIZATION, timeout=30)
@@ -99,7 +92,7 @@ def test_a_job_that_is_cancelled_while_it_waits_leaves_the_proxy_s_queue(box: Bo
 
 
 def test_a_replica_that_ends_finishes_its_job_and_interrupts_what_waits_for_a_place(box: Box) -> None:
-    jobs = [submit(box, f"good {n}", 60) for n in range(4)]
+    jobs = [box.submit(f"good {n}", 60) for n in range(4)]
     until(lambda: [status(box, one)["status"] for one in jobs].count("in_progress") == 2)
     mine = [one for one in jobs if one.startswith("gpu0-")]
     assert len(mine) == 2

@@ -8,25 +8,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from server_process import ROOT, Server, photo_bytes, running
+from server_process import ROOT, Server, photo_bytes
 
 pytestmark = pytest.mark.server
 
-FAULTY = ROOT / "tests/faulty"
 TEXT = (ROOT / "docs/http.md").read_text(encoding="utf-8").partition("## Jobs")[2].partition("\n## ")[0]
 ADDRESS = "http://127.0.0.1:8000"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("snippets")
-    with running(folder, "faulty_service:HunyuanImage", FAULTY, FAULTS_RECORD=str(folder / "record")) as shared:
-        yield shared
 
 
 @pytest.fixture

@@ -11,16 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from server_process import ROOT, Server, photo_bytes, running
+from server_process import ROOT, Server, photo_bytes
 
 pytestmark = pytest.mark.server
 
-FAULTY = ROOT / "tests/faulty"
 TEXT = (ROOT / "docs/http.md").read_text(encoding="utf-8").partition("## OpenAI's images API")[2]
 ADDRESS = "http://127.0.0.1:8000"
 NAMED = "mask: this model takes no mask; say in the prompt where to change what"
@@ -28,13 +26,6 @@ NAMED = "mask: this model takes no mask; say in the prompt where to change what"
 
 def snippets(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.M | re.S)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("snippets")
-    with running(folder, "faulty_service:HunyuanImage", FAULTY, FAULTS_RECORD=str(folder / "record")) as shared:
-        yield shared
 
 
 @pytest.fixture

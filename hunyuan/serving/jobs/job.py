@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from hunyuan.errors import HunyuanError
+from hunyuan.serving.records import EditRecord
 
 # The words of BentoML's task interface. `failed` is also what ended with its process.
 JobState = Literal["pending", "in_progress", "completed", "failed", "canceled"]
@@ -57,6 +58,10 @@ class EditFields:
     seed: int | None
     steps: int | None
     resolution: str
+
+    def record(self) -> EditRecord:
+        """A record of the edit that they ask for, before anything is known of it."""
+        return EditRecord(len(self.prompt), self.resolution, self.seed, self.steps)
 
 
 @dataclass(eq=False)

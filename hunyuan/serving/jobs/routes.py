@@ -17,7 +17,7 @@ from starlette.routing import Route
 from hunyuan.errors import HunyuanError, InvalidRequest, UnknownField
 from hunyuan.serving.answer import PNG
 from hunyuan.serving.disconnect import while_connected
-from hunyuan.serving.envelope import reporting
+from hunyuan.serving.envelope import refusal, reporting
 from hunyuan.serving.http_errors import JobNotFinished
 from hunyuan.serving.inputs import OneUpload, read_edit
 from hunyuan.serving.jobs.job import EditFields, Job, JobFailed
@@ -48,7 +48,7 @@ def _answering(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except HunyuanError as error:
-            return Response(status_code=error.status)  # the envelope puts the error that was noted in its place
+            return refusal(error)
 
     return endpoint
 
@@ -102,7 +102,7 @@ class _Handlers:
 
     async def _submitted(self, request: Request, fields: EditFields, source: bytes) -> Response:
         record = record_of(request.scope)
-        record.edit = EditRecord(len(fields.prompt), fields.resolution, fields.seed, fields.steps)
+        record.edit = fields.record()
         deadline = record.started + self._settings.request_timeout_s
         with reporting(request.scope, fields.prompt):
             work = self._jobs.submit(fields, source, record, deadline, request.headers)

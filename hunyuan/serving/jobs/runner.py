@@ -147,7 +147,7 @@ class Jobs:
             NoStorage: it cannot be kept.
         """
         job = Job(new_id(self._replica), record.request_id, fields)
-        edit = EditRecord(len(fields.prompt), fields.resolution, fields.seed, fields.steps)
+        edit = fields.record()
         own = replace(record, edit=edit, ended=None, error=None, status=None, bytes_out=0)
         live = LiveJob(job, own, edit, deadline, headers, source)
         live.task = asyncio.get_running_loop().create_task(self._run(live), context=contextvars.Context())

@@ -16,8 +16,7 @@ from PIL import Image
 from hunyuan.requests import EditResult, TokenUsage
 from hunyuan.serving.openai.call import ImageCall
 from hunyuan.serving.picture_files import encode_picture
-
-OWNER = "hunyuan-image-bento"
+from hunyuan.serving.png import SOFTWARE
 
 
 @dataclass(frozen=True)
@@ -99,4 +98,4 @@ def usage_of(usages: Sequence[TokenUsage | None]) -> dict[str, Any] | None:
 
 
 def models_of(name: str, created: int) -> dict[str, Any]:
-    return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": OWNER}]}
+    return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": SOFTWARE}]}

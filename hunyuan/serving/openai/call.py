@@ -16,7 +16,7 @@ from hunyuan.requests import MAX_PREVIEWS, MAX_SEED, EditRequest, StepCacheName
 from hunyuan.serving.openai.fields import MAX_TEXT, Value
 from hunyuan.serving.picture_files import FORMATS, Format
 from hunyuan.settings import Settings
-from hunyuan.validation import validate
+from hunyuan.validation import validate, whole
 
 MOST = 4  # pictures of one request
 Operation = Literal["image_edit", "image_generation"]
@@ -206,8 +206,7 @@ def _validate(request: EditRequest, settings: Settings, steps_name: str) -> None
 
 def _whole(v: Mapping[str, Value], name: str, default: int, low: int, high: int) -> int:
     value = cast(int, v.get(name, default))
-    if not low <= value <= high:
-        raise InvalidRequest(name, f"got {str(value)[:40]}; allowed is a whole number from {low} to {high}")
+    whole(name, value, low, high, optional=False)
     return value
 
 

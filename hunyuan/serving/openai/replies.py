@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from hunyuan.errors import HunyuanError
 from hunyuan.requests import CancelToken, EditResult
 from hunyuan.serving.disconnect import while_connected
-from hunyuan.serving.envelope import reporting
+from hunyuan.serving.envelope import refusal, reporting
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.openai.answers import Painter, answer_of, image_of
 from hunyuan.serving.openai.call import ImageCall
@@ -96,11 +96,6 @@ class Reply:
 def edit_record(call: ImageCall) -> EditRecord:
     request = call.request
     return EditRecord(len(request.prompt), request.resolution, request.seed, request.steps, images=len(call.pictures))
-
-
-def refusal(error: HunyuanError) -> Response:
-    """An answer with the error's status; the envelope puts the body there, for `reporting` has noted the error."""
-    return Response(status_code=error.status)
 
 
 def _json(answer: dict[str, Any]) -> bytes:

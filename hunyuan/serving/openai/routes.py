@@ -15,11 +15,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from hunyuan.errors import HunyuanError, UnknownField
-from hunyuan.serving.envelope import reporting
+from hunyuan.serving.envelope import refusal, reporting
 from hunyuan.serving.openai.answers import Painter, models_of
 from hunyuan.serving.openai.bodies import Body, OnBytes, read_edit, read_generation
 from hunyuan.serving.openai.call import Operation, call_of
-from hunyuan.serving.openai.replies import Reply, refusal
+from hunyuan.serving.openai.replies import Reply
 from hunyuan.serving.records import record_of
 from hunyuan.serving.server import EditServer
 
