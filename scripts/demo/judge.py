@@ -22,7 +22,7 @@ from torch import Tensor
 from hunyuan.prompt.resolution import Size, resolution_group
 from scripts.demo import edits, testset
 from scripts.demo.autoencoder import psnr
-from scripts.demo.pictures import placed
+from scripts.demo.pictures import centred, placed
 from scripts.demo.speech import parse
 from scripts.demo.tasks import Task, beside_size, single_steps
 
@@ -137,9 +137,7 @@ def _photograph(image: Image.Image) -> Tensor:
 
 def _figure(image: Image.Image) -> tuple[Tensor, Tensor]:
     """Clip art in the middle of a square: premultiplied rgb and alpha."""
-    canvas = Image.new("RGBA", (BASE, BASE))
-    canvas.paste(image, ((BASE - image.width) // 2, (BASE - image.height) // 2))
-    return placed(torch.from_numpy(np.array(canvas)).permute(2, 0, 1)[None], BASE, BASE)
+    return placed(torch.from_numpy(centred(image)).permute(2, 0, 1)[None], BASE, BASE)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

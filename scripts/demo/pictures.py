@@ -47,9 +47,9 @@ class Pictures:
         self.device = torch.device(device)
         with np.load(archive) as pack:
             photos = [np.asarray(im.convert("RGB")) for im in _images(pack, "train_photos")]
-            sprites = [_centred(im) for im in _images(pack, "train_sprites")]
+            sprites = [centred(im) for im in _images(pack, "train_sprites")]
             self._held_photos = [np.asarray(im.convert("RGB")) for im in _images(pack, "validation_photos")]
-            self._held_sprites = [_centred(im) for im in _images(pack, "validation_sprites")]
+            self._held_sprites = [centred(im) for im in _images(pack, "validation_sprites")]
             self._sprite_names = {str(name): i for i, name in enumerate(pack["train_sprite_names"])}
         self._photos = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous().to(self.device)
         self._sprites = torch.from_numpy(np.stack(sprites)).permute(0, 3, 1, 2).contiguous().to(self.device)
@@ -234,8 +234,8 @@ def _images(pack: np.lib.npyio.NpzFile, name: str) -> list[Image.Image]:
         return list(pool.map(decoded, starts, ends))
 
 
-def _centred(image: Image.Image) -> np.ndarray:
+def centred(image: Image.Image) -> np.ndarray:
     """A clip art on a transparent 256x256 canvas, [256, 256, 4]."""
     canvas = Image.new("RGBA", (SPRITE_CANVAS, SPRITE_CANVAS))
     canvas.paste(image.convert("RGBA"), ((SPRITE_CANVAS - image.width) // 2, (SPRITE_CANVAS - image.height) // 2))
-    return np.asarray(canvas)
+    return np.array(canvas)

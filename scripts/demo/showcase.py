@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hunyuan import Editor, EditRequest, Settings
 from scripts.demo import edits, testset
 from scripts.demo.judge import BASE, to_image, to_tensor
+from scripts.demo.pictures import centred
 
 SHOWN = (
     ("chelsea", "Make it black and white"),
@@ -31,9 +32,9 @@ def source(name: str) -> Image.Image:
     photos = testset.photos()
     if name in photos:
         return to_image(edits.fill(to_tensor(photos[name]), BASE, BASE))
-    art = testset.clip_art()[name]
-    ground = Image.new("RGB", (BASE, BASE), (255, 150, 190))
-    ground.paste(art, ((BASE - art.width) // 2, (BASE - art.height) // 2), art)
+    art = Image.fromarray(centred(testset.clip_art()[name]))
+    ground = Image.new("RGB", art.size, (255, 150, 190))
+    ground.paste(art, mask=art)
     return ground
 
 
