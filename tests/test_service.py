@@ -45,7 +45,11 @@ class StandInEditor:
         self.warmed = True
 
     def run(
-        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        *_: object,
     ) -> EditResult:
         self.requests.append(request)
         self.running += 1

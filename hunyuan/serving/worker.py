@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from hunyuan.errors import HunyuanError, OutOfMemory
 from hunyuan.requests import (
@@ -263,10 +263,8 @@ def _one(request: EditRequest, queued: QueuedEdit, editor: EditorLike, show: Pro
         if watcher.on_progress is not None:
             watcher.on_progress(stage, done, total)
 
-    listeners = {"on_text": watcher.on_text, "on_preview": watcher.on_preview}
-    wanted: dict[str, Any] = {name: listener for name, listener in listeners.items() if listener is not None}
     try:
-        result = editor.run(request, on_progress, queued.cancel, **wanted)
+        result = editor.run(request, on_progress, queued.cancel, watcher.on_text, watcher.on_preview)
     except BaseException:
         edit.add_stages(clock.so_far())
         raise

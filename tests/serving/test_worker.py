@@ -42,7 +42,11 @@ class SlowEditor:
         self.threads.add(threading.current_thread().name)
 
     def run(
-        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        *_: object,
     ) -> EditResult:
         self.threads.add(threading.current_thread().name)
         self.prompts.append(request.prompt)

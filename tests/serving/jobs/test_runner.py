@@ -44,7 +44,11 @@ class Editor:
         """Nothing to do."""
 
     def run(
-        self, request: EditRequest, on_progress: ProgressCallback | None = None, cancel: CancelToken | None = None
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        *_: object,
     ) -> EditResult:
         assert on_progress is not None
         assert cancel is not None
