@@ -101,7 +101,7 @@ class Bench:
         made += self.attention() + self.patches()
         if self.device == "cpu":  # no fp8 products with a scale a row there, no loops that run to a loaded number
             return [c for c in made if f" fp8 {self.s.tokens}" not in c.name]
-        return made + self.decode()
+        return made + self.decode() + self.heads_in_fp8()
 
     def rows(self, tokens: int) -> list[Case]:
         s, (fast, plain) = self.s, (self.fast, self.plain)
@@ -191,7 +191,7 @@ class Bench:
             made.append(Case(f"{name} {rows} x {queries} x {keys}", partial(run, self.fast, (q, k, v)),
                              partial(run, self.plain, (q, k, v)), partial(run, self.plain, wide),
                              flops=4.0 * rows * s.heads * s.dim * pairs))  # fmt: skip
-        return made + self.heads_in_fp8()
+        return made
 
     def heads_in_fp8(self) -> list[Case]:
         """What attention in fp8 does to q, k and v of a step before it."""
