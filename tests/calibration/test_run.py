@@ -88,8 +88,8 @@ def test_hidden_states_are_those_of_the_whole_model(source, requests, tmp_path, 
     def start(*arguments: Any) -> int:
         found = keep(*arguments)
         assert calibration.runner is not None
-        stretch = calibration.runner.stretches[0]
-        first.append((calibration.hidden[stretch.rows].clone(), stretch))
+        span = calibration.runner.spans[0]
+        first.append((calibration.hidden[span.rows].clone(), span))
         return found
 
     monkeypatch.setattr(calibration, "start", start)
@@ -97,11 +97,11 @@ def test_hidden_states_are_those_of_the_whole_model(source, requests, tmp_path, 
     quantize_folder(source, out, QuantizeOptions(calibration=calibration, workers=1))
     config = read_config(out)
     model = load_model(out, config, CPU, torch.float32)
-    x, stretch = first[0]
-    kv = KVCache.allocate(config, 1, stretch.stop, torch.float32, CPU)
+    x, span = first[0]
+    kv = KVCache.allocate(config, 1, span.stop, torch.float32, CPU)
     with torch.inference_mode():
-        wanted = model.model(x[None], stretch.span.rope, kv, stretch.span.segments)[0]
-    assert torch.allclose(calibration.hidden[stretch.rows], wanted, atol=1e-4, rtol=1e-4)
+        wanted = model.model(x[None], span.tokens.rope, kv, span.tokens.segments)[0]
+    assert torch.allclose(calibration.hidden[span.rows], wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_folder_is_a_checkpoint_and_the_report_says_what_the_output_lost(source, calibrated):
@@ -140,7 +140,8 @@ def interrupt_at(calibration: Any, layer: int) -> None:
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was(source, requests, calibrated, tmp_path):
+def test_it_goes_on_where_it_was(source, requests, calibrated, tmp_path, monkeypatch):
+    monkeypatch.setattr("hunyuan.calibration.run._ROWS", 100)  # hidden states go to the file and back in pieces
     out = tmp_path / "out"
     first = options(source, requests)
     interrupt_at(first.calibration, 2)
