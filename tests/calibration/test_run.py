@@ -17,6 +17,7 @@ from hunyuan.adapters import adapters_of
 from hunyuan.calibration.run import Calibration
 from hunyuan.checkpoint.adapters.keys import LinearLayers
 from hunyuan.checkpoint.folder import JOURNAL_FILE, OpenWeights, read_config
+from hunyuan.checkpoint.layer_choice import LayerErrors
 from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
 from hunyuan.checkpoint.quantize_report import REPORT_FILE, table
@@ -116,10 +117,10 @@ def test_the_folder_is_a_checkpoint_and_the_report_says_what_the_output_lost(sou
     for row in report["layers"]:
         found = row["output"]
         assert found["calibrated"] > 0
-        assert 0 < found["plain"] < 0.5
+        assert 0 < found["fp8"] < 0.5 * found["plain"] < 0.25
         assert len(found["experts_plain"]) == len(found["tokens"]) == 4
         assert all(n in found["few_tokens"] or found["tokens"][n] >= 32 for n in range(4))
-    shown = table(report)
+    shown = table(report, config)
     assert "output error on held out requests" in shown
     assert "too few tokens chose them" in shown
     before, after = stored(source), stored(calibrated)
@@ -191,8 +192,9 @@ def test_mixed_keeps_the_layer_in_fp8_whose_output_loses_most(source, requests, 
     chosen = options(source, requests, weights="mixed", budget_gib=size / 2**30, reserve_gib=0.0)
     quantize_folder(source, tmp_path / "mixed", chosen)
     report = json.loads((tmp_path / "mixed" / REPORT_FILE).read_text())
-    lost = {row["layer"]: row["mxfp4_stream_error"] for row in report["layers"]}
-    worst = max(lost, key=lambda layer: lost[layer])
+    errors = {row["layer"]: LayerErrors(**row["choice"]) for row in report["layers"]}
+    worst = max(errors, key=lambda layer: errors[layer].gain)
+    assert all(0 < found.fp8 < found.mxfp4 for found in errors.values())
     formats = read_config(tmp_path / "mixed").expert_formats
     assert [n for n, kind in enumerate(formats) if kind == "fp8"] == [worst]
 
