@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from document_commands import COMMANDS
 from PIL import Image
-from server_process import environment, free_port, photo_bytes
+from server_process import environment, photo_bytes
 
 from hunyuan.accel.flashinfer_modules import ENGINE_MODULES
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
+from scripts.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("hunyuan", "scripts", "deploy")
