@@ -162,6 +162,17 @@ def test_plan_is_a_little_above_the_measured_peak(real, dense, allocated, reserv
     assert reserved < plan.needed / GIB < reserved + 2.5
 
 
+@pytest.mark.parametrize("capacity", [6000, 22_800])
+@pytest.mark.parametrize("distil", [False, True])
+def test_a_step_with_attention_in_fp8_fits_into_the_stage(real, capacity, distil):
+    """Two streams, the fused projection, q and the result in 16 bits; q, all keys and all values in 8."""
+    work = Work.create(replace(real, cfg_distilled=distil), capacity=capacity)
+    heads, kv_heads, dim = real.num_attention_heads, real.num_key_value_heads, real.attention_head_dim
+    each = 2 * (2 * real.hidden_size + (3 * heads + 2 * kv_heads) * dim)
+    copies = work.rows * (work.image_tokens * heads + 2 * work.capacity * kv_heads) * dim
+    assert work.rows * work.image_tokens * each + copies < stage_bytes(real, work, 2).layers
+
+
 def test_fp32_is_planned_with_the_plain_autoencoder(real):
     wide, narrow = (stage_bytes(real, Work.create(real), itemsize).autoencoder for itemsize in (4, 2))
     assert wide / narrow == pytest.approx(2 * 11 / 3)

@@ -20,12 +20,13 @@ from hunyuan.checkpoint.load import copy_for_painting, load_model
 from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.operations import Operations, use_operations
+from hunyuan.model.operations import PLAIN, Operations, use_operations
 from hunyuan.placement import Placement, choose_device
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS
@@ -58,6 +59,8 @@ class NativeEngine:
         choice = choose_weights(read_config(folder), settings, visible_gpus(device), dtype)
         log.info("device %s, dtype %s, weights %s: %s", device, dtype, choice.weights, choice.reason)
         impl = choose_impl(choice.config, device, dtype, settings.moe_impl)
+        if settings.attention == "fp8" and (accel := acceleration()) is not None:
+            accel.refuse_missing_fp8_attention(choice.config, device, dtype)
         small = read_small_files(folder, choice.config)
         # All that is cheap to check has been checked: now the weights.
         placement = place(choice, device)
@@ -90,11 +93,10 @@ class NativeEngine:
         placement = placement or Placement.single(model.device, model.config.num_hidden_layers)
         capacity = capacity or model.config.max_position_embeddings
         cache_dir = settings.cache_dir or user_cache_dirs()[0]
-        if settings.router == "bf16":
-            for copy in filter(None, (model, second)):
-                use_operations(copy, Operations(router_dtype=torch.bfloat16))
-            log.info("router: in bf16")
+        operations = plain_operations(settings)
+        use_operations(model, operations)
         if second is not None:
+            use_operations(second, operations)
             log.info("guidance: the guided row on %s, the unguided one on %s", model.device, second.device)
         accel, workspace = acceleration(), None
         if accel is not None:
@@ -154,6 +156,15 @@ def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dty
             f"HUNYUAN_MOE_IMPL={moe_impl} needs hunyuan.accel, which is not installed; use auto or eager"
         )
     return "eager"
+
+
+def plain_operations(settings: Settings) -> Operations:
+    """What the model computes with unless something faster takes its place, which then keeps to these numbers."""
+    if settings.router == "fp32" and settings.attention == "bf16":
+        return PLAIN
+    log.info("router in %s, attention of denoising in %s", settings.router, settings.attention)
+    kind = Fp8AttentionOperations if settings.attention == "fp8" else Operations
+    return kind(torch.bfloat16 if settings.router == "bf16" else torch.float32)
 
 
 def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:

@@ -164,6 +164,7 @@ def stage_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> Stages:
     hidden, tokens, inner = config.hidden_size, work.pass_tokens, config.intermediate_size
     heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.attention_head_dim
     shared = max((w * n for w, n in zip(config.moe_intermediate_size, config.num_shared_expert, strict=True)))
+    # Fast operations make no fp32 forms; the e4m3 copies of HUNYUAN_ATTENTION=fp8 take a part of that room.
     # q, k and v, and four fp32 forms of them under way through the rotary embedding and the norms.
     attention = heads * (itemsize + 4 * 4)
     # The norm's two fp32 forms and its result, the shared MLP's gate, up and product, and the block's two sums.

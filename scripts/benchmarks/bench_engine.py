@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Measures our engine by stage at the real model's sizes, with random weights: no checkpoint is needed.
 
-    scripts/benchmarks/bench_engine.py [--layers 32] [--weights 4bit|fp8|bf16] [--dense bf16|fp8] [--size 1024x1024]
-                            [--prompt-tokens 5700] [--tokens 1000] [--steps 28] [--guidance 2.5] [--repeat 2]
-                            [--step-cache taylor|spectrum] [--distil] [--gpus 1|2] [--launches] [--json FILE] [--check]
+    scripts/benchmarks/bench_engine.py [--layers 32] [--weights 4bit|fp8|bf16] [--dense bf16|fp8]
+                            [--attention bf16|fp8] [--size 1024x1024] [--prompt-tokens 5700] [--tokens 1000]
+                            [--steps 28] [--guidance 2.5] [--repeat 2] [--step-cache taylor|spectrum] [--distil]
+                            [--gpus 1|2] [--launches] [--json FILE] [--check]
 
 Prints, for each stage of a whole edit (one source picture, thinking first), what it took, the rate reached, and the
 shortest time that the rates measured on the same device in the same run allow; at the default set-up also what is
@@ -113,7 +114,14 @@ def best_seconds(function: Callable[[], Any], repeat: int = 12) -> float:
 
 def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
     """The engine over random weights: the real sizes on a GPU, the tiny ones on a CPU."""
-    settings = Settings(model_id=folder, dense=options.dense, moe_impl=options.moe_impl, weights=options.weights)
+    attention = options.attention
+    settings = Settings(
+        model_id=folder,
+        dense=options.dense,
+        moe_impl=options.moe_impl,
+        weights=options.weights,
+        attention=attention,
+    )
     if options.device == "cpu":
         write_tiny_checkpoint(folder, TinyShape(distil=options.distil), force=True)
         config = read_config(folder)
@@ -298,6 +306,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--weights", choices=sorted(FORMATS), default="4bit")
     parser.add_argument("--dense", choices=("bf16", "fp8"), default="bf16")
+    parser.add_argument("--attention", choices=("bf16", "fp8"), default="bf16", help="of denoising")
     parser.add_argument("--moe-impl", choices=("auto", "flashinfer", "torch", "eager"), default="auto")
     parser.add_argument("--size", default="1024x1024", help="WIDTHxHEIGHT of source and output")
     parser.add_argument("--prompt-tokens", type=int, default=5700, help="length of the text stage's prompt")

@@ -18,6 +18,7 @@ from hunyuan.engines import native
 from hunyuan.engines.native import NativeEngine, choose_dtype
 from hunyuan.errors import CheckpointError, HunyuanError, OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.model.moe import Experts
 from hunyuan.model.operations import PLAIN, Operations
 from hunyuan.plan.choice import Choice, Gpu, choose
@@ -108,6 +109,21 @@ def test_the_router_computes_as_the_setting_says(tiny, router, dtype):
     other = Operations(torch.float32 if router == "bf16" else torch.bfloat16).route(x[0], moe.gate.wg.weight, moe.topk)
     assert torch.equal(index, expected)
     assert not torch.equal(index, other[1])
+
+
+def test_attention_computes_as_the_setting_says(tiny):
+    """Only where the image is painted: the text before it, and the keys that it sees, stay as they are."""
+    request = EditRequest("a boat", resolution="1:1", max_new_tokens=3)
+    results, kinds = [], []
+    for attention in ("bf16", "fp8", "fp8"):
+        engine = NativeEngine.load(tiny, Settings(device="cpu", attention=attention))
+        kinds.append(type(engine.checkpoint.model.model.layers[0].self_attn.operations))
+        results.append(engine.run(request, seed=0, steps=2, on_progress=None, cancel=None))
+    assert kinds == [Operations, Fp8AttentionOperations, Fp8AttentionOperations]
+    exact, ours, again = (result.image.tobytes() for result in results)
+    assert ours == again
+    assert ours != exact
+    assert results[0].cot_text == results[1].cot_text
 
 
 # --- device and dtype
