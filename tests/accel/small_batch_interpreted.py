@@ -24,7 +24,8 @@ from hunyuan.model.moe import experts_loop
 
 torch.set_num_threads(1)
 MODULES = backends, flashinfer, torch_grouped, tuning
-EARLY = sorted({"hunyuan.accel.experts.small_batch_kernels", "flashinfer"} & set(sys.modules))
+KERNELS = "hunyuan.accel.experts.small_batch_kernels", "hunyuan.accel.experts.streamed_kernels"
+EARLY = sorted({*KERNELS, "flashinfer"} & set(sys.modules))
 EXPERTS, HIDDEN, WIDTH, TOPK = 3, 128, 256, 2
 
 

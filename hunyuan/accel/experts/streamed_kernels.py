@@ -96,7 +96,7 @@ def gate_and_up(
     row, block, place = _unit_rows(gl.program_id(0) * units, units, layout)
     if not early:
         take_turn(pdl)
-    expert = gl.load(index + choice).to(gl.int64)
+    expert = gl.load(index + choice, cache_modifier=".cg").to(gl.int64)  # past a cache that may know an older choice
     words += expert * (2 * width) * (hidden // 8)
     scales += expert * (2 * width // 64) * (hidden // 128) * 64
     x += choice // topk * (hidden // 4)
@@ -139,7 +139,7 @@ def down(
     row, block, place = _unit_rows(gl.program_id(0) * units, units, layout)
     if not early:
         take_turn(pdl)
-    expert = gl.load(index + part * count).to(gl.int64)
+    expert = gl.load(index + part * count, cache_modifier=".cg").to(gl.int64)
     words_of = words + expert * hidden * (width // 8)
     scales_of = scales + expert * (hidden // 64) * (width // 128) * 64
     tile = _read(words_of, scales_of, row, block, place, 0, width, bg, layout)
@@ -152,7 +152,7 @@ def down(
         vector = _read_vector(h + choice * (width // 4), step % steps * bg, bg, layout)
         by = gl.load(weights + choice) * gl.load(factor + expert)
         if step + 1 < count * steps:
-            expert = gl.load(index + part * count + (step + 1) // steps).to(gl.int64)
+            expert = gl.load(index + part * count + (step + 1) // steps, cache_modifier=".cg").to(gl.int64)
             words_of = words + expert * hidden * (width // 8)
             scales_of = scales + expert * (hidden // 64) * (width // 128) * 64
             tile = _read(words_of, scales_of, row, block, place, (step + 1) % steps * bg, width, bg, layout)
