@@ -155,12 +155,11 @@ class Lexicon:
             return grammar.draw(rng.choice(getattr(self, kind)), slots, rng)
         if kind == "alone":
             return self._one(self.alone, slots, rng)[0]
-        if kind == "shade":
-            return self._one(self.edits[rng.choice(COLOURED)], {**slots, "c": self.strange_slots["odd"]}, rng)[0]
-        if kind == "partial":
-            name = rng.choice([name for name in self.edits if name not in _ABOUT_OBJECTS])
-            part = {**slots, **self._step_slots(_any_step(name, rng)), "pic": self.strange_slots["the"]}
-            return self._one(self.edits[name], part, rng)[0]
+        if kind in ("partial", "shade"):
+            names = COLOURED if kind == "shade" else [name for name in self.edits if name not in _ABOUT_OBJECTS]
+            step = _any_step(rng.choice(names), rng)
+            other = {"c": self.strange_slots["odd"]} if kind == "shade" else {"pic": self.strange_slots["the"]}
+            return self._one(self.edits[step.name], {**slots, **self._step_slots(step), **other}, rng)[0]
         step = _any_step(rng.choice(list(self.edits)), rng)
         phrases, own = self.edits[step.name], {**slots, **self._step_slots(step)}
         if kind == "negated":
