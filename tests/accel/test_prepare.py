@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from hunyuan.accel import flashinfer_modules, prepare
-from hunyuan.accel.prepare import HOPPER, NO_LATE_COMPILING, choose_impl, missing_text
+from hunyuan.accel.flashinfer_modules import PREFILL_FP8
+from hunyuan.accel.prepare import (
+    HOPPER,
+    NO_LATE_COMPILING,
+    choose_impl,
+    missing_text,
+    refuse_missing_fp8_attention,
+)
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
@@ -33,7 +40,7 @@ def machine(
 ) -> None:
     monkeypatch.setattr(prepare, "capability", lambda device: capability if device.type == "cuda" else (0, 0))
     monkeypatch.setattr(prepare, "flashinfer_is_here", lambda: flashinfer)
-    monkeypatch.setattr(prepare, "missing_modules", lambda: [*missing])
+    monkeypatch.setattr(prepare, "missing_modules", lambda *names: [*missing])
     monkeypatch.delenv(NO_LATE_COMPILING, raising=False)
     if no_compiling is not None:
         monkeypatch.setenv(NO_LATE_COMPILING, no_compiling)
@@ -155,6 +162,39 @@ def test_where_nothing_is_compiled_later_a_missing_kernel_is_an_error_at_the_sta
 def test_a_missing_kernel_that_nothing_would_call_is_no_error(monkeypatch, changes, device, dtype, setting, impl):
     machine(monkeypatch, **{"missing": ("fused_moe_90",), "no_compiling": "1"} | changes)
     assert choose_impl(config("bf16"), device, dtype, setting) == impl
+
+
+# --- attention in fp8
+
+
+def test_fp8_attention_without_its_kernel_is_an_error_on_hopper(monkeypatch):
+    """Its plain form would compute the same, too slowly for anybody to want it."""
+    machine(monkeypatch, missing=(PREFILL_FP8,))
+    with pytest.raises(SettingsError, match=r"HUNYUAN_ATTENTION=fp8 .*q_e4m3.*: run `hunyuan kernels`"):
+        refuse_missing_fp8_attention(config(), CUDA, BF16)
+    machine(monkeypatch)
+    refuse_missing_fp8_attention(config(), CUDA, BF16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "dtype", "head_dim"),
+    [
+        ({"capability": (8, 0)}, CUDA, BF16, 128),
+        ({}, CUDA, torch.float32, 128),
+        ({}, CPU, BF16, 128),
+        ({}, CUDA, BF16, 64),
+    ],
+    ids=["another GPU", "float32", "a CPU", "other heads"],
+)
+def test_where_there_is_no_such_kernel_the_plain_form_serves(monkeypatch, changes, device, dtype, head_dim):
+    machine(monkeypatch, **{"missing": (PREFILL_FP8,)} | changes)
+    refuse_missing_fp8_attention(config(attention_head_dim=head_dim), device, dtype)
+
+
+def test_bf16_attention_asks_for_no_fp8_kernel(monkeypatch, tmp_path):
+    monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: tmp_path)
+    assert PREFILL_FP8 not in flashinfer_modules.missing_modules()
+    assert PREFILL_FP8 in flashinfer_modules.missing_modules(flashinfer_modules.BUILT_MODULES)
 
 
 @pytest.mark.trap(10)
