@@ -1,18 +1,19 @@
 """In which format the weights are to be held: what the settings ask for, what the folder has, what fits the GPUs.
 
-Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. A folder
-that is quantized already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
+Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. A format
+that is asked for by name and fits twice is held by two GPUs, which then share the rows of guidance. A folder that is
+quantized already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
 no driver.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.plan.memory import GIB, MemoryPlan, Work, plan_memory
+from hunyuan.plan.memory import GIB, MemoryPlan, Work, plan_copies, plan_memory
 from hunyuan.plan.weights import FORMATS, MIXED, stored_weights
 
 MOST_GPUS = 8
@@ -43,6 +44,7 @@ class Choice:
         reason: one sentence for the log.
         gpus: those that are used, none on a CPU.
         plan: None on a CPU.
+        option: what else these GPUs could do, a sentence for the table; empty where there is nothing.
     """
 
     weights: str
@@ -51,6 +53,7 @@ class Choice:
     reason: str
     gpus: tuple[Gpu, ...] = ()
     plan: MemoryPlan | None = None
+    option: str = ""
 
 
 class DoesNotFit(SettingsError):
@@ -96,11 +99,13 @@ def choose(
     too_big: list[Choice] = []
     for name in allowed:
         target, plan = every[name], plan_memory(every[name], memories, work, itemsize)
+        if weights != "auto":
+            plan = plan_copies(target, memories, work, itemsize) or plan
         used = tuple(gpus[: len(plan.gpus)] if plan.fits else gpus)
         reason = _reason(name, weights, stored, too_big, used) if plan.fits else "does not fit"
         choice = Choice(name, target, target.formats != config.formats, reason, used, plan)
         if plan.fits:
-            return choice
+            return replace(choice, option=_option(every, gpus, work, itemsize, plan, weights))
         too_big.append(choice)
     raise DoesNotFit(_refusal(too_big, every, gpus, work, itemsize), too_big[-1])
 
@@ -143,6 +148,28 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
     if chosen not in ("bf16", stored):
         reason += f"; quantized while loading, which {CONVERT} {chosen} does once and for all"
     return reason
+
+
+def _option(
+    every: Mapping[str, CheckpointConfig],
+    gpus: Sequence[Gpu],
+    work: Work,
+    itemsize: int,
+    plan: MemoryPlan,
+    weights: str,
+) -> str:
+    """What a second GPU is for, or would be for; empty where there is none, or nothing else to be had."""
+    if len(gpus) < 2:
+        return ""
+    if plan.copies:
+        return "GPU 0 runs the guided row and all else, GPU 1 the unguided row; GPU 1 idles without guidance"
+    if work.rows == 1:
+        return "one GPU is used: a distilled checkpoint has no unguided row" if len(plan.gpus) == 1 else ""
+    memories = [gpu.memory for gpu in gpus]
+    fitting = [name for name, target in every.items() if plan_copies(target, memories, work, itemsize)]
+    if weights == "auto" and fitting:
+        return f"HUNYUAN_WEIGHTS={fitting[0]}: a copy on each of two GPUs, which run the two rows of guidance at once"
+    return "one GPU is used: GPU 1 is too small for a second copy" if weights != "auto" and len(plan.gpus) == 1 else ""
 
 
 def _refusal(

@@ -233,6 +233,63 @@ def test_one_query(fast, rows, heads, kv_heads, length):
     close(fast.decode_attention(q, keys, values, position), expected)
 
 
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize(("rows", "tokens", "heads"), [(2, 150, 2), (1, 5, 3)])
+def test_heads_in_fp8(fast, center, rows, tokens, heads):
+    """A part of longer buffers, whose rows lie apart and whose rest is never read."""
+    from hunyuan.accel.kernels.fp8_attention import quantize_heads
+    from hunyuan.formats import fp8_attention as plain
+
+    buffer = bf16(rows, 160, heads, 32) * torch.tensor([1.0, 30.0, 0.1])[:heads, None] + 5 * bf16(heads, 32, seed=1)
+    buffer[:, :3], buffer[:, 3 + tokens :] = float("nan"), float("nan")
+    x = buffer.to(BF16)[:, 3 : 3 + tokens]
+    values, scales = quantize_heads(x, center)
+    expected, expected_scales = plain.quantize_heads(x, center)
+    torch.testing.assert_close(scales, expected_scales)
+    assert (values.dtype, values.shape, values.is_contiguous()) == (FP8, x.shape, True)
+    close(values.float(), expected.float(), 0.12)  # the interpreter cuts off, too
+    assert values.float().abs().max() == 448
+    again, again_scales = quantize_heads(x, center)
+    assert torch.equal(again.view(torch.uint8), values.view(torch.uint8))
+    assert torch.equal(again_scales, scales)
+
+
+def test_heads_that_lie_otherwise_are_refused(fast):
+    from hunyuan.accel.kernels.fp8_attention import quantize_heads
+
+    with pytest.raises(ValueError, match="strides"):
+        quantize_heads(bf16(1, 4, 8, 32).transpose(1, 2), center=False)
+    zeros, scales = quantize_heads(torch.zeros(1, 4, 2, 32, dtype=BF16), center=True)
+    assert (zeros.float() == 0).all()
+    assert (scales > 0).all()
+
+
+def test_a_denoising_step_in_fp8(monkeypatch, fast):
+    """Our kernels around a stand-in for FlashAttention 3, which gets e4m3 and a scale per head."""
+    from hunyuan.accel.kernels import fp8_attention
+    from hunyuan.model.attention import Segment, attend
+
+    def run(q, k, v, out, causal, scales):
+        assert not causal
+        assert q.dtype == k.dtype == v.dtype == FP8
+        one = Segment(len(k) - len(q), len(k), causal=False)
+        q, k, v = (t.float() * s[:, None] for t, s in zip((q, k, v), scales, strict=True))
+        out.copy_(attend(q[None], k[None], v[None], [one])[0])
+
+    monkeypatch.setattr(fp8_attention, "flashinfer_run", lambda kind: run if kind == FP8 else None)
+    q, keys, values = bf16(2, 20, 4, 32), bf16(2, 120, 2, 32, seed=1) + 20 * bf16(2, 32, seed=3), bf16(2, 120, 2, 32)
+    keys[:, 110:] = float("nan")
+    segments = [Segment(90, 92, causal=True), Segment(92, 110, causal=False)]
+    exact = attend(q.float(), keys.float(), values.float(), segments)
+    out = torch.empty_like(q[:, 2:])
+    fp8_attention.flashinfer_block()(q[:, 2:], keys[:, :110], values[:, :110], out)
+    close(out, exact[:, 2:], 0.2)  # twice as far as rounded
+    plain = type(fast)(attention="sdpa", fp8_attention=True)
+    close(plain.attend(q, keys, values, segments), exact, 0.08)
+    assert not torch.equal(plain.attend(q, keys, values, segments), fast.attend(q, keys, values, segments))
+    assert (plain.attention, fast.attention) == ("sdpa, fp8", "sdpa")
+
+
 # --- linear
 
 
