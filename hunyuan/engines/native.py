@@ -15,7 +15,9 @@ import torch
 
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint.folder import read_config, read_json
+from hunyuan.checkpoint.layer_choice import LayerErrors, choice_table
 from hunyuan.checkpoint.load import load_model
+from hunyuan.checkpoint.sensitivity import weight_errors
 from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
@@ -55,7 +57,7 @@ class NativeEngine:
         dtype = choose_dtype(settings, device)
         if device.type == "cuda" and dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions; float32 here means float32
-        choice = choose_weights(read_config(folder), settings, visible_gpus(device), dtype)
+        choice = choose_weights(folder, settings, visible_gpus(device), device, dtype)
         log.info("device %s, dtype %s, weights %s: %s", device, dtype, choice.weights, choice.reason)
         impl = choose_impl(choice.config, device, dtype, settings.moe_impl)
         if settings.attention == "fp8" and (accel := acceleration()) is not None:
@@ -170,15 +172,29 @@ def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     return tokenizer, generation, prompts
 
 
-def choose_weights(config: CheckpointConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
+def choose_weights(
+    folder: Path, settings: Settings, gpus: list[Gpu], device: torch.device, dtype: torch.dtype
+) -> Choice:
     """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
+    measured: dict[int, LayerErrors] = {}
+
+    def errors() -> dict[int, LayerErrors]:
+        log.info("weights: measuring which layers gain most from fp8, on some experts of each")
+        measured.update(weight_errors(folder, device))
+        return measured
+
     try:
-        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)
+        choice = choose(
+            read_config(folder), settings.weights, settings.dense, gpus, itemsize=dtype.itemsize, errors=errors
+        )
     except DoesNotFit as error:
         log.error("memory plan\n%s", render(error.choice))
         raise
     if choice.plan is not None:
         log.info("memory plan\n%s", render(choice))
+    if measured:
+        kept = [n for n, kind in enumerate(choice.config.expert_formats) if kind == "fp8"]
+        log.info("%s", choice_table(choice.config, measured, kept, "some of its experts' weights"))
     return choice
 
 

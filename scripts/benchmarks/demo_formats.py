@@ -5,7 +5,7 @@ photographs of the test set that the calibration has not seen. `--calibrate-on o
 test set, `built-in` by the requests that come with `hunyuan quantize --calibrate`. docs/weights.md quotes the tables.
 
 What is there already in WORK_FOLDER is kept: a folder that is quantized, a candidate that was compared. So it may be
-stopped at any time, also by `--minutes`, and the same command goes on; delete WORK_FOLDER to begin anew. DURATION
+stopped at any time, also by `--minutes`, and the same command goes on; delete WORK_FOLDER to begin anew.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from hunyuan.cli.main import build_parser
 from hunyuan.cli.main import main as hunyuan
 from hunyuan.compare.report import sheet, summary
 from hunyuan.compare.weights import Comparison, Outcome, compare
+from hunyuan.pictures.reader import load_image
 from scripts.demo import testset
 
 CACHES = (
@@ -143,7 +144,7 @@ class Results:
 
     def pictures(self, name: str, count: int) -> list[Image.Image] | None:
         paths = [self.folder / f"{name}_{number}.png" for number in range(count)]
-        return [Image.open(path) for path in paths] if all(path.is_file() for path in paths) else None
+        return list(map(load_image, paths)) if all(path.is_file() for path in paths) else None
 
 
 class TimeIsUp(Exception):
