@@ -2,20 +2,21 @@
 
 Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. Some layers
 in fp8 are never chosen unasked: they make a token slower than 4 bits do, for a gain that has not been shown on the
-published weights. A folder that is quantized already is taken as it is. Knows the settings' words and reasons for
-people; reads no files and asks no driver.
+published weights. A format that is asked for by name and fits twice is held by two GPUs, which then share the rows of
+guidance. A folder that is quantized already is taken as it is. Knows the settings' words and reasons for people; reads
+no files and asks no driver.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hunyuan.checkpoint.layer_choice import LayerErrors, with_fp8_layers, worth_fp8
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.plan.memory import GIB, MemoryPlan, Work, plan_memory
+from hunyuan.plan.memory import GIB, MemoryPlan, Work, plan_copies, plan_memory
 from hunyuan.plan.weights import FORMATS, MIXED, stored_weights
 
 MOST_GPUS = 8
@@ -46,6 +47,7 @@ class Choice:
         reason: one sentence for the log.
         gpus: those that are used, none on a CPU.
         plan: None on a CPU.
+        option: what else these GPUs could do, a sentence for the table; empty where there is nothing.
     """
 
     weights: str
@@ -54,6 +56,7 @@ class Choice:
     reason: str
     gpus: tuple[Gpu, ...] = ()
     plan: MemoryPlan | None = None
+    option: str = ""
 
 
 class DoesNotFit(SettingsError):
@@ -90,23 +93,23 @@ def choose(
         DoesNotFit: a format could, and is too big.
     """
     stored = stored_weights(config)
-    every = _targets(config, stored, dense)
-    work = work or Work.create(config)
+    every, work = _targets(config, stored, dense), work or Work.create(config)
     if weights == MIXED and stored == "bf16" and gpus:
         every[MIXED] = _mixed(every["4bit"], gpus, work, itemsize, errors)
     allowed = _allowed(every, stored, weights)
     if not gpus:
-        reason = "no GPU to fit" if weights == "auto" else f"HUNYUAN_WEIGHTS={weights}"
-        target = every[allowed[0]]
+        reason, target = "no GPU to fit" if weights == "auto" else f"HUNYUAN_WEIGHTS={weights}", every[allowed[0]]
         return Choice(allowed[0], target, target.formats != config.formats, reason)
     memories, too_big = [gpu.memory for gpu in gpus], list[Choice]()
     for name in allowed:
         plan = plan_memory(target := every[name], memories, work, itemsize)
+        if weights != "auto":
+            plan = plan_copies(target, memories, work, itemsize) or plan
         used = tuple(gpus[: len(plan.gpus)] if plan.fits else gpus)
         reason = _reason(name, weights, stored, too_big, used) if plan.fits else "does not fit"
         choice = Choice(name, target, target.formats != config.formats, reason, used, plan)
         if plan.fits:
-            return choice
+            return replace(choice, option=_option(every, gpus, work, itemsize, plan, weights))
         too_big.append(choice)
     raise DoesNotFit(_refusal(too_big, every, gpus, work, itemsize), too_big[-1])
 
@@ -171,6 +174,28 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
     if chosen not in ("bf16", stored):
         reason += f"; quantized while loading, which {CONVERT} {chosen} does once and for all"
     return reason
+
+
+def _option(
+    every: Mapping[str, CheckpointConfig],
+    gpus: Sequence[Gpu],
+    work: Work,
+    itemsize: int,
+    plan: MemoryPlan,
+    weights: str,
+) -> str:
+    """What a second GPU is for, or would be for; empty where there is none, or nothing else to be had."""
+    if len(gpus) < 2:
+        return ""
+    if plan.copies:
+        return "GPU 0 runs the guided row and all else, GPU 1 the unguided row; GPU 1 idles without guidance"
+    if work.rows == 1:
+        return "one GPU is used: a distilled checkpoint has no unguided row" if len(plan.gpus) == 1 else ""
+    memories = [gpu.memory for gpu in gpus]
+    fitting = [name for name, target in every.items() if plan_copies(target, memories, work, itemsize)]
+    if weights == "auto" and fitting:
+        return f"HUNYUAN_WEIGHTS={fitting[0]}: a copy on each of two GPUs, which run the two rows of guidance at once"
+    return "one GPU is used: GPU 1 is too small for a second copy" if weights != "auto" and len(plan.gpus) == 1 else ""
 
 
 def _refusal(

@@ -48,7 +48,10 @@ def test_the_engine_measures_for_mixed_alone_and_says_what_each_layer_costs(sour
     caplog.set_level(logging.INFO, "hunyuan")
     gpu = Gpu("GPU", 100 << 30)
     for weights in ("auto", "mixed"):
-        choice = choose_weights(source, Settings(model_id=source, weights=weights), [gpu], CPU, torch.bfloat16)
+        settings = Settings(model_id=source, weights=weights)
+        choice = choose_weights(
+            read_config(source), settings, [gpu], torch.bfloat16, lambda: weight_errors(source, CPU)
+        )
         said = "in relative error of some of its experts' weights" in caplog.text
         assert said == ("measuring which layers gain most" in caplog.text) == (weights == "mixed")
     assert choice.config.expert_formats == ("fp8",) * 3

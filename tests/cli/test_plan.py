@@ -30,6 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--gpu", "90.5"], ["weights: 4bit", "1 x GPU (90.5 GiB)"]),
         (["--weights", "fp8", "--gpus", "2"], ["weights: fp8 (HUNYUAN_WEIGHTS=fp8"]),
         (["--weights", "mixed"], ["weights: mixed", "16 layers fp8, 16 layers mxfp4"]),
+        (["--weights", "4bit", "--gpus", "2"], ["1 x 22,800 tokens", "113.16", "GPU 1 the unguided row"]),
+        (["--gpus", "2"], ["weights: fp8", "HUNYUAN_WEIGHTS=4bit: a copy on each of two GPUs"]),
         (["--dense", "fp8"], ["attention, shared MLP (fp8)"]),
         (["--max-tokens", "11000"], ["2 x 11,000 tokens"]),
         (["--resolution", "1920x1080"], ["autoencoder at 1280x720"]),
