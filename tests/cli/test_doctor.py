@@ -35,6 +35,25 @@ def test_a_wrong_setting_and_a_broken_checkpoint_are_bad(monkeypatch, capsys, tm
     assert "BAD  checkpoint        config.json is missing (and 4 more; hunyuan verify" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (None, ("the built-in demo", "256x256", "MODEL_ID is unset")),
+        ("demo", ("the built-in demo", "MODEL_ID=demo")),
+        ("tiny", ("the built-in tiny checkpoint of random weights", "MODEL_ID=tiny")),
+    ],
+)
+def test_a_built_in_checkpoint_is_named(monkeypatch, asked, said) -> None:
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    if asked:
+        monkeypatch.setenv("MODEL_ID", asked)
+    _, values = doctor.settings()
+    row = doctor.checkpoint(values)
+    assert row.state == "ok"
+    assert all(words in row.found for words in said)
+    assert doctor.checkpoint(None).state == "--"
+
+
 def test_packages(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "requirements", lambda: {"pytest": "0.1", "pydantic": _version("pydantic")})
     assert doctor.packages() == doctor.Row(
