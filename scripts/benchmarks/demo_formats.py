@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ class Results:
     def save(self, text: str, outcome: Outcome) -> None:
         """Pictures first: a result is there once its JSON is."""
         self.keep_pictures(outcome.name, outcome.pictures)
-        found = {"candidate": text, "requests": self.requests, "weight_error": outcome.weight_error}
+        found: dict[str, Any] = {"candidate": text, "requests": self.requests, "weight_error": outcome.weight_error}
         found["comparisons"] = [asdict(comparison) for comparison in outcome.comparisons]
         write_durably(self.folder / f"{outcome.name}.json", json.dumps(found, indent=1) + "\n")
 
