@@ -33,7 +33,7 @@ from hunyuan.generation.workspace import Workspace
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
-from hunyuan.placement import Placement
+from hunyuan.placement import Placement, current
 
 HOPPER = (9, 0)
 NO_LATE_COMPILING = "FLASHINFER_DISABLE_JIT"
@@ -43,7 +43,13 @@ log = logging.getLogger(__name__)
 
 
 def prepare(
-    model: HunyuanImage3, placement: Placement, impl: str, capacity: int, expert_tokens: int, cache_dir: Path | None
+    model: HunyuanImage3,
+    placement: Placement,
+    impl: str,
+    capacity: int,
+    expert_tokens: int,
+    cache_dir: Path | None,
+    second: HunyuanImage3 | None = None,
 ) -> Workspace | None:
     """Rearranges the model for speed where it lies; call once, after the weights are in place.
 
@@ -54,6 +60,7 @@ def prepare(
         capacity: tokens per row that the engine keeps buffers for.
         expert_tokens: the most tokens of one call of the experts' backend; longer inputs go in pieces.
         cache_dir: where tactics measured at start are remembered; None: nowhere.
+        second: a copy on another GPU, prepared alike.
 
     Returns:
         the engine's buffers; None where a request allocates its own (a CPU, or fp32).
@@ -69,19 +76,21 @@ def prepare(
         COMPILED.start()
     use_fast_vae(model)
     hopper = capability(model.device) == HOPPER and triton
-    if hopper:
-        _use_hopper_kernels(model)
-    else:
-        log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")
-    prepare_experts(model, impl, expert_tokens, cache_dir, small_batch=hopper)
-    tune_experts(model)
+    for copy in [model] if second is None else [model, second]:
+        with current(copy.device):
+            _use_fast_kernels(copy, hopper)
+            prepare_experts(copy, impl, expert_tokens, cache_dir, small_batch=hopper)
+            tune_experts(copy)
     connect(model.model, placement)
-    workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None)
+    workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None, second)
     COMPILED.report("preparing the model")
     return workspace
 
 
-def _use_hopper_kernels(model: HunyuanImage3) -> None:
+def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
+    if not hopper:
+        log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")
+        return
     # Imported here: it needs Triton.
     from hunyuan.accel.hopper import HopperOperations
 
@@ -91,7 +100,7 @@ def _use_hopper_kernels(model: HunyuanImage3) -> None:
     attention = "fa3" if flashinfer_is_compiled() and model.config.attention_head_dim == 128 else "sdpa"
     kernels = HopperOperations(attention, router_dtype=model.operations.router_dtype, fp8_attention=fp8)
     use_operations(model, kernels)
-    log.info("kernels: ours for Hopper; attention: %s", kernels.attention)
+    log.info("kernels on %s: ours for Hopper; attention: %s", model.device, kernels.attention)
 
 
 def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:

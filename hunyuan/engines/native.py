@@ -7,6 +7,8 @@ Knows how settings and hardware decide device, dtype and backends. The computati
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,9 @@ import torch
 
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint.folder import read_config, read_json
-from hunyuan.checkpoint.load import load_model
+from hunyuan.checkpoint.layer_choice import LayerErrors, choice_table
+from hunyuan.checkpoint.load import copy_for_painting, load_model
+from hunyuan.checkpoint.sensitivity import weight_errors
 from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
@@ -43,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class NativeEngine:
-    """Runs edits on one device, or a model spread over several. Each request's state is its own `EditJob`."""
+    """Runs edits on one device, a model spread over several, or two copies. A request's state is its `EditJob`."""
 
     def __init__(self, checkpoint: Checkpoint, noise_on_cpu: bool = False, workspace: Workspace | None = None) -> None:
         self.checkpoint, self.noise_on_cpu, self.workspace = checkpoint, noise_on_cpu, workspace
@@ -55,7 +59,9 @@ class NativeEngine:
         dtype = choose_dtype(settings, device)
         if device.type == "cuda" and dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions; float32 here means float32
-        choice = choose_weights(read_config(folder), settings, visible_gpus(device), dtype)
+        choice = choose_weights(
+            read_config(folder), settings, visible_gpus(device), dtype, lambda: weight_errors(folder, device)
+        )
         log.info("device %s, dtype %s, weights %s: %s", device, dtype, choice.weights, choice.reason)
         impl = choose_impl(choice.config, device, dtype, settings.moe_impl)
         if settings.attention == "fp8" and (accel := acceleration()) is not None:
@@ -65,7 +71,7 @@ class NativeEngine:
         placement = place(choice, device)
         model = load_model(folder, choice.config, placement, dtype, settings.lora or ())
         capacity = None if choice.plan is None else choice.plan.work.capacity
-        return cls.assemble(model, small, impl, settings, placement, capacity)
+        return cls.assemble(model, small, impl, settings, placement, capacity, second_copy(model, choice))
 
     @classmethod
     def assemble(
@@ -76,12 +82,14 @@ class NativeEngine:
         settings: Settings,
         placement: Placement | None = None,
         capacity: int | None = None,
+        second: HunyuanImage3 | None = None,
     ) -> NativeEngine:
         """An engine over weights that are in place; the model is rearranged for speed.
 
         Args:
             impl: the experts' backend, from `choose_impl`.
             capacity: tokens per row to keep buffers for; None: the checkpoint's longest sequence.
+            second: a copy of the model on another device, for the unguided row (`checkpoint.load.copy_for_painting`).
 
         Raises:
             SettingsError: the backend cannot compute these weights after all.
@@ -90,14 +98,18 @@ class NativeEngine:
         placement = placement or Placement.single(model.device, model.config.num_hidden_layers)
         capacity = capacity or model.config.max_position_embeddings
         cache_dir = settings.cache_dir or user_cache_dirs()[0]
-        use_operations(model, plain_operations(settings))
+        operations = plain_operations(settings)
+        use_operations(model, operations)
+        if second is not None:
+            use_operations(second, operations)
+            log.info("guidance: the guided row on %s, the unguided one on %s", model.device, second.device)
         accel, workspace = acceleration(), None
         if accel is not None:
-            workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)
+            workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir, second)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
         layouts = LayoutBuilder(tokenizer, model.config, generation.sequence_template)
-        checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation)
+        checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation, second)
         return cls(checkpoint, settings.noise_device == "cpu", workspace)
 
     def run(
@@ -170,15 +182,35 @@ def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     return tokenizer, generation, prompts
 
 
-def choose_weights(config: CheckpointConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
-    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
+def choose_weights(
+    config: CheckpointConfig,
+    settings: Settings,
+    gpus: list[Gpu],
+    dtype: torch.dtype,
+    measure: Callable[[], Mapping[int, LayerErrors]] | None = None,
+) -> Choice:
+    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`.
+
+    Args:
+        measure: what each layer loses, which only mixed weights of an official folder ask for.
+    """
+    measured: dict[int, LayerErrors] = {}
+
+    def errors() -> Mapping[int, LayerErrors]:
+        log.info("weights: measuring which layers gain most from fp8, on some experts of each")
+        measured.update(measure() if measure else {})
+        return measured
+
     try:
-        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)
+        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize, errors=errors)
     except DoesNotFit as error:
         log.error("memory plan\n%s", render(error.choice))
         raise
     if choice.plan is not None:
         log.info("memory plan\n%s", render(choice))
+    if measured:
+        kept = [n for n, kind in enumerate(choice.config.expert_formats) if kind == "fp8"]
+        log.info("%s", choice_table(choice.config, measured, kept, "some of its experts' weights"))
     return choice
 
 
@@ -190,11 +222,22 @@ def visible_gpus(device: torch.device) -> list[Gpu]:
 
 
 def place(choice: Choice, device: torch.device) -> Placement:
-    """Everything on one device, or the layers in order over the GPUs that the plan uses."""
-    if choice.plan is None or len(choice.gpus) == 1:
+    """Everything on the first device, or the layers in order over the GPUs that the plan uses."""
+    if choice.plan is None or len(choice.gpus) == 1 or choice.plan.copies:
         return Placement.single(device, choice.config.num_hidden_layers)
     devices = [torch.device("cuda", i) for i in range(len(choice.gpus))]
     return Placement.in_order(devices, choice.plan.layer_counts)
+
+
+def second_copy(model: HunyuanImage3, choice: Choice) -> HunyuanImage3 | None:
+    """On the plan's second GPU, taken from the first one's memory; None where the plan has one copy."""
+    if choice.plan is None or not choice.plan.copies:
+        return None
+    device, began = torch.device("cuda", 1), time.monotonic()
+    second = copy_for_painting(model, choice.config, device)
+    torch.cuda.synchronize(device)
+    log.info("second copy: on %s after %.1f s", device, time.monotonic() - began)
+    return second
 
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:

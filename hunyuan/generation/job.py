@@ -19,7 +19,7 @@ from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
 from hunyuan.generation.decoding import DecodeStep, TextDecoder, TextRun
 from hunyuan.generation.denoise import Denoiser, preview_steps
-from hunyuan.generation.kv_cache import KVCache, layer_devices
+from hunyuan.generation.kv_cache import KVCache, buffers
 from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
 from hunyuan.generation.prefix import PrefilledPrompt, fill_fixed
 from hunyuan.generation.random_numbers import RequestRandom
@@ -28,6 +28,7 @@ from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.spectrum import SpectrumCache
 from hunyuan.generation.step_cache import StepCache, TaylorCache
 from hunyuan.generation.text import TextPlan, TextStream, read_text
+from hunyuan.generation.two_copies import on_two_copies
 from hunyuan.generation.workspace import Workspace, text_forward
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
@@ -54,13 +55,18 @@ STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": Taylor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything of a checkpoint that requests share; read-only."""
+    """Everything of a checkpoint that requests share; read-only.
+
+    Attributes:
+        second: a copy of the model on another device, which runs the unguided row of guidance; None: the model does.
+    """
 
     model: HunyuanImage3
     tokenizer: Tokenizer
     layouts: LayoutBuilder
     prompts: SystemPrompts
     generation: GenerationConfig
+    second: HunyuanImage3 | None = None
 
 
 @dataclass
@@ -251,7 +257,8 @@ class EditJob:
         self._check()
         marks = [time.perf_counter()]
         guided = options.guidance_scale > 1 and not self.config.cfg_distilled
-        kv = self._buffers(2 if guided else 1, block.image.stop)
+        second = self.checkpoint.second if guided else None
+        kv = self._buffers(2 if guided and second is None else 1, block.image.stop)
         fill_fixed(self.model, layout, self.conditions, block.timestep, kv, self.prefilled)
         self.prefilled = None
         schedule = Schedule.create(self.steps, options.flow_shift)
@@ -262,6 +269,9 @@ class EditJob:
             self._show(done, clean, output)
 
         denoiser = Denoiser(self.model, layout, block, kv, schedule, scale, cache, shown, on_clean)
+        if second is not None:
+            lent = None if self.workspace is None else self.workspace.second
+            denoiser = on_two_copies(denoiser, second, self.conditions, lent, self.step_cache())
         shape = (1, self.config.vae.latent_channels, block.image.height, block.image.width)
         noise = self.random.normal(shape, torch.bfloat16, self.model.device)
 
@@ -312,9 +322,7 @@ class EditJob:
 
     def _buffers(self, rows: int, capacity: int) -> KVCache:
         """The lent buffers where they are large enough, else the request's own."""
-        if self.lent is not None and rows <= self.lent.rows and capacity <= self.lent.capacity:
-            return self.lent.first(rows)
-        return KVCache.allocate(self.config, rows, capacity, self.model.dtype, layer_devices(self.model))
+        return buffers(self.model, rows, capacity, self.lent)
 
     def _check_length(self, length: int, stage: str) -> None:
         if length > self.config.max_position_embeddings:

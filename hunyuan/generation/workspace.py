@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder
-from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
+from hunyuan.generation.kv_cache import KVCache, KVPool, buffers, layer_devices
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
@@ -24,14 +24,20 @@ class Workspace:
 
     Attributes:
         decoder: works on the pool's first row; None: text is decoded token by token from the host.
+        second: the unguided row on a second copy's device, lent with the pool, which then has one row.
     """
 
     pool: KVPool
     decoder: TextDecoder | None = None
+    second: KVCache | None = None
 
     @classmethod
     def create(
-        cls, model: HunyuanImage3, capacity: int, decoder: Callable[[DecodeStep], TextDecoder] | None
+        cls,
+        model: HunyuanImage3,
+        capacity: int,
+        decoder: Callable[[DecodeStep], TextDecoder] | None,
+        second: HunyuanImage3 | None = None,
     ) -> Workspace:
         """Allocates, and makes the decoder.
 
@@ -39,15 +45,23 @@ class Workspace:
             capacity: tokens per row; a request that needs more allocates buffers of its own.
             decoder: makes one from a step that it may capture: no part of the layers' decode path waits for the
                 device. None, or a model spread over several devices, whose steps no single graph holds: no decoder.
+            second: a copy of the model that runs the unguided row; None: both rows are the model's.
         """
-        config, devices = model.config, layer_devices(model)
-        pool = KVPool(KVCache.allocate(config, rows_needed(config), capacity, model.dtype, devices))
-        for buffer in pool.cache.keys + pool.cache.values:
-            buffer.zero_()  # a kernel may weigh keys and values behind the text's end with 0, and 0 * nan is nan
-        if decoder is None or len(set(devices)) > 1:
-            return cls(pool)
+        pool = KVPool(zeros(model, rows_needed(model.config) if second is None else 1, capacity))
+        other = None if second is None else zeros(second, 1, capacity)
+        if decoder is None or len(set(layer_devices(model))) > 1:
+            return cls(pool, second=other)
         forward = text_forward(model, pool.cache.select(0))
-        return cls(pool, decoder(DecodeStep(forward, config.vocab_size, capacity, model.device)))
+        step = DecodeStep(forward, model.config.vocab_size, capacity, model.device)
+        return cls(pool, decoder(step), other)
+
+
+def zeros(model: HunyuanImage3, rows: int, capacity: int) -> KVCache:
+    """A kernel may weigh keys and values behind the text's end with 0, and 0 * nan is nan: they begin as zeros."""
+    cache = buffers(model, rows, capacity, None)
+    for buffer in cache.keys + cache.values:
+        buffer.zero_()
+    return cache
 
 
 def rows_needed(config: ModelConfig) -> int:

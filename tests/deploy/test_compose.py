@@ -43,6 +43,7 @@ def check(path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_file_is_valid_and_a_wrong_key_would_be_seen(tmp_path: Path) -> None:
     assert check(FILE).returncode == 0, check(FILE).stdout
     wrong = tmp_path / "compose.yaml"

@@ -21,7 +21,7 @@ _PARTS = 32  # that the tokens of a head are cut into, whatever their number; a 
 _TOKENS = 32  # that a program holds at a time
 
 
-@triton.jit(do_not_specialize=["tokens", "row_stride", "token_stride"])
+@triton.jit(do_not_specialize=["tokens"])
 def _measure_kernel(
     x, sums, lows, highs, tokens, row_stride, token_stride,
     heads: tl.constexpr, dim: tl.constexpr, parts: tl.constexpr, block: tl.constexpr,
@@ -49,7 +49,7 @@ def _measure_kernel(
     tl.store(highs + at, high)
 
 
-@triton.jit(do_not_specialize=["tokens", "row_stride", "token_stride"])
+@triton.jit(do_not_specialize=["tokens"])
 def _quantize_kernel(
     x, sums, lows, highs, out, scales, tokens, row_stride, token_stride, largest: tl.constexpr, tiny: tl.constexpr,
     heads: tl.constexpr, dim: tl.constexpr, parts: tl.constexpr, block: tl.constexpr, center: tl.constexpr,
