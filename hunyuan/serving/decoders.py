@@ -192,6 +192,7 @@ class _Slot:
                 if job is None or self._closing.is_set():
                     return
                 self._serve(job)
+                del job  # with its picture, or it would stay until the next one comes
         finally:
             self._end_process()
 
