@@ -86,7 +86,9 @@ def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_it
         # Sizes come from the tokenizer and the constants; the autoencoder is this test's narrow one.
         patch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
         train_transformer(args, Plan(steps=2, until=math.inf, count=1))
-    assert "transformer 2/2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "transformer 2/2" in told
+    assert "ms for pictures" in told
     kept = state.load(trained, "transformer")
     assert kept is not None
     assert kept["step"] == 2
