@@ -239,7 +239,8 @@ def weights(cards: list[Card], folder: Path | None) -> Row:
     except HunyuanError as error:
         return Row("BAD" if folder else "--", "allows: weights", str(error))
     of = folder.name if folder else "the published model"
-    return Row("ok", "allows: weights", f"{of} in {choice.weights}: {choice.reason}")
+    reason = f"{choice.reason}; {choice.option}" if choice.option else choice.reason
+    return Row("ok", "allows: weights", f"{of} in {choice.weights}: {reason}")
 
 
 def speed(cards: list[Card]) -> Row:

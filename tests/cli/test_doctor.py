@@ -74,6 +74,8 @@ def test_the_pins_of_a_checkout_are_read() -> None:
 def test_an_h100_gets_4_bits_and_the_fast_path_once_its_kernels_are_there(monkeypatch) -> None:
     row = doctor.weights([H100], None)
     assert (row.state, row.found.split(":")[0]) == ("ok", "the published model in 4bit")
+    assert "two GPUs" not in row.found
+    assert "HUNYUAN_WEIGHTS=4bit: a copy on each of two GPUs" in doctor.weights([H100] * 2, None).found
     monkeypatch.setattr(flashinfer_modules, "missing_modules", lambda: ["fused_moe_90"])
     assert "run `hunyuan kernels`" in doctor.kernels([H100]).found
     assert "FlashInfer's compiled kernels" in doctor.speed([H100]).found

@@ -18,6 +18,7 @@ from hunyuan.generation import two_copies
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.two_copies import TwoCopiesDenoiser
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.moe import Experts
 from hunyuan.model.network import HunyuanImage3
@@ -185,6 +186,21 @@ def test_latents_go_once_a_step_and_velocities_come_back_behind_both_rows(two: C
     run(two, edit(bot_task="image", resolution="256x256"))
     step = ["copy 1", "unguided", "guided", "copy 1"]
     assert events == ["copy 1", "fill", *step[1:], *step, *step]
+
+
+def test_what_the_host_would_wait_for_is_on_the_second_device_before_its_tokens(
+    two: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[set[str]] = []
+
+    def stop(self: TwoCopiesDenoiser, *_: Any) -> Tensor:
+        there.append({*vars(self.unguided)})
+        raise Cancelled("before the first step")
+
+    monkeypatch.setattr(TwoCopiesDenoiser, "run", stop)
+    with pytest.raises(Cancelled):
+        run(two, edit(bot_task="image", resolution="256x256"))
+    assert {"span", "times"} <= there[0]
 
 
 def test_cancelling_stops_both_rows_before_the_next_step(two: Checkpoint, events: list[str]) -> None:
