@@ -199,6 +199,17 @@ def test_mixed_keeps_the_layer_in_fp8_whose_output_loses_most(source, requests, 
     assert [n for n, kind in enumerate(formats) if kind == "fp8"] == [worst]
 
 
+def test_too_many_requests_for_a_gpu_are_said(source, requests, tmp_path, monkeypatch):
+    def full(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    for place in ("hunyuan.calibration.run.embed_requests", "hunyuan.calibration.run.quantize_experts"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            with pytest.raises(CheckpointError, match="not enough to calibrate on 4 requests; take fewer"):
+                quantize_folder(source, tmp_path / "out", options(source, requests))
+
+
 def test_the_command_line(source, requests, tmp_path, capsys):
     arguments = ["quantize", str(source), str(tmp_path / "out"), "--device", "cpu"]
     assert main([*arguments, "--weights", "fp8", "--calibrate"]) == 2
