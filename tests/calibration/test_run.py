@@ -231,6 +231,7 @@ def test_too_many_requests_for_a_gpu_are_said(source, requests, tmp_path, monkey
                 quantize_folder(source, tmp_path / "out", options(source, requests))
 
 
+@pytest.mark.slow
 def test_the_command_line(source, requests, tmp_path, capsys):
     arguments = ["quantize", str(source), str(tmp_path / "out"), "--device", "cpu"]
     assert main([*arguments, "--weights", "fp8", "--calibrate"]) == 2
@@ -242,6 +243,7 @@ def test_the_command_line(source, requests, tmp_path, capsys):
     assert "calibrated" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_adapters_are_in_the_weights_that_are_calibrated(source, requests, tmp_path):
     layers = LinearLayers(read_config(source))
     lora = adapters_of(f"{write_peft(tmp_path / 'ink', random_pairs(layers, layers.specs))}:0.5")
