@@ -404,6 +404,8 @@ def test_a_token_goes_the_plain_way(fast, dense):
     expected = model.decode(x, rope, theirs, position)
     out = FusedDecoding(model, fast, cuts)(x, rope, ours, position)
     close(out, expected, 3e-2)
+    with pytest.raises(ValueError, match="one token of one row"):
+        FusedDecoding(model, fast, cuts)(x.expand(2, 1, -1), rope, ours, position)
     for mine, other in zip(ours.keys + ours.values, theirs.keys + theirs.values, strict=True):
         close(mine[:, : last + 1], other[:, : last + 1], 3e-2)
         assert torch.equal(mine[:, last + 1 :], other[:, last + 1 :])
