@@ -32,6 +32,10 @@ class HopperOperations(Operations):
         cut: how decode attention is shared out among programs.
         router_dtype: as in `Operations`.
 
+    Attributes:
+        few: up to so many tokens go through a matrix one by one, so that a token's result does not depend on those
+            beside it. Set it before the first call: every number of tokens up to it needs kernels of its own.
+
     Raises:
         ImportError: "fa3" without FlashInfer.
     """
@@ -40,7 +44,7 @@ class HopperOperations(Operations):
 
     def __init__(self, attention: str = "fa3", cut: Cut = CUT, router_dtype: torch.dtype = torch.float32) -> None:
         super().__init__(router_dtype)
-        self.attention, self.cut = attention, cut
+        self.attention, self.cut, self.few = attention, cut, 1
         self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
         self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
 
@@ -72,14 +76,14 @@ class HopperOperations(Operations):
         return self._linear(x, layer, x.dtype)
 
     def _linear(self, x: Tensor, layer: nn.Module, out_dtype: torch.dtype) -> Tensor:
-        single = x.numel() == x.shape[-1]
+        few = x.numel() <= self.few * x.shape[-1]
         if isinstance(layer, Fp8Linear):
-            if single:
+            if few:
                 return gemv(x, layer.weight, layer.weight_scale, out_dtype)
             return fp8_linear(x, layer.weight, layer.weight_scale).to(out_dtype)
         if not isinstance(layer, nn.Linear) or layer.bias is not None:
             raise TypeError(f"no fast form of {layer}")
-        if single:
+        if few:
             return gemv(x, layer.weight, None, out_dtype)
         return linear(x, layer.weight).to(out_dtype)
 
@@ -90,7 +94,7 @@ class HopperOperations(Operations):
         return rows.swiglu(x)
 
     def route(self, x: Tensor, router: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-        return routing.route(x, router, self._parts(router), topk, self.router_dtype)
+        return routing.route(x, router, self._parts(router), topk, self.router_dtype, self.few)
 
     def rope_norm_store(
         self,
@@ -103,13 +107,15 @@ class HopperOperations(Operations):
         start: int | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         keys, values = kv.buffers(layer)
-        return qkv_kernel.rope_norm_store(qkv, shape, rope, norms, keys, values, start), keys, values
+        return qkv_kernel.rope_norm_store(qkv, shape, rope, norms, keys, values, start, kv.lanes), keys, values
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
         return self._attend(q, keys, values, segments)
 
-    def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
-        return decode_attention(q, keys, values, position, self.cut)
+    def decode_attention(
+        self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor, lanes: Tensor | None = None
+    ) -> Tensor:
+        return decode_attention(q, keys, values, position, self.cut, lanes)
 
 
 def fp8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""Runs the one-token kernels in Triton's interpreter on the CPU and prints, as JSON, what the backends import early and
-each case's relative error.
+"""Runs the few-token kernels in Triton's interpreter on the CPU and prints, as JSON, what the backends import early,
+each case's relative error, and whether each token's result is the same without the others.
 
 A program of its own: the interpreter must be chosen before Triton is imported. `test_backends.py` starts it.
 """
@@ -53,16 +53,18 @@ def stacks_of(kind: str) -> tuple[Stacks, tuple[Tensor, Tensor]]:
     return Stacks(a, b, *scales), (values[0], values[1])
 
 
-def error(kind: str, tokens: int, blocks: tuple[Blocks, Blocks]) -> float:
+def error(kind: str, tokens: int, blocks: tuple[Blocks, Blocks]) -> tuple[float, bool]:
     stacks, (gate_and_up, down) = stacks_of(kind)
     x = random(tokens, HIDDEN, seed=7).bfloat16()
     weights = random(tokens, TOPK, seed=8).softmax(-1)
     index = random(tokens, EXPERTS, seed=9).topk(TOPK).indices
-    out = SmallBatch(stacks, blocks)(x, weights, index)
+    small = SmallBatch(stacks, blocks)
+    out = small(x, weights, index)
+    alone = torch.cat([small(x[i : i + 1], weights[i : i + 1], index[i : i + 1]) for i in range(tokens)])
     assert out.shape == x.shape
     assert out.dtype == torch.bfloat16
     expected = experts_loop(x.float(), weights, index, lambda e: (gate_and_up[e], down[e]))
-    return ((out.float() - expected).norm() / expected.norm()).item()
+    return ((out.float() - expected).norm() / expected.norm()).item(), torch.equal(out, alone)
 
 
 CASES = {
@@ -70,7 +72,7 @@ CASES = {
     "bf16 split": ("bf16", 2, (Blocks(256, 64), Blocks(128, 256, splits=2))),
     "fp8 split": ("fp8", 1, (Blocks(256, 128), Blocks(64, 256, splits=2))),
     "mxfp4": ("mxfp4", 1, (Blocks(128, 128, plain=True), Blocks(32, 128, plain=True))),
-    "mxfp4 split": ("mxfp4", 2, (Blocks(64, 64, unroll=1, plain=True), Blocks(64, 256, splits=2, plain=True))),
+    "mxfp4 split": ("mxfp4", 3, (Blocks(64, 64, unroll=1, plain=True), Blocks(64, 256, splits=2, plain=True))),
 }
 
 if __name__ == "__main__":
