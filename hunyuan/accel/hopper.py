@@ -6,7 +6,8 @@ from weights, and nothing of a request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,6 @@ class HopperOperations(Operations):
         cut: how decode attention is shared out among programs.
         router_dtype: as in `Operations`.
 
-    Attributes:
-        few: up to so many tokens go through a matrix one by one, so that a token's result does not depend on those
-            beside it. Set it before the first call: every number of tokens up to it needs kernels of its own.
-
     Raises:
         ImportError: "fa3" without FlashInfer.
     """
@@ -47,6 +44,15 @@ class HopperOperations(Operations):
         self.attention, self.cut, self.few = attention, cut, 1
         self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
         self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
+
+    @contextmanager
+    def for_a_few(self, tokens: int) -> Iterator[None]:
+        """Inside, up to `tokens` tokens are multiplied one by one: none's result depends on those beside it."""
+        before, self.few = self.few, tokens
+        try:
+            yield
+        finally:
+            self.few = before
 
     def prepare(self, model: nn.Module) -> None:
         """Splits the routers' weights; lays the patch layers' convolutions out with channels last."""

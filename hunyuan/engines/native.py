@@ -7,6 +7,8 @@ Knows how settings and hardware decide device, dtype and backends. The computati
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,15 +21,17 @@ from hunyuan.checkpoint.load import load_model
 from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.generation.company import TextCompany
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
-from hunyuan.generation.workspace import Workspace
+from hunyuan.generation.shared_text import SharedTextJob
+from hunyuan.generation.workspace import Workspace, text_company
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import Operations, use_operations
 from hunyuan.placement import Placement, choose_device
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
-from hunyuan.plan.memory import MOST_EXPERT_TOKENS
+from hunyuan.plan.memory import MOST_EXPERT_TOKENS, TEXT_ROW_TOKENS, Work
 from hunyuan.plan.table import render
 from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
@@ -44,8 +48,14 @@ log = logging.getLogger(__name__)
 class NativeEngine:
     """Runs edits on one device, or a model spread over several. Each request's state is its own `EditJob`."""
 
-    def __init__(self, checkpoint: Checkpoint, noise_on_cpu: bool = False, workspace: Workspace | None = None) -> None:
-        self.checkpoint, self.noise_on_cpu, self.workspace = checkpoint, noise_on_cpu, workspace
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        noise_on_cpu: bool = False,
+        workspace: Workspace | None = None,
+        company: TextCompany | None = None,
+    ) -> None:
+        self.checkpoint, self.noise_on_cpu, self.workspace, self.company = checkpoint, noise_on_cpu, workspace, company
 
     @classmethod
     def load(cls, folder: Path, settings: Settings) -> NativeEngine:
@@ -95,9 +105,10 @@ class NativeEngine:
             workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
+        company = None if settings.text_batch == 1 else prepare_company(model, impl, settings.text_batch, capacity)
         layouts = LayoutBuilder(tokenizer, model.config, generation.sequence_template)
         checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation)
-        return cls(checkpoint, settings.noise_device == "cpu", workspace)
+        return cls(checkpoint, settings.noise_device == "cpu", workspace, company)
 
     def run(
         self,
@@ -115,9 +126,47 @@ class NativeEngine:
         job = EditJob(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
+        with self._at_work():
+            return job.run()
+
+    @property
+    def text_places(self) -> int:
+        """How many texts more may be begun; 0 where each is decoded alone."""
+        return 0 if self.company is None else self.company.places
+
+    def begin(
+        self,
+        request: EditRequest,
+        *,
+        seed: int,
+        steps: int,
+        on_progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
+    ) -> SharedTextJob:
+        """See `Editor.begin`."""
+        if self.company is None:
+            raise RuntimeError("this engine decodes each text alone")
+        checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
+        job = SharedTextJob(
+            checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
+        )
+        with self._at_work():
+            job.begin(self.company)
+        return job
+
+    def finish(self, job: SharedTextJob) -> EditResult:
+        """See `Editor.finish`."""
+        with self._at_work():
+            return job.run()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        model = self.checkpoint.model
         try:
-            with threads_for(checkpoint.model.config.hidden_size, checkpoint.model.device):
-                return job.run()
+            with threads_for(model.config.hidden_size, model.device):
+                yield
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory("the device ran out of memory on this request; try a smaller resolution") from error
         finally:
@@ -136,6 +185,17 @@ def acceleration() -> ModuleType | None:
         log.warning("hunyuan.accel is not there: every operation runs in its plain form")
         return None
     return prepare
+
+
+def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:
+    """For `HUNYUAN_TEXT_BATCH`; rows have `TEXT_ROW_TOKENS` or `capacity`, if that is less."""
+    capacity = min(capacity, TEXT_ROW_TOKENS)
+    accel = acceleration()
+    return (
+        text_company(model, rows, capacity, None)
+        if accel is None
+        else accel.prepare_company(model, impl, rows, capacity)
+    )
 
 
 def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
@@ -163,7 +223,8 @@ def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
 def choose_weights(config: CheckpointConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
     """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
     try:
-        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)
+        work = Work.create(config, texts=0 if settings.text_batch == 1 else settings.text_batch)
+        choice = choose(config, settings.weights, settings.dense, gpus, work=work, itemsize=dtype.itemsize)
     except DoesNotFit as error:
         log.error("memory plan\n%s", render(error.choice))
         raise

@@ -44,7 +44,8 @@ class KVCache:
         devices = [device] * layers if isinstance(device, torch.device) else list(device)
         if len(devices) != layers:
             raise ValueError(f"{len(devices)} devices for {layers} layers")
-        return cls(*([torch.empty(shape, dtype=dtype, device=d) for d in devices] for _ in range(2)))
+        keys, values = ([torch.empty(shape, dtype=dtype, device=d) for d in devices] for _ in range(2))
+        return cls(keys, values)
 
     @property
     def rows(self) -> int:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hunyuan.generation.company import LanesForward, LaneSteps, TextCompany, one_by_one
 from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder
 from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
+from hunyuan.generation.sampling import Sampling
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
@@ -41,13 +43,19 @@ class Workspace:
                 device. None, or a model spread over several devices, whose steps no single graph holds: no decoder.
         """
         config, devices = model.config, layer_devices(model)
-        pool = KVPool(KVCache.allocate(config, rows_needed(config), capacity, model.dtype, devices))
-        for buffer in pool.cache.keys + pool.cache.values:
-            buffer.zero_()  # a kernel may weigh keys and values behind the text's end with 0, and 0 * nan is nan
+        pool = KVPool(zeroed(model, rows_needed(config), capacity))
         if decoder is None or len(set(devices)) > 1:
             return cls(pool)
         forward = text_forward(model, pool.cache.select(0))
         return cls(pool, decoder(DecodeStep(forward, config.vocab_size, capacity, model.device)))
+
+
+def zeroed(model: HunyuanImage3, rows: int, capacity: int) -> KVCache:
+    """A kernel may weigh keys and values behind the text's end with 0, and 0 * nan is nan: they begin as zeros."""
+    cache = KVCache.allocate(model.config, rows, capacity, model.dtype, layer_devices(model))
+    for buffer in cache.keys + cache.values:
+        buffer.zero_()
+    return cache
 
 
 def rows_needed(config: ModelConfig) -> int:
@@ -55,12 +63,18 @@ def rows_needed(config: ModelConfig) -> int:
     return 1 if config.cfg_distilled else 2
 
 
+def text_rope(model: HunyuanImage3, capacity: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of generated text by position, fp32 `[capacity, head_dim]`.
+
+    It stands on the diagonal at its own index, whatever images came before it.
+    """
+    config, positions = model.config, positions_2d(0, capacity, []).to(model.device)
+    return rope_table(positions, config.attention_head_dim, config.rope_theta)
+
+
 def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:
     """The network's side of a decode step, on a one-row cache; without a wait for the device."""
-    config = model.config
-    # Generated text stands on the diagonal at its own index, whatever images came before it.
-    positions = positions_2d(0, kv.capacity, []).to(model.device)
-    cos, sin = rope_table(positions, config.attention_head_dim, config.rope_theta)  # [capacity, head_dim]
+    cos, sin = text_rope(model, kv.capacity)
 
     def forward(token: Tensor, position: Tensor) -> Tensor:
         x = model.embed_tokens(token)[None]  # [1, 1, hidden]
@@ -69,3 +83,47 @@ def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:
         return model.logits(hidden[0, -1])
 
     return forward
+
+
+def decoder_for(
+    model: HunyuanImage3, kv: KVCache, sampling: Sampling, most: int, workspace: Workspace | None
+) -> TextDecoder:
+    """The workspace's decoder if it can sample as asked; else one for at most `most` tokens behind the prompt in `kv`.
+
+    Args:
+        workspace: None where `kv` is not its pool's first row.
+    """
+    if workspace is not None and workspace.decoder is not None and workspace.decoder.supports(sampling):
+        return workspace.decoder
+    vocab, forward = model.config.vocab_size, text_forward(model, kv)
+    return TextDecoder(DecodeStep(forward, vocab, most, model.device, sampling.candidates(vocab)))
+
+
+def lanes_forward(model: HunyuanImage3, rows: KVCache) -> LanesForward:
+    """The network's side of a step of several texts, on a row of `rows` each; without a wait for the device."""
+    cos, sin = text_rope(model, rows.capacity)
+
+    def forward(tokens: Tensor, positions: Tensor, lanes: Tensor) -> Tensor:
+        x = model.embed_tokens(tokens)[:, None]  # [n, 1, hidden]
+        rope = (cos.index_select(0, positions), sin.index_select(0, positions))  # [n, head_dim] each
+        hidden = model.model.decode(x, rope, rows.laned(lanes), positions)  # [n, 1, hidden]
+        return model.logits(hidden[:, 0])  # [n, vocab]
+
+    return forward
+
+
+def text_company(
+    model: HunyuanImage3, rows: int, capacity: int, captured: Callable[[LaneSteps, KVCache], TextCompany] | None
+) -> TextCompany:
+    """Buffers and a decoder for up to `rows` texts together, prompt and text of each in at most `capacity` tokens.
+
+    Args:
+        captured: makes one of steps that it may capture, on a model whose operations give each row of a call the bits
+            that it has alone; None: row by row from the host, which has those bits and gains no time.
+    """
+    config, kv = model.config, zeroed(model, rows, capacity)
+    if captured is not None:
+        forward, make = lanes_forward(model, kv), captured
+    else:
+        forward, make = one_by_one([text_forward(model, kv.select(row)) for row in range(rows)]), TextCompany
+    return make(LaneSteps(forward, config.vocab_size, rows, capacity, model.device), kv)

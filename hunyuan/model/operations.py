@@ -8,6 +8,7 @@ tensors and the attention rule; does not know layers, checkpoints or requests. K
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,6 +102,10 @@ class Operations:
 
     def __init__(self, router_dtype: torch.dtype = torch.float32) -> None:
         self.router_dtype = router_dtype
+
+    def for_a_few(self, tokens: int) -> AbstractContextManager[None]:
+        """Inside, up to `tokens` tokens of a call have the bits that each has alone, where this set can do that."""
+        return nullcontext()
 
     def prepare(self, model: nn.Module) -> None:
         """Called once with the loaded model; may rearrange weights in memory, never their values."""

@@ -6,6 +6,7 @@ Run by test_kernels.py as a process of its own with TRITON_INTERPRET=1: Triton d
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -39,12 +40,12 @@ def fast_in_bf16(fast: Operations) -> Operations:
     return type(fast)(attention="sdpa", router_dtype=BF16)
 
 
-@pytest.fixture(scope="module")
-def company(fast: Operations) -> Operations:
+@pytest.fixture
+def company(fast: Operations) -> Iterator[Operations]:
     """For texts of up to four requests together."""
-    made = type(fast)(attention="sdpa", cut=fast.cut)
-    made.few = 4
-    return made
+    with fast.for_a_few(4):
+        yield fast
+    assert fast.few == 1
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,10 @@
 """Up to eight tokens through their chosen experts, in bf16, fp8 or MXFP4 weights: what decoding needs.
 
 Reads the very weights that the big path reads (for MXFP4 in FlashInfer's "humming" layout), so there is one copy of
-them. What becomes of a token does not depend on those beside it. Activations stay bf16 with fp32 sums, which is more exact than the big path's fp8 activations. Nothing waits for
-the host and every shape is fixed, so a call can live in a CUDA graph. Knows which kernel with which blocks; the
-kernels are in `small_batch_kernels.py`, which is imported at the first call (it needs Triton).
+them. Activations stay bf16 with fp32 sums, which is more exact than the big path's fp8 activations. What becomes of a
+token does not depend on those beside it, to the last bit. Nothing waits for the host and every shape is fixed, so a
+call can live in a CUDA graph. Knows which kernel with which blocks; the kernels are in `small_batch_kernels.py`, which
+is imported at the first call (it needs Triton).
 """
 
 from __future__ import annotations

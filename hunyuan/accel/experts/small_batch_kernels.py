@@ -233,7 +233,8 @@ def down_mxfp4(
 ):
     """The weighted sum over `topk / splits` of a token's choices: `out` `[tokens, splits, hidden]`.
 
-    Grid (hidden / 2 / units, tokens * splits), or turned round. `h` is int64 `[tokens * topk, width / 4]`, four bf16 numbers each.
+    Grid (hidden / 2 / units, tokens * splits), or turned round. `h` is int64 `[tokens * topk, width / 4]`, four bf16
+    numbers each.
     """
     tile, part = _tile_and_choice(together)
     row, block, place = _unit_rows(tile * units, units)

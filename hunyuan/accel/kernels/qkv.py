@@ -34,7 +34,8 @@ def _rope_and_norm(first, second, cos, sin, weight, eps, at, norm: tl.constexpr,
 def _rope_norm_store_kernel(
     qkv, cos, sin, q_weight, k_weight, q, keys, values, start, start_at, lanes, tokens, count,
     key_row, key_token, value_row, value_token, eps, from_device: tl.constexpr, apart: tl.constexpr,
-    laned: tl.constexpr, norm: tl.constexpr, kv_heads: tl.constexpr, group: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+    laned: tl.constexpr, norm: tl.constexpr, kv_heads: tl.constexpr, group: tl.constexpr, half: tl.constexpr,
+    block: tl.constexpr,
 ):  # fmt: skip
     """`block` tokens of one key-value head; `count` is rows * tokens."""
     head = tl.program_id(1)
@@ -108,8 +109,9 @@ def rope_norm_store(
             qkv, cos, sin, cos if norms is None else norms.query, cos if norms is None else norms.key, q, keys, values,
             start if known else 0, cos if known else start, cos if lanes is None else lanes, tokens, rows * tokens,
             *keys.stride()[:2], *values.stride()[:2], 0.0 if norms is None else norms.eps,
-            from_device=not known, apart=apart, laned=lanes is not None, norm=norms is not None, kv_heads=shape.kv_heads,
-            group=shape.group, half=shape.head_dim // 2, block=block, num_warps=4 if block > 1 else 1,
+            from_device=not known, apart=apart, laned=lanes is not None, norm=norms is not None,
+            kv_heads=shape.kv_heads, group=shape.group, half=shape.head_dim // 2, block=block,
+            num_warps=4 if block > 1 else 1,
         )  # fmt: skip
     return q
 
