@@ -293,6 +293,8 @@ FLOATS = [variable(name) for name, field in Settings.model_fields.items() if fie
         ("HUNYUAN_REQUEST_TIMEOUT_S", "0"),
         ("HUNYUAN_REQUEST_TIMEOUT_S", "nan"),
         ("HUNYUAN_STUCK_S", "-1"),
+        ("HUNYUAN_TEXT_BATCH", "0"),
+        ("HUNYUAN_TEXT_BATCH", "9"),
         ("HUNYUAN_QUEUE_SIZE", "0"),
         ("HUNYUAN_QUEUE_SIZE", "many"),
         ("HUNYUAN_MAX_UPLOAD_MB", "0"),

@@ -110,10 +110,16 @@ def best_seconds(function: Callable[[], Any], repeat: int = 12) -> float:
 
 def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
     """The engine over random weights: the real sizes on a GPU, the tiny ones on a CPU."""
-    settings = Settings(model_id=folder, dense=options.dense, moe_impl=options.moe_impl, weights=options.weights)
+    settings = Settings(
+        model_id=folder,
+        dense=options.dense,
+        moe_impl=options.moe_impl,
+        weights=options.weights,
+        text_batch=options.text_batch,
+    )
     if options.device == "cpu":
         write_tiny_checkpoint(folder, TinyShape(distil=options.distil), force=True)
-        return NativeEngine.load(folder, Settings(model_id=folder, device="cpu"))
+        return NativeEngine.load(folder, Settings(model_id=folder, device="cpu", text_batch=options.text_batch))
     raw = full_size_config(options.layers, FORMATS[options.weights], options.dense, options.distil)
     write_small_files(folder, raw, options.distil)
     config = read_config(folder)
@@ -299,6 +305,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="compare with the plain path instead (4 layers are enough)"
     )
+    parser.set_defaults(text_batch=1)  # bench_texts.py has more
     options = parser.parse_args(arguments)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
