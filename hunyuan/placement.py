@@ -8,9 +8,11 @@ Knows bytes, devices and parameters by name; does not know the network's modules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from hunyuan.errors import SettingsError
 
@@ -68,6 +70,16 @@ def choose_device(name: str, setting: str = "HUNYUAN_DEVICE") -> torch.device:
     if name == "cuda" and not there:
         raise SettingsError(f"{setting}=cuda, but torch finds no CUDA device; use auto or cpu")
     return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def transfer(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; itself where it is there already. Between GPUs the streams wait for each other."""
+    return tensor.to(device)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one: what is not PyTorch's own is launched there, wherever its tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 Weights = Literal["auto", "bf16", "fp8", "4bit", "mixed"]
 Dense = Literal["bf16", "fp8"]
+Attention = Literal["bf16", "fp8"]
 ENV_PREFIX = "HUNYUAN_"
 LONGEST_S = 86_400  # a day; what is meant as "for ever" has to be a number
 Builtin = Literal["demo", "tiny"]
@@ -63,6 +64,7 @@ class Settings(BaseSettings):
     dtype: Dtype = "auto"
     weights: Weights = "auto"
     dense: Dense = "bf16"
+    attention: Attention = Field("bf16", description="of denoising; fp8: less exact, for Hopper's kernel")
     router: Literal["fp32", "bf16"] = Field("fp32", description="what the choice of experts is computed in")
     lora: Annotated[tuple[Adapter, ...] | None, NoDecode] = Field(
         None, description="adapters to merge into the weights: PATH[:SCALE], comma between them"

@@ -19,7 +19,9 @@ from typing import Any
 
 import httpx
 import pytest
-from server_process import ROOT, Server, free_port, photo_bytes, start
+from server_process import ROOT, Server, photo_bytes, start
+
+from scripts.support.ports import free_port
 
 KEY = "3f9a-not-a-real-key-0217"
 AUTHORIZATION = {"Authorization": f"Bearer {KEY}"}

@@ -150,6 +150,14 @@ def test_the_command_edits_without_a_model(photo: Tensor, tmp_path: Path, monkey
         assert psnr(to_tensor(picture), edits.apply(Step("bw"), photo)) > 20
 
 
+def test_attention_in_fp8_changes_little(product: Product, photo: Tensor) -> None:
+    """Measured: 51.1 dB, .30 of 255 on average."""
+    settings = product.editor.settings.model_copy(update={"attention": "fp8"})
+    exact, ours = (p.answer(REQUESTS[1], [photo]) for p in (product, Product(Editor.load(settings))))
+    assert ours.said == exact.said
+    assert 40 < psnr(ours.picture, exact.picture) < 100
+
+
 # --- over HTTP
 
 

@@ -10,13 +10,23 @@ import torch
 from small_model import model_config
 
 from hunyuan.checkpoint.full_size import full_size_config
+from hunyuan.checkpoint.layer_choice import LayerErrors
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.modules import use_weight_formats
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
-from hunyuan.plan.memory import GIB, MARGIN, Work, kv_layer_bytes, moe_workspace_bytes, plan_memory, stage_bytes
+from hunyuan.plan.memory import (
+    GIB,
+    MARGIN,
+    Work,
+    kv_layer_bytes,
+    moe_workspace_bytes,
+    plan_copies,
+    plan_memory,
+    stage_bytes,
+)
 from hunyuan.plan.table import render
 from hunyuan.plan.weights import stored_weights, weight_bytes
 from hunyuan.prompt.resolution import Size
@@ -124,6 +134,9 @@ def test_rows_for_texts_decoded_together_are_reserved_and_shown(real):
     needed = [plan_memory(config, [H100.memory], work).needed for work in (alone, shared)]
     assert needed[1] - needed[0] == more
     assert alone.pass_tokens == shared.pass_tokens
+    copies = [plan_copies(config, [H100.memory] * 2, work) for work in (alone, shared)]
+    assert all(copies)
+    assert [b.needed - a.needed for a, b in zip(copies[0].gpus, copies[1].gpus, strict=True)] == [more, 0]
 
 
 def test_experts_workspace_is_not_below_what_was_measured(real):
@@ -168,6 +181,17 @@ def test_plan_is_a_little_above_the_measured_peak(real, dense, allocated, reserv
     assert reserved < plan.needed / GIB < reserved + 2.5
 
 
+@pytest.mark.parametrize("capacity", [6000, 22_800])
+@pytest.mark.parametrize("distil", [False, True])
+def test_a_step_with_attention_in_fp8_fits_into_the_stage(real, capacity, distil):
+    """Two streams, the fused projection, q and the result in 16 bits; q, all keys and all values in 8."""
+    work = Work.create(replace(real, cfg_distilled=distil), capacity=capacity)
+    heads, kv_heads, dim = real.num_attention_heads, real.num_key_value_heads, real.attention_head_dim
+    each = 2 * (2 * real.hidden_size + (3 * heads + 2 * kv_heads) * dim)
+    copies = work.rows * (work.image_tokens * heads + 2 * work.capacity * kv_heads) * dim
+    assert work.rows * work.image_tokens * each + copies < stage_bytes(real, work, 2).layers
+
+
 def test_fp32_is_planned_with_the_plain_autoencoder(real):
     wide, narrow = (stage_bytes(real, Work.create(real), itemsize).autoencoder for itemsize in (4, 2))
     assert wide / narrow == pytest.approx(2 * 11 / 3)
@@ -199,6 +223,81 @@ def test_gpus_of_different_sizes_are_filled_as_they_are(real):
     assert plan.layer_counts[0] < 10 < plan.layer_counts[1]
 
 
+# --- two copies, one for each row of guidance
+
+
+def test_copies_are_whole_and_have_one_row_each(real):
+    config, work = real.with_formats("mxfp4", "bf16"), Work.create(real)
+    plan, alone = plan_copies(config, [H100.memory] * 2, work), plan_memory(config, [H100.memory], work)
+    assert plan is not None
+    assert (plan.fits, plan.copies, plan.layer_counts, plan.work.rows) == (True, True, (32, 32), 1)
+    first, second = plan.gpus
+    assert first.weights == alone.gpus[0].weights
+    assert first.weights - second.weights == plan.weights.head + plan.weights.autoencoder + plan.weights.vision
+    assert first.kv == second.kv == alone.gpus[0].kv // 2
+    assert second.stage == plan.stages.layers < first.stage
+
+
+@pytest.mark.parametrize("small", [0, 1])
+def test_copies_need_room_on_both_gpus(real, small):
+    config, work = real.with_formats("mxfp4", "bf16"), Work.create(real)
+    plan = plan_copies(config, [H100.memory] * 2, work)
+    assert plan is not None
+    for short, there in ((0, True), (1, False)):
+        memories = [H100.memory] * 2
+        memories[small] = plan.gpus[small].needed - short
+        assert (plan_copies(config, memories, work) is not None) == there
+
+
+def test_one_gpu_or_one_row_is_no_pair(real):
+    config = real.with_formats("mxfp4", "bf16")
+    assert plan_copies(config, [H200.memory], Work.create(config)) is None
+    assert plan_copies(config, [H200.memory] * 2, replace(Work.create(config), rows=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "gpus", "best"), [("bf16", H100, "4bit"), ("bf16", H200, "fp8"), ("mxfp4", H100, "4bit")]
+)
+def test_auto_keeps_its_rule_and_says_what_a_name_would_do(real, stored, gpus, best):
+    choice = choose(real.with_formats(stored, "bf16"), "auto", "bf16", [gpus] * 2)
+    assert choice.plan is not None
+    assert not choice.plan.copies
+    line = f"HUNYUAN_WEIGHTS={best}: a copy on each of two GPUs, which run the two rows of guidance at once"
+    assert choice.option == line
+    assert render(choice).splitlines()[-1] == line
+
+
+def test_a_format_by_name_on_two_gpus_is_held_twice(real):
+    choice = choose(real, "4bit", "fp8", [H100] * 2)
+    assert choice.plan is not None
+    assert choice.plan.copies
+    assert choice.reason.startswith("HUNYUAN_WEIGHTS=4bit, which fits 2 x H100 (79.6 GiB)")
+    text = render(choice)
+    assert "GPU 0     GPU 1       all" in text
+    assert text.splitlines()[-1].startswith("GPU 0 runs the guided row and all else, GPU 1 the unguided row;")
+    parts = ("experts (", "attention", "router", "lm_head", "token emb", "autoenc", "vision", "latents")
+    for column in range(3):
+        total = sum(cells(text, part)[column] for part in parts)
+        assert total == pytest.approx(cells(text, "weights  ")[column], abs=0.05)
+
+
+@pytest.mark.parametrize("asked", ["auto", "4bit"])
+def test_a_distilled_checkpoint_takes_one_gpu_and_says_so(real, asked):
+    distilled = replace(real.with_formats("mxfp4", "bf16"), cfg_distilled=True, use_meanflow=True)
+    choice = choose(distilled, asked, "bf16", [H100] * 2)
+    assert len(choice.gpus) == 1
+    assert choice.option == "one GPU is used: a distilled checkpoint has no unguided row"
+
+
+def test_a_gpu_that_stays_idle_is_explained(real):
+    choice = choose(real, "4bit", "bf16", [H100, Gpu("small", 40 * GIB)])
+    assert choice.option == "one GPU is used: GPU 1 is too small for a second copy"
+
+
+def test_one_gpu_has_no_option(real):
+    assert choose(real, "auto", "bf16", [H100]).option == choose(real, "4bit", "bf16", [H100]).option == ""
+
+
 # --- decisions
 
 
@@ -211,8 +310,10 @@ def test_gpus_of_different_sizes_are_filled_as_they_are(real):
         ([H100] * 8, "auto", "bf16", 3),
         ([H200], "auto", "fp8", 1),
         ([H200] * 2, "auto", "bf16", 2),
-        ([H100] * 2, "4bit", "4bit", 1),
-        ([H200] * 2, "fp8", "fp8", 1),
+        ([H100] * 2, "4bit", "4bit", 2),
+        ([H100] * 8, "4bit", "4bit", 2),
+        ([H100, Gpu("small", 40 * GIB)], "4bit", "4bit", 1),
+        ([H200] * 2, "fp8", "fp8", 2),
         ([H100, H200], "bf16", "bf16", 2),
     ],
 )
@@ -269,9 +370,47 @@ def test_a_cpu_is_not_planned_for(real, asked, weights):
     assert render(choice).startswith(f"weights: {weights} (")
 
 
-def test_mixed_needs_a_conversion(real):
-    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* hunyuan quantize SRC OUT"):
-        choose(real, "mixed", "bf16", [H100])
+def test_mixed_keeps_as_many_layers_in_fp8_as_fit_those_that_gain_most(real):
+    errors = {n: LayerErrors(0.1 + n / 1000, 0.03) for n in range(32)} | {31: LayerErrors(0.02, 0.03)}
+    choice = choose(real, "mixed", "bf16", [H100], errors=lambda: errors)
+    assert [n for n, kind in enumerate(choice.config.expert_formats) if kind == "fp8"] == list(range(15, 31))
+    assert (choice.weights, choice.quantize) == ("mixed", True)
+    assert choice.reason.startswith(
+        "HUNYUAN_WEIGHTS=mixed: 4 bits, and fp8 in as many layers as fit 1 x H100 (79.6 GiB);"
+    )
+    assert choice.plan is not None
+    assert choice.plan.fits
+    assert choice.plan.gpus[0].left < 1.06 * GIB  # none more
+    assert "16 layers mxfp4, 16 layers fp8" in render(choice)
+
+
+def test_mixed_on_more_memory_leaves_what_gains_nothing_in_4_bits(real):
+    errors = {n: LayerErrors(0.1 if n else 0.02, 0.03) for n in range(32)}
+    choice = choose(real, "mixed", "bf16", [H200], errors=lambda: errors)
+    assert choice.config.expert_formats == ("mxfp4",) + ("fp8",) * 31
+
+
+def test_mixed_on_less_memory_is_4_bits_or_refused(real):
+    choice = choose(real, "mixed", "bf16", [Gpu("GPU", 62 * GIB)], errors=dict)
+    assert set(choice.config.expert_formats) == {"mxfp4"}
+    message, _ = refusal(real, "mixed", "bf16", [Gpu("GPU", 50 * GIB)])
+    assert message.startswith("mixed needs 61.9 GiB")
+
+
+def test_auto_takes_no_layer_in_fp8_unasked(real):
+    """It would fit, and makes a token slower: nothing is even measured."""
+
+    def errors() -> dict[int, LayerErrors]:
+        raise AssertionError("auto measured")
+
+    for gpu in (H100, Gpu("GPU", 90 * GIB)):
+        choice = choose(real, "auto", "bf16", [gpu], errors=errors)
+        assert set(choice.config.expert_formats) == {"mxfp4"}
+
+
+def test_mixed_of_an_official_folder_needs_a_gpu(real):
+    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed fills .* hunyuan quantize SRC OUT"):
+        choose(real, "mixed", "bf16", [])
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp8", "mixed"])
@@ -345,7 +484,7 @@ def test_table_of_several_gpus_has_a_column_each(real):
     assert "GPU 0     GPU 1     GPU 2       all" in text
     first, second, third, total = cells(text, "weights  ")
     assert first + second + third == pytest.approx(total, abs=0.02)
-    assert text.splitlines()[-1].split()[0] == "layers"
+    assert next(line for line in text.splitlines() if line.startswith("layers")).split()[1:] == ["10", "11", "11", "32"]
 
 
 def test_gpus_are_described_by_kind():

@@ -10,14 +10,16 @@ import importlib.util
 from pathlib import Path
 
 FUSED_MOE = "fused_moe_90"  # the experts, all weight formats
-PREFILL = (  # FlashAttention 3, bf16, heads of 128, no mask but causal
-    "single_prefill_with_kv_cache_dtype_q_bf16_dtype_kv_bf16_dtype_o_bf16_head_dim_qk_128_head_dim_vo_128"
+_PREFILL = (  # FlashAttention 3, heads of 128, no mask but causal
+    "single_prefill_with_kv_cache_dtype_q_{0}_dtype_kv_{0}_dtype_o_bf16_head_dim_qk_128_head_dim_vo_128"
     "_posenc_0_use_swa_False_use_logits_cap_False_f16qk_False_sm90"
 )
+PREFILL, PREFILL_FP8 = _PREFILL.format("bf16"), _PREFILL.format("e4m3")
 TUNER = "trtllm_utils"  # the autotuner measures with it; without it every tactic silently counts as failed
 NORM = "norm"  # RMSNorm; the engine has its own, so this one is built only when named
 
 ENGINE_MODULES = (FUSED_MOE, PREFILL, TUNER)
+BUILT_MODULES = (*ENGINE_MODULES, PREFILL_FP8)  # the last for HUNYUAN_ATTENTION=fp8 alone
 
 
 def aot_folder() -> Path | None:

@@ -16,8 +16,10 @@ from torch.nn.functional import linear
 from hunyuan.accel.kernels import qkv as qkv_kernel
 from hunyuan.accel.kernels import routing, rows
 from hunyuan.accel.kernels.decode_attention import CUT, Cut, decode_attention
+from hunyuan.accel.kernels.fp8_attention import flashinfer_block
 from hunyuan.accel.kernels.gemv import gemv
 from hunyuan.accel.kernels.segment_attention import flashinfer_attend, sdpa_attend
+from hunyuan.formats.fp8_attention import BlockAttention, attend_block, attend_last_block
 from hunyuan.formats.modules import Fp8Linear
 from hunyuan.model.attention import Segment
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed, channels_last
@@ -30,6 +32,7 @@ class HopperOperations(Operations):
 
     Args:
         attention: "fa3" (FlashInfer must be installed and hold the compiled module) or "sdpa".
+        fp8_attention: denoising's attention in fp8; without "fa3" in its plain, slow form.
         cut: how decode attention is shared out among programs.
         router_dtype: as in `Operations`.
 
@@ -39,10 +42,20 @@ class HopperOperations(Operations):
 
     name = "hopper"
 
-    def __init__(self, attention: str = "fa3", cut: Cut = CUT, router_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        attention: str = "fa3",
+        cut: Cut = CUT,
+        router_dtype: torch.dtype = torch.float32,
+        fp8_attention: bool = False,
+    ) -> None:
         super().__init__(router_dtype)
-        self.attention, self.cut, self.few = attention, cut, 1
+        self.attention, self.cut = f"{attention}, fp8" if fp8_attention else attention, cut
+        self.few = 1
         self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
+        self.fp8_block: BlockAttention | None = None
+        if fp8_attention:
+            self.fp8_block = flashinfer_block() if attention == "fa3" else attend_block
         self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
 
     @contextmanager
@@ -67,6 +80,10 @@ class HopperOperations(Operations):
         if known is None or known[1].device != router.device:  # layers may move to another GPU
             known = self._router_parts[id(router)] = router, routing.split_weight(router.detach())
         return known[1]
+
+    def router_weight(self, router: Tensor) -> Tensor:
+        """The router's weight in the dtype in which one token is multiplied by it: fp32, or bf16 of the same values."""
+        return router if self.router_dtype == torch.float32 else self._parts(router)[0]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm_of(rows.add_norm(x, [], weight, eps))
@@ -113,15 +130,17 @@ class HopperOperations(Operations):
         start: int | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         keys, values = kv.buffers(layer)
-        return qkv_kernel.rope_norm_store(qkv, shape, rope, norms, keys, values, start, kv.lanes), keys, values
+        return qkv_kernel.rope_norm_store(qkv, shape, rope, norms, keys, values, start, lanes=kv.lanes), keys, values
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
-        return self._attend(q, keys, values, segments)
+        if self.fp8_block is None:
+            return self._attend(q, keys, values, segments)
+        return attend_last_block(self._attend, self.fp8_block, q, keys, values, segments)
 
     def decode_attention(
         self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor, lanes: Tensor | None = None
     ) -> Tensor:
-        return decode_attention(q, keys, values, position, self.cut, lanes)
+        return decode_attention(q, keys, values, position, self.cut, lanes=lanes)
 
 
 def fp8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -23,17 +23,19 @@ from hunyuan.accel.experts.backends import (
     tune_experts,
 )
 from hunyuan.accel.experts.small_batch import triton_is_here
-from hunyuan.accel.flashinfer_modules import missing_modules
+from hunyuan.accel.flashinfer_modules import ENGINE_MODULES, PREFILL_FP8, missing_modules
 from hunyuan.accel.split_layers import connect
 from hunyuan.accel.vae.fast_vae import use_fast_vae
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.generation.company import TextCompany
 from hunyuan.generation.kv_cache import layer_devices
 from hunyuan.generation.workspace import Workspace, text_company
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
-from hunyuan.placement import Placement
+from hunyuan.placement import Placement, current
 
 HOPPER = (9, 0)
 NO_LATE_COMPILING = "FLASHINFER_DISABLE_JIT"
@@ -43,23 +45,30 @@ log = logging.getLogger(__name__)
 
 
 def prepare(
-    model: HunyuanImage3, placement: Placement, impl: str, capacity: int, expert_tokens: int, cache_dir: Path | None
+    model: HunyuanImage3,
+    placement: Placement,
+    impl: str,
+    capacity: int,
+    expert_tokens: int,
+    cache_dir: Path | None,
+    second: HunyuanImage3 | None = None,
 ) -> Workspace | None:
     """Rearranges the model for speed where it lies; call once, after the weights are in place.
 
-    The router computes on in the dtype of the operations that the model comes with.
+    Router and attention compute on in the dtypes of the operations that the model comes with.
 
     Args:
         impl: the experts' backend, from `choose_impl`.
         capacity: tokens per row that the engine keeps buffers for.
         expert_tokens: the most tokens of one call of the experts' backend; longer inputs go in pieces.
         cache_dir: where tactics measured at start are remembered; None: nowhere.
+        second: a copy on another GPU, prepared alike.
 
     Returns:
         the engine's buffers; None where a request allocates its own (a CPU, or fp32).
 
     Raises:
-        SettingsError: none of the backend's compiled tiles computes these weights.
+        SettingsError: none of the backend's compiled tiles computes these weights, or attention in fp8 is not compiled.
     """
     if model.device.type != "cuda" or model.dtype != torch.bfloat16:
         connect(model.model, placement)
@@ -69,21 +78,31 @@ def prepare(
         COMPILED.start()
     use_fast_vae(model)
     hopper = capability(model.device) == HOPPER and triton
-    if hopper:
-        # Imported here: it needs Triton.
-        from hunyuan.accel.hopper import HopperOperations
-
-        attention = "fa3" if flashinfer_is_compiled() and model.config.attention_head_dim == 128 else "sdpa"
-        use_operations(model, HopperOperations(attention, router_dtype=model.operations.router_dtype))
-        log.info("kernels: ours for Hopper; attention: %s", attention)
-    else:
-        log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")
-    prepare_experts(model, impl, expert_tokens, cache_dir, small_batch=hopper)
-    tune_experts(model)
+    for copy in [model] if second is None else [model, second]:
+        with current(copy.device):
+            _use_fast_kernels(copy, hopper)
+            prepare_experts(copy, impl, expert_tokens, cache_dir, small_batch=hopper)
+            tune_experts(copy)
     connect(model.model, placement)
-    workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None)
+    workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None, second)
     COMPILED.report("preparing the model")
     return workspace
+
+
+def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
+    if not hopper:
+        log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")
+        return
+    # Imported here: it needs Triton.
+    from hunyuan.accel.hopper import HopperOperations
+
+    fp8 = isinstance(model.operations, Fp8AttentionOperations)
+    if fp8:
+        refuse_missing_fp8_attention(model.config, model.device, model.dtype)
+    attention = "fa3" if flashinfer_is_compiled() and model.config.attention_head_dim == 128 else "sdpa"
+    kernels = HopperOperations(attention, router_dtype=model.operations.router_dtype, fp8_attention=fp8)
+    use_operations(model, kernels)
+    log.info("kernels on %s: ours for Hopper; attention: %s", model.device, kernels.attention)
 
 
 def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:
@@ -154,6 +173,18 @@ def refuse_missing_kernels(device: torch.device, dtype: torch.dtype, moe_impl: s
     hopper = capability(device) == HOPPER and dtype == torch.bfloat16
     if promised and hopper and (text := missing_text()):
         raise SettingsError(f"{NO_LATE_COMPILING} is set{text}, or ask for HUNYUAN_MOE_IMPL=torch or eager")
+
+
+def refuse_missing_fp8_attention(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises `SettingsError` on a Hopper GPU that would compute fp8 attention in its plain form, tens of times slower.
+
+    Other devices, and models whose heads the kernel does not take, have the plain form only.
+    """
+    if capability(device) != HOPPER or dtype != torch.bfloat16 or config.attention_head_dim != 128:
+        return
+    missing = missing_modules((*ENGINE_MODULES, PREFILL_FP8))
+    if missing:
+        raise SettingsError(f"HUNYUAN_ATTENTION=fp8 needs the compiled {', '.join(missing)}: run `hunyuan kernels`")
 
 
 def missing_text() -> str:

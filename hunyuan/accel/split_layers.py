@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hunyuan.model.transformer import NextNorm, Transformer
-from hunyuan.placement import Placement
+from hunyuan.placement import Placement, transfer
 
 
 def connect(transformer: Transformer, placement: Placement) -> None:
@@ -103,11 +103,6 @@ def _leave_norm_to_next(module: nn.Module, args: tuple[Any, ...]) -> None:
 
 def _next_norms(args: tuple[Any, ...]) -> list[NextNorm]:
     return [value for value in args if isinstance(value, NextNorm)]
-
-
-def transfer(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; itself where it is there already. Between GPUs the streams wait for each other."""
-    return tensor.to(device)
 
 
 def _make_current(device: torch.device) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hunyuan.calibration.experts import Matrices, Routed
-from hunyuan.calibration.sequences import Stretch
+from hunyuan.calibration.sequences import RequestSpan
 from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.folder import OpenWeights
 from hunyuan.checkpoint.load import drop_part, load_part
@@ -23,7 +23,7 @@ from hunyuan.model.transformer import DecoderLayer
 
 
 class LayerKeys:
-    """The keys and values of one layer and one request; a later stretch writes over an earlier one's."""
+    """The keys and values of one layer and one request; a later span writes over an earlier one's."""
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
@@ -50,16 +50,16 @@ class LayerRunner:
         model: HunyuanImage3,
         weights: OpenWeights,
         adapters: Adapters,
-        stretches: Sequence[Stretch],
+        spans: Sequence[RequestSpan],
         held: frozenset[int],
     ) -> None:
-        self.model, self.weights, self.adapters, self.stretches = model, weights, adapters, stretches
+        self.model, self.weights, self.adapters, self.spans = model, weights, adapters, spans
         self.shards = weights.where()
         self.dtype, self.device = model.dtype, model.device
-        tokens = stretches[-1].rows.stop
+        tokens = spans[-1].rows.stop
         self.requests = torch.empty(tokens, dtype=torch.int64, device=self.device)
-        for stretch in stretches:
-            self.requests[stretch.rows] = stretch.request
+        for span in spans:
+            self.requests[span.rows] = span.request
         self.held = torch.isin(self.requests, torch.tensor(sorted(held), device=self.device))
 
     def is_moe(self, layer: int) -> bool:
@@ -84,15 +84,15 @@ class LayerRunner:
         normed = torch.empty_like(hidden)
         feed_forward = block.mlp
         chosen = []
-        for stretch in self.stretches:
-            x = block.post_attention_layernorm(hidden[stretch.rows])
+        for span in self.spans:
+            x = block.post_attention_layernorm(hidden[span.rows])
             if not isinstance(feed_forward, MoE):
-                hidden[stretch.rows] += feed_forward(x)
+                hidden[span.rows] += feed_forward(x)
                 continue
-            normed[stretch.rows] = x
+            normed[span.rows] = x
             chosen.append(feed_forward.operations.route(x, feed_forward.gate.wg.weight, feed_forward.topk))
             if feed_forward.shared_mlp is not None:
-                hidden[stretch.rows] += feed_forward.shared_mlp(x)
+                hidden[span.rows] += feed_forward.shared_mlp(x)
         if not chosen:
             return None
         weights, index = (torch.cat(part) for part in zip(*chosen, strict=True))
@@ -100,12 +100,12 @@ class LayerRunner:
 
     def _attend(self, block: DecoderLayer, hidden: Tensor) -> None:
         shape = block.self_attn.shape
-        capacity = max(stretch.stop for stretch in self.stretches)
+        capacity = max(span.stop for span in self.spans)
         kv = LayerKeys((1, capacity, shape.kv_heads, shape.head_dim), self.dtype, self.device)
-        for stretch in self.stretches:
-            x = block.input_layernorm(hidden[stretch.rows])[None]
-            out = block.self_attn(x, stretch.span.rope, kv, block.layer, stretch.span.segments)
-            hidden[stretch.rows] += out[0]
+        for span in self.spans:
+            x = block.input_layernorm(hidden[span.rows])[None]
+            out = block.self_attn(x, span.tokens.rope, kv, block.layer, span.tokens.segments)
+            hidden[span.rows] += out[0]
 
     def expert(self, layer: int, number: int) -> Matrices:
         """An expert's two matrices in 16 or 32 bits, on the device; adapters are in them."""

@@ -6,16 +6,13 @@ complete. Knows the order of things and that file; the parts are this folder's o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,7 +24,7 @@ from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.folder import OpenWeights, read_config
 from hunyuan.checkpoint.load import drop_part, load_part
 from hunyuan.checkpoint.quantize_tasks import Measured, measured_mxfp4
-from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter, sync_folder
+from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter
 from hunyuan.checkpoint.tensor_table import meta_model
 from hunyuan.engines.native import read_small_files
 from hunyuan.errors import CheckpointError
@@ -37,9 +34,10 @@ from hunyuan.model.network import HunyuanImage3
 from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.requests import EditRequest
 
-METHOD = 1
-"""Changes whenever the same requests would give other values."""
+METHOD = 2
+"""Changes whenever the same requests would give other values, or other things are measured."""
 _STATE = "calibration_{}.state"
+_ROWS = 4096  # of the hidden states that are on their way to or from a file
 
 SmallFiles = Callable[[HunyuanImage3], Checkpoint]
 
@@ -92,8 +90,8 @@ class Calibration:
 
         load_part(model, weights, adapters, outside, self.device, self.dtype)
         with tqdm(total=len(self.requests), desc="embedding requests", disable=None) as bar:
-            self.hidden, stretches = embed_requests(self.checkpoint(model), self.requests, lambda _: bar.update())
-        self.runner = LayerRunner(model, weights, adapters, stretches, self.held)
+            self.hidden, spans = embed_requests(self.checkpoint(model), self.requests, lambda _: bar.update())
+        self.runner = LayerRunner(model, weights, adapters, spans, self.held)
         drop_part(model, outside)
         return layer if layer == 0 or self._restore(out, layer) else 0
 
@@ -131,13 +129,14 @@ class Calibration:
 
     def keep(self, out: Path, layer: int) -> None:
         """Keeps the hidden states before `layer`."""
-        path = out / _STATE.format(layer)
-        partial = path.with_name(path.name + ".partial")
-        save_file({"hidden": self.hidden.cpu()}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_folder(out)
+        state = ShardWriter(out / _STATE.format(layer), {"hidden": (self.hidden.dtype, tuple(self.hidden.shape))})
+        try:
+            for first, rows in zip(range(0, len(self.hidden), _ROWS), self.hidden.split(_ROWS), strict=True):
+                state.write("hidden", rows, first * self.hidden.shape[1])
+        except BaseException:
+            state.abandon()
+            raise
+        state.finish()
 
     @staticmethod
     def forget(out: Path, layer: int | None = None) -> None:
@@ -145,12 +144,15 @@ class Calibration:
         for path in out.glob(_STATE.format("*" if layer is None else layer)):
             path.unlink()
 
+    @torch.inference_mode()
     def _restore(self, out: Path, layer: int) -> bool:
         path = out / _STATE.format(layer)
         with suppress(CheckpointError, KeyError), ShardReader(path) as state:
-            hidden = state.tensor("hidden")
-            if hidden.shape == self.hidden.shape and hidden.dtype == self.hidden.dtype:
-                self.hidden = hidden.to(self.device)
+            entry, found = state.entries["hidden"], torch.empty_like(self.hidden)
+            if entry.shape == found.shape and entry.dtype == found.dtype:
+                for first, rows in zip(range(0, len(found), _ROWS), found.split(_ROWS), strict=True):
+                    rows.copy_(state.rows("hidden", first, len(rows)))
+                self.hidden = found
                 return True
         return False
 
@@ -165,17 +167,10 @@ def summary(errors: OutputErrors, stream: float) -> dict[str, Any]:
     def relative(error: float, square: float) -> float | None:
         return sqrt(error / square) if square > 0 else None
 
-    raw = asdict(errors)
-    by_expert = {
-        name: [relative(e, s) for e, s in zip(raw[name], errors.square, strict=True)] for name in ("plain", "chosen")
-    }
-    return {
-        "plain": relative(errors.layer_plain, errors.layer_square),
-        "calibrated": relative(errors.layer_chosen, errors.layer_square),
-        "plain_of_stream": relative(errors.layer_plain, stream),
-        "calibrated_of_stream": relative(errors.layer_chosen, stream),
-        "experts_plain": by_expert["plain"],
-        "experts_calibrated": by_expert["chosen"],
-        "tokens": errors.tokens,
-        "few_tokens": errors.few,
-    }
+    totals = {"plain": errors.layer_plain, "calibrated": errors.layer_chosen, "fp8": errors.layer_fp8}
+    by_expert = {"plain": errors.plain, "calibrated": errors.chosen, "fp8": errors.fp8}
+    found: dict[str, Any] = {kind: relative(error, errors.layer_square) for kind, error in totals.items()}
+    found |= {f"{kind}_of_stream": relative(error, stream) for kind, error in totals.items()}
+    for kind, lost in by_expert.items():
+        found[f"experts_{kind}"] = [relative(e, s) for e, s in zip(lost, errors.square, strict=True)]
+    return found | {"tokens": errors.tokens, "few_tokens": errors.few}

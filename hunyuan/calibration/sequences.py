@@ -2,7 +2,7 @@
 
 Each request goes through both stages as an edit does: its prompt and text, then the picture's tokens at one time of
 the schedule, every other request with guidance's second row too, all on one row of keys and values that later
-stretches write over. What comes twice is computed once. The text is the request's own `cot_text`: nothing is decoded,
+spans write over. What comes twice is computed once. The text is the request's own `cot_text`: nothing is decoded,
 since the whole model never is in memory. Knows layouts and embeddings; no layers, no files.
 """
 
@@ -35,29 +35,29 @@ request teaches more than the same one at another time."""
 
 
 @dataclass(frozen=True)
-class Stretch:
+class RequestSpan:
     """Consecutive tokens of a request, in the order in which they are computed.
 
     Attributes:
         request: its number.
         rows: where its hidden states stand among all.
-        span: their angles and who attends to whom.
+        tokens: their angles and who attends to whom.
     """
 
     request: int
     rows: slice
-    span: TokenSpan
+    tokens: TokenSpan
 
     @property
     def stop(self) -> int:
         """The end of the keys that they see."""
-        return self.span.segments[-1].stop
+        return self.tokens.segments[-1].stop
 
 
 @torch.inference_mode()
 def embed_requests(
     checkpoint: Checkpoint, requests: Sequence[EditRequest], on_request: Callable[[int], object] = lambda done: None
-) -> tuple[Tensor, list[Stretch]]:
+) -> tuple[Tensor, list[RequestSpan]]:
     """Hidden states `[tokens, hidden]` before the first layer, and how they hang together.
 
     Args:
@@ -68,15 +68,15 @@ def embed_requests(
         InvalidImage, InvalidRequest: a picture or a size is wrong.
     """
     hidden: list[Tensor] = []
-    stretches: list[Stretch] = []
+    spans: list[RequestSpan] = []
     tokens = 0
     for number, request in enumerate(requests):
-        for x, span in _Request(checkpoint, request, number).stretches():
-            stretches.append(Stretch(number, slice(tokens, tokens + len(x)), span))
+        for x, own in _Request(checkpoint, request, number).spans():
+            spans.append(RequestSpan(number, slice(tokens, tokens + len(x)), own))
             tokens += len(x)
             hidden.append(x)
         on_request(number + 1)
-    return torch.cat(hidden), stretches
+    return torch.cat(hidden), spans
 
 
 class _Request:
@@ -96,7 +96,7 @@ class _Request:
         self.shapes = [CondShape(image.bucket, image.vision.grid) for image in self.images]
         self.conditions = encode_conditions(self.model, self.images, self.random)
 
-    def stretches(self) -> list[tuple[Tensor, TokenSpan]]:
+    def spans(self) -> list[tuple[Tensor, TokenSpan]]:
         layouts, request, drop = self.checkpoint.layouts, self.request, self.options.drop_think
         text = layouts.text_layout(self.system, request.prompt, self.shapes, "think")
         cot = request.cot_text or ""

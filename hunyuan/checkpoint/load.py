@@ -34,6 +34,9 @@ from hunyuan.placement import Placement
 PIECE_BYTES = 32 << 20
 GPU_READERS, CPU_READERS = 8, 2
 
+NOT_PAINTING = ("vae.", "vision_", "lm_head.", "model.ln_f.")
+"""Parameters that no denoising step reads."""
+
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +104,19 @@ def empty_model(config: CheckpointConfig, device: torch.device | Placement, dtyp
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.wte.weight
     return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode(False)
+def copy_for_painting(model: HunyuanImage3, config: CheckpointConfig, device: torch.device) -> HunyuanImage3:
+    """A second copy on `device` of what a denoising step runs; what else there is stays without memory.
+
+    Each tensor goes straight from device to device, as it was loaded: call it before anything rearranges the model.
+    """
+    copy = meta_model(config)
+    for name, parameter in model.named_parameters():
+        if not name.startswith(NOT_PAINTING):
+            _replace(copy, name, parameter.detach().to(device, copy=True))
+    return copy.eval().requires_grad_(False)
 
 
 @torch.inference_mode(False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -25,8 +25,9 @@ from hunyuan.checkpoint.adapters.merge import Adapters
 from hunyuan.checkpoint.calibrator import Calibrator
 from hunyuan.checkpoint.folder import CONFIG_FILE, INDEX_FILE, JOURNAL_FILE, OpenWeights, read_config, read_json
 from hunyuan.checkpoint.journal import Journal, fingerprint, sole_writer
-from hunyuan.checkpoint.quantize_plan import expert_bytes, moe_layers, plan_shards, stored_bytes
-from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_error
+from hunyuan.checkpoint.layer_choice import fill, with_fp8_layers
+from hunyuan.checkpoint.quantize_plan import moe_layers, plan_shards, stored_bytes
+from hunyuan.checkpoint.quantize_report import REPORT_FILE, Report, build_report, layer_errors
 from hunyuan.checkpoint.quantize_tasks import Measured, Task, shard_tasks, stored_content
 from hunyuan.checkpoint.safetensors_file import ShardReader, ShardWriter, write_durably
 from hunyuan.checkpoint.tensor_table import TensorSpec, expected_tensors
@@ -34,8 +35,6 @@ from hunyuan.errors import CheckpointError
 from hunyuan.formats.config import QUANT_METHOD, QUANT_VERSION, CheckpointConfig
 
 GIB = 2**30
-RESERVE_GIB = 12.0
-"""What an edit at 1024x1024 needs beside the weights: keys and values, workspaces, the autoencoder's peak."""
 _FORMATS = {"4bit": "mxfp4", "mixed": "mxfp4", "fp8": "fp8"}  # what the experts start as
 _LARGEST_SMALL_FILE = 64 << 20
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".partial")
@@ -43,12 +42,13 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".partial")
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What to write. `budget_gib`, of GPU memory, and `reserve_gib`, of it left free, count for "mixed" alone."""
+    """What to write. `budget_gib`, of GPU memory, and `reserve_gib`, of it left free, count for "mixed" alone, which
+    needs them."""
 
     weights: str = "4bit"
     dense: str = "bf16"
-    budget_gib: float = 70.0
-    reserve_gib: float = RESERVE_GIB
+    budget_gib: float = 0.0
+    reserve_gib: float = 0.0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0  # 0: a few
     calibration: Calibrator | None = None
@@ -78,7 +78,7 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
         raise CheckpointError(f"{source.name} is quantized already; start from the official folder")
     first = config.with_formats(_FORMATS[options.weights], options.dense)
     if options.weights == "mixed":
-        choose_layers(first, {}, options)  # raises for a budget that is too small
+        free_bytes(first, options)  # raises for a budget that is too small
     with OpenWeights(source, expected_tensors(config)) as weights, Adapters(options.lora, source) as adapters:
         job: dict[str, Any] = {"source": fingerprint(source, weights.shards.values()), "weights": options.weights}
         job |= {"dense": options.dense, "quantization": QUANT_VERSION, **adapters.job()}
@@ -91,30 +91,15 @@ def quantize_folder(source: Path, out: Path, options: QuantizeOptions) -> Report
             return _Job(source, out, options, weights, adapters, job).run(first)
 
 
-def choose_layers(config: CheckpointConfig, errors: Mapping[int, float], options: QuantizeOptions) -> list[int]:
-    """The layers to keep in fp8: those of largest error in 4 bits, as many as the budget takes.
-
-    Args:
-        config: all experts in MXFP4.
-        errors: each layer's relative error.
-
-    Raises:
-        CheckpointError: even without any such layer the weights do not fit.
-    """
+def free_bytes(config: CheckpointConfig, options: QuantizeOptions) -> float:
+    """What the budget leaves beside a model with all experts in MXFP4, `config`. Raises `CheckpointError`: nothing."""
     free = (options.budget_gib - options.reserve_gib) * GIB - stored_bytes(config)
     if free < 0:
         raise CheckpointError(
-            f"the budget of {options.budget_gib} GiB is too small: 4-bit weights take "
-            f"{stored_bytes(config) / GIB:.4g} GiB and an edit {options.reserve_gib} GiB beside them"
+            f"the budget of {options.budget_gib:.4g} GiB is too small: 4-bit weights take "
+            f"{stored_bytes(config) / GIB:.4g} GiB and an edit {options.reserve_gib:.4g} GiB beside them"
         )
-    chosen = []
-    narrow, wide = expert_bytes(config), expert_bytes(config.with_formats("fp8", config.dense_format))
-    for layer in sorted(errors, key=lambda layer: (-errors[layer], layer)):
-        more = wide[layer] - narrow[layer]
-        if more <= free:
-            chosen.append(layer)
-            free -= more
-    return sorted(chosen)
+    return free
 
 
 class _Job:
@@ -167,18 +152,10 @@ class _Job:
 
     def _choose(self, config: CheckpointConfig) -> CheckpointConfig:
         if self.journal.mixed is None:
-            errors = {n: self._sensitivity(self._entry(config, n)) for n in moe_layers(config)}
-            self.journal.choose(
-                {"layers": choose_layers(config, errors, self.options), "mxfp4_errors": list(errors.items())}
-            )
-        chosen = (self.journal.mixed or {})["layers"]
-        formats = ["fp8" if n in chosen else word for n, word in enumerate(config.expert_formats)]
-        return config.with_formats(formats, config.dense_format)
-
-    @staticmethod
-    def _sensitivity(entry: dict[str, Any]) -> float:
-        """The error that a layer's 4 bits leave in the residual stream; without calibration, in its weights."""
-        return entry.get("output", {}).get("calibrated_of_stream") or layer_error(entry["errors"])
+            errors = {n: layer_errors(self._entry(config, n)) for n in moe_layers(config)}
+            kept = fill(config, errors, free_bytes(config, self.options))
+            self.journal.choose({"layers": kept, "errors": [[n, *found] for n, found in errors.items()]})
+        return with_fp8_layers(config, (self.journal.mixed or {})["layers"], config.dense_format)
 
     def _entry(self, config: CheckpointConfig, layer: int) -> dict[str, Any]:
         return self.journal.done[list(plan_shards(config))[layer]]
@@ -231,7 +208,8 @@ class _Job:
     def _tasks(self, specs: list[TensorSpec], calibration: Calibrator | None) -> list[Task]:
         """The steps of one file; calibration writes the experts itself."""
         plain = [spec for spec in specs if calibration is None or ".experts." not in spec.key]
-        return shard_tasks(plain, self.weights.specs, self.held, self.adapters)
+        fp8_too = self.options.weights == "mixed" and self.journal.mixed is None
+        return shard_tasks(plain, self.weights.specs, self.held, self.adapters, fp8_too)
 
     def _write_shard(
         self,

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import Any
 
+from hunyuan.checkpoint.layer_choice import LayerErrors, choice_table
 from hunyuan.formats.config import CheckpointConfig
 
 REPORT_FILE = "quantization_report.json"
 Report = dict[str, Any]
-KINDS = ("plain", "calibrated")
+KINDS = ("plain", "calibrated", "fp8")
+_EXPERTS = ".experts."
 
 
 def relative_error(measured: Sequence[Sequence[float]]) -> float:
@@ -24,7 +26,17 @@ def relative_error(measured: Sequence[Sequence[float]]) -> float:
 
 def layer_error(errors: Mapping[str, Sequence[Sequence[float]]]) -> float:
     """Relative error of all experts of a layer together, from what was measured by tensor."""
-    return relative_error([part for key, parts in errors.items() if ".experts." in key for part in parts])
+    return relative_error([part for key, parts in errors.items() if _EXPERTS in key for part in parts])
+
+
+def layer_errors(entry: Mapping[str, Any]) -> LayerErrors:
+    """What a layer with experts loses in 4 bits and in fp8, from the journal's entry of its 4-bit file: of the residual
+    stream on held out requests, without calibration of its weights."""
+    if output := entry.get("output"):
+        return LayerErrors(output["calibrated_of_stream"] or 0.0, output["fp8_of_stream"] or 0.0)
+    errors: Mapping[str, Sequence[Sequence[float]]] = entry["errors"]
+    as_fp8 = {key: [(part[0], part[3], part[2]) for part in parts] for key, parts in errors.items() if _EXPERTS in key}
+    return LayerErrors(layer_error(errors), layer_error(as_fp8))
 
 
 def build_report(
@@ -36,26 +48,28 @@ def build_report(
         done: the journal's entry of each weight file.
         mixed: the journal's record of the choice, for a mixed job.
     """
-    # What the layers were chosen by: with calibration the error of the residual stream, else that of the weights.
-    measure = "mxfp4_stream_error" if "calibration" in job else "mxfp4_relative_error"
-    in_mxfp4 = dict(mixed["mxfp4_errors"]) if mixed else {}
+    choice = {layer: {"mxfp4": four, "fp8": eight} for layer, four, eight in mixed["errors"]} if mixed else {}
     layers, tensors = [], {}
     for number, name in enumerate(sorted(done)):
         errors = done[name]["errors"]
         if number < config.num_hidden_layers and config.is_moe(number):
             row = {"layer": number, "format": done[name]["format"], "relative_error": layer_error(errors)}
             row |= {"output": done[name]["output"]} if "output" in done[name] else {}
-            layers.append(row | ({measure: in_mxfp4[number]} if number in in_mxfp4 else {}))
+            layers.append(row | ({"choice": choice[number]} if number in choice else {}))
         for key, parts in errors.items():
             tensors[key] = {"relative_error": relative_error(parts)}
-            if ".experts." in key:
+            if _EXPERTS in key:
                 tensors[key]["experts"] = [relative_error([part]) for part in parts]  # type: ignore[assignment]
     size = sum(entry["size"] for entry in done.values())
     return {"job": dict(job), "bytes": size, "dense": config.dense_format, "layers": layers, "tensors": tensors}
 
 
-def table(report: Report) -> str:
-    """One line per layer, then the size."""
+def table(report: Report, config: CheckpointConfig) -> str:
+    """One line per layer, then what was measured on requests, what fp8 layers cost and gain, and the size.
+
+    Args:
+        config: of the folder that was written.
+    """
     lines = [f"{'layer':>5}  {'experts':<8}{'error':>8}  gate_and_up     down  worst expert"]
     for row in report["layers"]:
         name = f"model.layers.{row['layer']}.mlp.experts"
@@ -66,8 +80,8 @@ def table(report: Report) -> str:
             f"{row['layer']:>5}  {row['format']:<8}{row['relative_error']:>8.4f}  {first:>11.4f} {second:>8.4f}  "
             f"{worst:>12.4f}"
         )
-    lines += _output_lines(report)
-    dense = [t["relative_error"] for key, t in report["tensors"].items() if ".experts." not in key]
+    lines += _output_lines(report) + _choice_lines(report, config)
+    dense = [t["relative_error"] for key, t in report["tensors"].items() if _EXPERTS not in key]
     if dense:
         lines.append(f"dense layers in fp8: {len(dense)} matrices, error up to {max(dense):.4f}")
     lines.append(f"weights: {report['bytes'] / 1e9:.3f} GB")
@@ -79,17 +93,28 @@ def _output_lines(report: Report) -> list[str]:
     rows = [row for row in report["layers"] if "output" in row]
     if not rows:
         return []
+    kinds = "".join(f" {kind:>10}" for kind in (*KINDS, *KINDS, "calibrated"))
     lines = [
         "",
         "output error on held out requests, by layer: of the experts' sum, worst expert, of the residual stream",
+        f"{'layer':>5} {kinds}",
     ]
-    lines.append(f"{'layer':>5}  {'plain':>8} {'calibrated':>10}  {'worst':>8} {'calibrated':>10}  {'stream':>8}")
     for row in rows:
         found = row["output"]
         worst = [max((e for e in found[f"experts_{kind}"] if e is not None), default=None) for kind in KINDS]
-        cells = [found["plain"], found["calibrated"], *worst, found["calibrated_of_stream"]]
-        a, b, c, d, e = ("-" if cell is None else f"{cell:.4f}" for cell in cells)
-        lines.append(f"{row['layer']:>5}  {a:>8} {b:>10}  {c:>8} {d:>10}  {e:>8}")
+        cells = [*(found[kind] for kind in KINDS), *worst, found["calibrated_of_stream"]]
+        shown = "".join(f" {'-' if cell is None else format(cell, '.4f'):>10}" for cell in cells)
+        lines.append(f"{row['layer']:>5} {shown}")
     few = [f"layer {row['layer']}: {', '.join(map(str, row['output']['few_tokens']))}" for row in rows]
     few = [text for text, row in zip(few, rows, strict=True) if row["output"]["few_tokens"]]
     return [*lines, f"rounded plainly, too few tokens chose them: {'; '.join(few) or 'none'}", ""]
+
+
+def _choice_lines(report: Report, config: CheckpointConfig) -> list[str]:
+    """For a mixed folder: what each layer costs and gains in fp8."""
+    errors = {row["layer"]: LayerErrors(**row["choice"]) for row in report["layers"] if "choice" in row}
+    if not errors:
+        return []
+    kept = [row["layer"] for row in report["layers"] if row["format"] == "fp8"]
+    measure = "the residual stream, held out requests" if "calibration" in report["job"] else "its weights"
+    return ["", choice_table(config, errors, kept, measure), ""]

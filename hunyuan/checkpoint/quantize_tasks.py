@@ -31,11 +31,13 @@ _DTYPES = {"fp8": FP8, "mxfp4": torch.uint8, "mxfp4_scale": torch.uint8, "scale"
 
 
 class Measured(NamedTuple):
-    """Of one matrix or part of one: its number in the tensor, squared error and sum of squares."""
+    """Of one matrix or part of one: its number in the tensor, squared error and sum of squares; where layers are still
+    to be chosen, fp8's squared error too."""
 
     number: int
     error: float
     square: float
+    fp8: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,17 @@ def stored_content(
 
 
 def shard_tasks(
-    specs: list[TensorSpec], source: Mapping[str, TensorSpec], held: Mapping[str, ShardReader], adapters: Adapters
+    specs: list[TensorSpec],
+    source: Mapping[str, TensorSpec],
+    held: Mapping[str, ShardReader],
+    adapters: Adapters,
+    fp8_too: bool = False,
 ) -> list[Task]:
-    """All steps that fill the tensors `specs` of one file; scales come with the matrix that they belong to."""
+    """All steps that fill the tensors `specs` of one file; scales come with the matrix that they belong to.
+
+    Args:
+        fp8_too: experts in 4 bits are measured in fp8 as well.
+    """
     experts: dict[str, list[TensorSpec]] = {}
     for spec in source.values():
         if spec.slot is not None:
@@ -77,14 +87,13 @@ def shard_tasks(
         if spec.kind in ("scale", "mxfp4_scale"):
             continue
         if spec.key in experts:
-            tasks += [_expert_task(spec, part, held[part.key], adapters) for part in experts[spec.key]]
+            for part in experts[spec.key]:
+                shard = held[part.key]
+                run = partial(_quantize_expert, spec, part, shard, adapters, fp8_too)
+                tasks.append(Task(spec.key, shard.entries[part.key].size, run))
         else:
             tasks += _row_tasks(spec, held[spec.key], adapters)
     return tasks
-
-
-def _expert_task(spec: TensorSpec, part: TensorSpec, shard: ShardReader, adapters: Adapters) -> Task:
-    return Task(spec.key, shard.entries[part.key].size, partial(_quantize_expert, spec, part, shard, adapters))
 
 
 def _quantize_expert(
@@ -92,15 +101,18 @@ def _quantize_expert(
     part: TensorSpec,
     shard: ShardReader,
     adapters: Adapters,
+    fp8_too: bool,
     writer: ShardWriter,
     device: torch.device,
 ) -> Measured:
     weight = shard.tensor(part.key).to(device)  # [rows, columns]
-    slot = part.slot or 0
+    slot, fp8 = part.slot or 0, None
     try:
         weight = adapters.merged(part.key, weight)
         if spec.kind == "mxfp4":
             values, scale, error = quantize_mxfp4_measured(weight)
+            if fp8_too:
+                fp8 = float(fp8_squared_error(weight, *quantize_fp8(weight)))
         else:
             values, scale = quantize_fp8(weight)
             error = fp8_squared_error(weight, values, scale)
@@ -108,7 +120,7 @@ def _quantize_expert(
         raise CheckpointError(f"{part.key}: {problem}") from problem
     writer.write(spec.key, values, slot * values.numel())
     writer.write(spec.key.removesuffix("_proj") + "_scale", scale, slot * scale.numel())
-    return Measured(slot, float(error), _square(weight))
+    return Measured(slot, float(error), _square(weight), fp8)
 
 
 def _row_tasks(spec: TensorSpec, shard: ShardReader, adapters: Adapters) -> list[Task]:

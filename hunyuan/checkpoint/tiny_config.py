@@ -73,6 +73,7 @@ class TinyShape(BaseModel):
     topk: int = Field(2, ge=1, description="experts per token")
     expert_width: int = Field(32, ge=1, description="inner width of an expert; GPU kernels want a multiple of 128")
     base_size: ImageSize = Field(256, description="side of a square output, pixels")
+    extra_ratios: bool = Field(False, description="the four 1024-pixel shapes too, as the real model has them")
     max_positions: int = Field(16384, ge=1, description="longest token sequence")
     distil: bool = Field(False, description="the Distil variant: no CFG row, 8 steps")
     torch_dtype: Literal["bfloat16", "float32"] = Field("float32", description="what config.json says to compute in")
@@ -148,6 +149,7 @@ def model_config(shape: TinyShape, tokenizer: Tokenizer) -> dict[str, Any]:
         "num_experts": shape.experts,
         "max_position_embeddings": shape.max_positions,
         "image_base_size": shape.base_size,
+        "image_fixed_shapes": shape.extra_ratios,  # a key of ours (docs/model.md, section 10)
         "patch_embed_hidden_dim": GROUPS,
         "vae": config["vae"] | _VAE,
         "vit": config["vit"] | _VIT,

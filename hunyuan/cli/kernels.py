@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     from hunyuan.accel.build import command
     from hunyuan.accel.build.specs import prepare_environment
 
-    names = tuple(args.module or flashinfer_modules.ENGINE_MODULES)
+    names = tuple(args.module or flashinfer_modules.BUILT_MODULES)
     if args.check:
         return command.check(names)
-    known = (*flashinfer_modules.ENGINE_MODULES, flashinfer_modules.NORM)
+    known = (*flashinfer_modules.BUILT_MODULES, flashinfer_modules.NORM)
     for name in args.module or ():
         if name not in known:
             raise InvalidRequest("--module", f"there is no module {name!r}; allowed are {', '.join(known)}")

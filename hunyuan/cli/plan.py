@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("model_id", type=Path, metavar="MODEL_ID", help="checkpoint folder; config.json is enough")
     parser.add_argument("--gpu", default="h100", type=_memory, metavar="NAME|GIB", help=f"{', '.join(MEMORIES)} or GiB")
-    parser.add_argument("--gpus", default=1, type=positive, metavar="N", help="how many of them")
+    parser.add_argument("--gpus", default=1, type=positive, metavar="N", help="how many of them in one process")
     parser.add_argument("--weights", default="auto", choices=get_args(Weights), help="format of the experts")
     parser.add_argument("--dense", default="bf16", choices=get_args(Dense), help="attention, shared MLP and lm_head")
     parser.add_argument("--resolution", default="auto", metavar="SIZE", help="auto (the checkpoint's largest) or WxH")

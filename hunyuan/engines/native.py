@@ -7,7 +7,8 @@ Knows how settings and hardware decide device, dtype and backends. The computati
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,10 +18,13 @@ import torch
 
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint.folder import read_config, read_json
-from hunyuan.checkpoint.load import load_model
+from hunyuan.checkpoint.layer_choice import LayerErrors, choice_table
+from hunyuan.checkpoint.load import copy_for_painting, load_model
+from hunyuan.checkpoint.sensitivity import weight_errors
 from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.generation.company import TextCompany
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
@@ -28,7 +32,7 @@ from hunyuan.generation.shared_text import SharedTextJob
 from hunyuan.generation.workspace import Workspace, text_company
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.operations import Operations, use_operations
+from hunyuan.model.operations import PLAIN, Operations, use_operations
 from hunyuan.placement import Placement, choose_device
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
 from hunyuan.plan.memory import MOST_EXPERT_TOKENS, TEXT_ROW_TOKENS, Work
@@ -46,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class NativeEngine:
-    """Runs edits on one device, or a model spread over several. Each request's state is its own `EditJob`."""
+    """Runs edits on one device, a model spread over several, or two copies. A request's state is its `EditJob`."""
 
     def __init__(
         self,
@@ -64,15 +68,19 @@ class NativeEngine:
         dtype = choose_dtype(settings, device)
         if device.type == "cuda" and dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions; float32 here means float32
-        choice = choose_weights(read_config(folder), settings, visible_gpus(device), dtype)
+        choice = choose_weights(
+            read_config(folder), settings, visible_gpus(device), dtype, lambda: weight_errors(folder, device)
+        )
         log.info("device %s, dtype %s, weights %s: %s", device, dtype, choice.weights, choice.reason)
         impl = choose_impl(choice.config, device, dtype, settings.moe_impl)
+        if settings.attention == "fp8" and (accel := acceleration()) is not None:
+            accel.refuse_missing_fp8_attention(choice.config, device, dtype)
         small = read_small_files(folder, choice.config)
         # All that is cheap to check has been checked: now the weights.
         placement = place(choice, device)
         model = load_model(folder, choice.config, placement, dtype, settings.lora or ())
         capacity = None if choice.plan is None else choice.plan.work.capacity
-        return cls.assemble(model, small, impl, settings, placement, capacity)
+        return cls.assemble(model, small, impl, settings, placement, capacity, second_copy(model, choice))
 
     @classmethod
     def assemble(
@@ -83,12 +91,14 @@ class NativeEngine:
         settings: Settings,
         placement: Placement | None = None,
         capacity: int | None = None,
+        second: HunyuanImage3 | None = None,
     ) -> NativeEngine:
         """An engine over weights that are in place; the model is rearranged for speed.
 
         Args:
             impl: the experts' backend, from `choose_impl`.
             capacity: tokens per row to keep buffers for; None: the checkpoint's longest sequence.
+            second: a copy of the model on another device, for the unguided row (`checkpoint.load.copy_for_painting`).
 
         Raises:
             SettingsError: the backend cannot compute these weights after all.
@@ -97,17 +107,19 @@ class NativeEngine:
         placement = placement or Placement.single(model.device, model.config.num_hidden_layers)
         capacity = capacity or model.config.max_position_embeddings
         cache_dir = settings.cache_dir or user_cache_dirs()[0]
-        if settings.router == "bf16":
-            use_operations(model, Operations(router_dtype=torch.bfloat16))
-            log.info("router: in bf16")
+        operations = plain_operations(settings)
+        use_operations(model, operations)
+        if second is not None:
+            use_operations(second, operations)
+            log.info("guidance: the guided row on %s, the unguided one on %s", model.device, second.device)
         accel, workspace = acceleration(), None
         if accel is not None:
-            workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir)
+            workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir, second)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
         company = None if settings.text_batch == 1 else prepare_company(model, impl, settings.text_batch, capacity)
         layouts = LayoutBuilder(tokenizer, model.config, generation.sequence_template)
-        checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation)
+        checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation, second)
         return cls(checkpoint, settings.noise_device == "cpu", workspace, company)
 
     def run(
@@ -210,6 +222,15 @@ def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dty
     return "eager"
 
 
+def plain_operations(settings: Settings) -> Operations:
+    """What the model computes with unless something faster takes its place, which then keeps to these numbers."""
+    if settings.router == "fp32" and settings.attention == "bf16":
+        return PLAIN
+    log.info("router in %s, attention of denoising in %s", settings.router, settings.attention)
+    kind = Fp8AttentionOperations if settings.attention == "fp8" else Operations
+    return kind(torch.bfloat16 if settings.router == "bf16" else torch.float32)
+
+
 def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     """Tokenizer, generation config and system prompts; the preset that is used by default must be among them."""
     needed = ["<guidance>"] * config.cfg_distilled + ["<timestep_r>"] * config.use_meanflow
@@ -220,16 +241,39 @@ def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     return tokenizer, generation, prompts
 
 
-def choose_weights(config: CheckpointConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
-    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
+def choose_weights(
+    config: CheckpointConfig,
+    settings: Settings,
+    gpus: list[Gpu],
+    dtype: torch.dtype,
+    measure: Callable[[], Mapping[int, LayerErrors]] | None = None,
+) -> Choice:
+    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`.
+
+    Args:
+        measure: what each layer loses, which only mixed weights of an official folder ask for.
+    """
+    measured: dict[int, LayerErrors] = {}
+
+    def errors() -> Mapping[int, LayerErrors]:
+        log.info("weights: measuring which layers gain most from fp8, on some experts of each")
+        measured.update(measure() if measure else {})
+        return measured
+
     try:
-        work = Work.create(config, texts=0 if settings.text_batch == 1 else settings.text_batch)
-        choice = choose(config, settings.weights, settings.dense, gpus, work=work, itemsize=dtype.itemsize)
+        texts = 0 if settings.text_batch == 1 else settings.text_batch
+        work = Work.create(config, texts=texts)
+        choice = choose(
+            config, settings.weights, settings.dense, gpus, work=work, itemsize=dtype.itemsize, errors=errors
+        )
     except DoesNotFit as error:
         log.error("memory plan\n%s", render(error.choice))
         raise
     if choice.plan is not None:
         log.info("memory plan\n%s", render(choice))
+    if measured:
+        kept = [n for n, kind in enumerate(choice.config.expert_formats) if kind == "fp8"]
+        log.info("%s", choice_table(choice.config, measured, kept, "some of its experts' weights"))
     return choice
 
 
@@ -241,11 +285,22 @@ def visible_gpus(device: torch.device) -> list[Gpu]:
 
 
 def place(choice: Choice, device: torch.device) -> Placement:
-    """Everything on one device, or the layers in order over the GPUs that the plan uses."""
-    if choice.plan is None or len(choice.gpus) == 1:
+    """Everything on the first device, or the layers in order over the GPUs that the plan uses."""
+    if choice.plan is None or len(choice.gpus) == 1 or choice.plan.copies:
         return Placement.single(device, choice.config.num_hidden_layers)
     devices = [torch.device("cuda", i) for i in range(len(choice.gpus))]
     return Placement.in_order(devices, choice.plan.layer_counts)
+
+
+def second_copy(model: HunyuanImage3, choice: Choice) -> HunyuanImage3 | None:
+    """On the plan's second GPU, taken from the first one's memory; None where the plan has one copy."""
+    if choice.plan is None or not choice.plan.copies:
+        return None
+    device, began = torch.device("cuda", 1), time.monotonic()
+    second = copy_for_painting(model, choice.config, device)
+    torch.cuda.synchronize(device)
+    log.info("second copy: on %s after %.1f s", device, time.monotonic() - began)
+    return second
 
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:

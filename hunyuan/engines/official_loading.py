@@ -52,6 +52,7 @@ def load_arguments(settings: Settings) -> dict[str, Any]:
     refused = {
         "HUNYUAN_WEIGHTS": settings.weights not in ("auto", "bf16"),
         "HUNYUAN_DENSE": settings.dense != "bf16",
+        "HUNYUAN_ATTENTION": settings.attention != "bf16",
         "HUNYUAN_ROUTER": settings.router != "fp32",
         "HUNYUAN_NOISE_DEVICE": cuda and settings.noise_device == "cpu",
         "HUNYUAN_MOE_IMPL": settings.moe_impl == "torch" or (not cuda and settings.moe_impl == "flashinfer"),

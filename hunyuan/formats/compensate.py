@@ -72,18 +72,24 @@ def damp(moments: Tensor, damping: float) -> Tensor:
 
 
 def _inverse_root(damped: Tensor) -> Tensor:
-    """The upper triangular U of H^-1 = U^T U; where rounding leaves H without one, it is damped further."""
+    """The upper triangular U of H^-1 = U^T U, `[matrices, columns, columns]`; one after the other: as a batch, large
+    matrices take a GPU's solver far longer."""
+    return torch.stack([_one_inverse_root(matrix) for matrix in damped])
+
+
+def _one_inverse_root(damped: Tensor) -> Tensor:
+    """Where rounding leaves H without a root, it is damped further."""
     more = 1e-4
     while True:
         lower, failed = torch.linalg.cholesky_ex(damped)
-        if not bool(failed.any()):
+        if not bool(failed):
             root, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not bool(failed.any()):
+            if not bool(failed):
                 return root
         more *= 10
         if more > _MOST_DAMPING:
             raise ValueError("the moments are no moments: they have no Cholesky decomposition")
-        damped = damped + more * torch.eye(damped.shape[-1], device=damped.device)
+        damped = damped + more * torch.eye(len(damped), device=damped.device)
 
 
 def _limits(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from PIL import Image
@@ -19,7 +20,7 @@ from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
 from hunyuan.generation.decoding import TextRun
 from hunyuan.generation.denoise import Denoiser, preview_steps
-from hunyuan.generation.kv_cache import KVCache, layer_devices
+from hunyuan.generation.kv_cache import KVCache, buffers
 from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
 from hunyuan.generation.prefix import PrefilledPrompt, fill_fixed
 from hunyuan.generation.random_numbers import RequestRandom
@@ -28,6 +29,7 @@ from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.spectrum import SpectrumCache
 from hunyuan.generation.step_cache import StepCache, TaylorCache
 from hunyuan.generation.text import TextPlan, read_text, text_listener
+from hunyuan.generation.two_copies import on_two_copies
 from hunyuan.generation.workspace import Workspace, decoder_for
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
@@ -54,13 +56,18 @@ STEP_CACHES: dict[StepCacheName, Callable[[int], StepCache]] = {"taylor": Taylor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything of a checkpoint that requests share; read-only."""
+    """Everything of a checkpoint that requests share; read-only.
+
+    Attributes:
+        second: a copy of the model on another device, which runs the unguided row of guidance; None: the model does.
+    """
 
     model: HunyuanImage3
     tokenizer: Tokenizer
     layouts: LayoutBuilder
     prompts: SystemPrompts
     generation: GenerationConfig
+    second: HunyuanImage3 | None = None
 
 
 @dataclass
@@ -187,11 +194,8 @@ class EditJob:
 
     def _decode(self, logits: Tensor, plan: TextPlan) -> list[int]:
         run, show = self._text_run(plan), self._show_text(plan)
-        kv, sampling = self._prefilled().kv, self.options.sampling
-        # The engine's decoder, if the prompt's keys are where it looks for them.
-        there = self.workspace is not None and self.lent is not None and kv.shares(self.lent)
-        decoder = decoder_for(self.model, kv, sampling, len(run.uniform), self.workspace if there else None)
-        return self._read(decoder.decode(logits, run, self._check, self._on_token(show)), run, show)
+        decoder = decoder_for(self.model, self._prefilled().kv, run, self.workspace)
+        return self._read(decoder.decode(logits, run, self._check, partial(self._on_token, show)), run, show)
 
     def _show_text(self, plan: TextPlan) -> Callable[..., None]:
         return text_listener(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text)
@@ -203,13 +207,10 @@ class EditJob:
         uniform = uniforms(self.random.text, most).to(self.model.device)
         return TextRun(plan, self.options.sampling, uniform, ids[-1], len(ids))
 
-    def _on_token(self, show: Callable[..., None]) -> Callable[[list[int]], None]:
-        def on_token(tokens: list[int]) -> None:
-            self._report("think", len(tokens), self.request.max_new_tokens)
-            show(tokens)
-            self._check()
-
-        return on_token
+    def _on_token(self, show: Callable[..., None], tokens: list[int]) -> None:
+        self._report("think", len(tokens), self.request.max_new_tokens)
+        show(tokens)
+        self._check()
 
     def _read(self, new: list[int], run: TextRun, show: Callable[..., None]) -> list[int]:
         """Takes over the whole text."""
@@ -256,7 +257,8 @@ class EditJob:
         self._check()
         marks = [time.perf_counter()]
         guided = options.guidance_scale > 1 and not self.config.cfg_distilled
-        kv = self._buffers(2 if guided else 1, block.image.stop)
+        second = self.checkpoint.second if guided else None
+        kv = self._buffers(2 if guided and second is None else 1, block.image.stop)
         fill_fixed(self.model, layout, self.conditions, block.timestep, kv, self.prefilled)
         self.prefilled = None
         schedule = Schedule.create(self.steps, options.flow_shift)
@@ -267,6 +269,9 @@ class EditJob:
             self._show(done, clean, output)
 
         denoiser = Denoiser(self.model, layout, block, kv, schedule, scale, cache, shown, on_clean)
+        if second is not None:
+            lent = None if self.workspace is None else self.workspace.second
+            denoiser = on_two_copies(denoiser, second, self.conditions, lent, self.step_cache())
         shape = (1, self.config.vae.latent_channels, block.image.height, block.image.width)
         noise = self.random.normal(shape, torch.bfloat16, self.model.device)
 
@@ -317,9 +322,7 @@ class EditJob:
 
     def _buffers(self, rows: int, capacity: int) -> KVCache:
         """The lent buffers where they are large enough, else the request's own."""
-        if self.lent is not None and rows <= self.lent.rows and capacity <= self.lent.capacity:
-            return self.lent.first(rows)
-        return KVCache.allocate(self.config, rows, capacity, self.model.dtype, layer_devices(self.model))
+        return buffers(self.model, rows, capacity, self.lent)
 
     def _check_length(self, length: int, stage: str) -> None:
         if length > self.config.max_position_embeddings:

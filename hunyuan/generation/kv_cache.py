@@ -122,6 +122,13 @@ def layer_devices(model: HunyuanImage3) -> Sequence[torch.device]:
     return [next(layer.parameters()).device for layer in model.model.layers]
 
 
+def buffers(model: HunyuanImage3, rows: int, capacity: int, lent: KVCache | None) -> KVCache:
+    """The lent buffers where they are large enough, else new ones where the model's layers lie."""
+    if lent is not None and rows <= lent.rows and capacity <= lent.capacity:
+        return lent.first(rows)
+    return KVCache.allocate(model.config, rows, capacity, model.dtype, layer_devices(model))
+
+
 def shared_prefix(first: Sequence[int], second: Sequence[int], *block_lists: Iterable[tuple[int, int]]) -> int:
     """How many leading tokens of two sequences can share keys and values.
 

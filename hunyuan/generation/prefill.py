@@ -59,7 +59,7 @@ def encode_conditions(model: HunyuanImage3, images: Sequence[CondImage], random:
 def embed_prompt(
     model: HunyuanImage3, layout: Layout, ids: Sequence[int], conditions: Conditions, start: int, stop: int
 ) -> Tensor:
-    """Embeddings `[stop - start, hidden]` of tokens that are text or condition images."""
+    """Embeddings `[stop - start, hidden]` of tokens that are text or condition images, on the model's device."""
     x = model.embed_tokens(torch.tensor(ids[start:stop], device=model.device))
     for block, image in zip(layout.conds, conditions.images, strict=True):
         if len(image.vae) != block.vae.stop - block.vae.start:
@@ -74,7 +74,7 @@ def embed_prompt(
         ):
             low, high = max(first, start), min(first + len(rows), stop)
             if low < high:
-                x[low - start : high - start] = rows[low - first : high - first].to(x.dtype)
+                x[low - start : high - start] = rows[low - first : high - first].to(x)
     return x
 
 

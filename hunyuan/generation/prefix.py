@@ -47,7 +47,18 @@ def fill_fixed(
     if start < stop:
         prefill(model, layout, layout.ids, conditions, (start, stop), kv.select(0))
     if kv.rows == 2:
-        shared = shared_prefix(layout.ids[:stop], layout.uncond_ids[:stop], layout.full_blocks)
-        kv.select(1).copy_prefix(kv.select(0), shared)
-        if shared < stop:
-            prefill(model, layout, layout.uncond_ids, conditions, (shared, stop), kv.select(1))
+        fill_unguided(model, layout, conditions, stop, kv.select(1), kv.select(0))
+
+
+def fill_unguided(
+    model: HunyuanImage3, layout: Layout, conditions: Conditions, stop: int, kv: KVCache, guided: KVCache
+) -> None:
+    """Fills the unguided row `kv` with everything before the timestep token, at `stop`.
+
+    What it has in common with the guided row, which is filled, is copied from there. The two may be on different
+    devices; `model` is on that of `kv`.
+    """
+    shared = shared_prefix(layout.ids[:stop], layout.uncond_ids[:stop], layout.full_blocks)
+    kv.copy_prefix(guided, shared)
+    if shared < stop:
+        prefill(model, layout, layout.uncond_ids, conditions, (shared, stop), kv)

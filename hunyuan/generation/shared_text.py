@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class SharedTextJob(EditJob):
         logits = self._prefill_text()
         assert self.lane is not None
         run, show = self._text_run(plan), self._show_text(plan)
-        company.begin(self.lane, logits, run, self._check, self._on_token(show))
+        company.begin(self.lane, logits, run, self._check, partial(self._on_token, show))
         self.text = run, show
 
     def close(self) -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hunyuan.generation.company import LanesForward, LaneSteps, TextCompany, one_by_one
-from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder
-from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
-from hunyuan.generation.sampling import Sampling
+from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder, TextRun
+from hunyuan.generation.kv_cache import KVCache, KVPool, buffers, layer_devices
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
@@ -26,14 +25,20 @@ class Workspace:
 
     Attributes:
         decoder: works on the pool's first row; None: text is decoded token by token from the host.
+        second: the unguided row on a second copy's device, lent with the pool, which then has one row.
     """
 
     pool: KVPool
     decoder: TextDecoder | None = None
+    second: KVCache | None = None
 
     @classmethod
     def create(
-        cls, model: HunyuanImage3, capacity: int, decoder: Callable[[DecodeStep], TextDecoder] | None
+        cls,
+        model: HunyuanImage3,
+        capacity: int,
+        decoder: Callable[[DecodeStep], TextDecoder] | None,
+        second: HunyuanImage3 | None = None,
     ) -> Workspace:
         """Allocates, and makes the decoder.
 
@@ -41,18 +46,20 @@ class Workspace:
             capacity: tokens per row; a request that needs more allocates buffers of its own.
             decoder: makes one from a step that it may capture: no part of the layers' decode path waits for the
                 device. None, or a model spread over several devices, whose steps no single graph holds: no decoder.
+            second: a copy of the model that runs the unguided row; None: both rows are the model's.
         """
-        config, devices = model.config, layer_devices(model)
-        pool = KVPool(zeroed(model, rows_needed(config), capacity))
-        if decoder is None or len(set(devices)) > 1:
-            return cls(pool)
+        pool = KVPool(zeros(model, rows_needed(model.config) if second is None else 1, capacity))
+        other = None if second is None else zeros(second, 1, capacity)
+        if decoder is None or len(set(layer_devices(model))) > 1:
+            return cls(pool, second=other)
         forward = text_forward(model, pool.cache.select(0))
-        return cls(pool, decoder(DecodeStep(forward, config.vocab_size, capacity, model.device)))
+        step = DecodeStep(forward, model.config.vocab_size, capacity, model.device)
+        return cls(pool, decoder(step), other)
 
 
-def zeroed(model: HunyuanImage3, rows: int, capacity: int) -> KVCache:
+def zeros(model: HunyuanImage3, rows: int, capacity: int) -> KVCache:
     """A kernel may weigh keys and values behind the text's end with 0, and 0 * nan is nan: they begin as zeros."""
-    cache = KVCache.allocate(model.config, rows, capacity, model.dtype, layer_devices(model))
+    cache = buffers(model, rows, capacity, None)
     for buffer in cache.keys + cache.values:
         buffer.zero_()
     return cache
@@ -85,18 +92,14 @@ def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:
     return forward
 
 
-def decoder_for(
-    model: HunyuanImage3, kv: KVCache, sampling: Sampling, most: int, workspace: Workspace | None
-) -> TextDecoder:
-    """The workspace's decoder if it can sample as asked; else one for at most `most` tokens behind the prompt in `kv`.
-
-    Args:
-        workspace: None where `kv` is not its pool's first row.
-    """
-    if workspace is not None and workspace.decoder is not None and workspace.decoder.supports(sampling):
-        return workspace.decoder
-    vocab, forward = model.config.vocab_size, text_forward(model, kv)
-    return TextDecoder(DecodeStep(forward, vocab, most, model.device, sampling.candidates(vocab)))
+def decoder_for(model: HunyuanImage3, kv: KVCache, run: TextRun, workspace: Workspace | None) -> TextDecoder:
+    """The workspace's decoder, if the prompt's keys are where it looks for them and it can sample as asked; or one."""
+    sampling, vocab = run.sampling, model.config.vocab_size
+    lent = None if workspace is None else workspace.decoder
+    if workspace is not None and lent is not None and kv.shares(workspace.pool.cache) and lent.supports(sampling):
+        return lent
+    candidates = sampling.candidates(vocab)
+    return TextDecoder(DecodeStep(text_forward(model, kv), vocab, len(run.uniform), model.device, candidates))
 
 
 def lanes_forward(model: HunyuanImage3, rows: KVCache) -> LanesForward:
@@ -121,7 +124,7 @@ def text_company(
         captured: makes one of steps that it may capture, on a model whose operations give each row of a call the bits
             that it has alone; None: row by row from the host, which has those bits and gains no time.
     """
-    config, kv = model.config, zeroed(model, rows, capacity)
+    config, kv = model.config, zeros(model, rows, capacity)
     if captured is not None:
         forward, make = lanes_forward(model, kv), captured
     else:

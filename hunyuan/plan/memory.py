@@ -8,7 +8,7 @@ print (`table.py`), does not ask a driver.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.placement import layer_counts
@@ -96,6 +96,10 @@ class Stages:
     vision: int
     autoencoder: int
 
+    @property
+    def largest(self) -> int:
+        return max(self.layers, self.vision, self.autoencoder)
+
 
 @dataclass(frozen=True)
 class GpuNeed:
@@ -127,7 +131,11 @@ class GpuNeed:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What `config`'s weights and `work` need on each GPU, or on one GPU of any size where they do not fit."""
+    """What `config`'s weights and `work` need on each GPU, or on one GPU of any size where they do not fit.
+
+    Attributes:
+        copies: each of two GPUs holds all layers and runs one row of guidance; otherwise each layer exists once.
+    """
 
     config: CheckpointConfig
     work: Work
@@ -135,6 +143,7 @@ class MemoryPlan:
     stages: Stages
     gpus: tuple[GpuNeed, ...]
     fits: bool
+    copies: bool = False
 
     @property
     def needed(self) -> int:
@@ -170,6 +179,7 @@ def stage_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> Stages:
     hidden, tokens, inner = config.hidden_size, work.pass_tokens, config.intermediate_size
     heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.attention_head_dim
     shared = max((w * n for w, n in zip(config.moe_intermediate_size, config.num_shared_expert, strict=True)))
+    # Fast operations make no fp32 forms; the e4m3 copies of HUNYUAN_ATTENTION=fp8 take a part of that room.
     # q, k and v, and four fp32 forms of them under way through the rotary embedding and the norms.
     attention = heads * (itemsize + 4 * 4)
     # The norm's two fp32 forms and its result, the shared MLP's gate, up and product, and the block's two sums.
@@ -197,10 +207,9 @@ def plan_memory(config: CheckpointConfig, memories: Sequence[int], work: Work, i
     kv = kv_layer_bytes(config, work, itemsize)
     workspace = moe_workspace_bytes(config, min(work.pass_tokens, MOST_EXPERT_TOKENS))
     sizes = [weights.layer(i) + kv for i in range(config.num_hidden_layers)]
-    first_stage = max(stages.layers, stages.vision, stages.autoencoder)
     for count in range(1, len(memories) + 1):
         others = workspace + stages.layers + MARGIN
-        room = [memories[0] - weights.outside - workspace - first_stage - MARGIN]
+        room = [memories[0] - weights.outside - workspace - stages.largest - MARGIN]
         counts = layer_counts(sizes, room + [memory - others for memory in memories[1:count]])
         if counts is not None:
             break
@@ -219,8 +228,36 @@ def plan_memory(config: CheckpointConfig, memories: Sequence[int], work: Work, i
                 outside=weights.outside if index == 0 else 0,
                 kv=kv * layers,
                 workspace=workspace,
-                stage=first_stage if index == 0 else stages.layers,
+                stage=stages.largest if index == 0 else stages.layers,
             )
         )
         start += layers
     return MemoryPlan(config, work, weights, stages, tuple(gpus), fits)
+
+
+def plan_copies(config: CheckpointConfig, memories: Sequence[int], work: Work, itemsize: int = 2) -> MemoryPlan | None:
+    """All layers on each of the first two GPUs, which run a row of guidance each; everything else on the first.
+
+    None where there is one GPU, one row, or no room. Arguments as in `plan_memory`.
+    """
+    if len(memories) < 2 or work.rows < 2:
+        return None
+    work = replace(work, rows=1)
+    weights, stages = weight_bytes(config, itemsize), stage_bytes(config, work, itemsize)
+    layers = config.num_hidden_layers
+    first = GpuNeed(
+        memory=memories[0],
+        layers=layers,
+        experts=sum(weights.experts),
+        dense=sum(weights.dense),
+        router=sum(weights.router),
+        outside=weights.outside,
+        kv=layers * kv_layer_bytes(config, work, itemsize),
+        workspace=moe_workspace_bytes(config, min(work.pass_tokens, MOST_EXPERT_TOKENS)),
+        stage=stages.largest,
+    )
+    row = layers * kv_layer_bytes(config, replace(work, texts=0), itemsize)
+    second = replace(first, memory=memories[1], outside=weights.painting, kv=row, stage=stages.layers)
+    if min(first.left, second.left) < 0:
+        return None
+    return MemoryPlan(config, work, weights, stages, (first, second), fits=True, copies=True)

@@ -28,6 +28,8 @@ def render(choice: Choice) -> str:
     lines = [head, f"on {title}:" if plan.fits else f"on one GPU that is large enough; there is {title}:"]
     for label, cells in rows:
         lines.append(f"{label:<{label_width}}" + "".join(f"{cell:>10}" for cell in cells) if label else "")
+    if choice.option:
+        lines += ["", choice.option]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -39,12 +41,15 @@ def _titles(plan: MemoryPlan) -> list[str]:
 def _rows(plan: MemoryPlan) -> list[_Row]:
     work, config, w = plan.work, plan.config, plan.weights
     outside = (
-        (f"lm_head ({config.dense_format})", w.head),
-        ("token embedding", w.embedding),
-        ("autoencoder", w.autoencoder),
-        ("vision tower and aligner", w.vision),
-        ("latents to tokens and back", w.image_layers),
+        (f"lm_head ({config.dense_format})", w.head, False),
+        ("token embedding", w.embedding, plan.copies),
+        ("autoencoder", w.autoencoder, False),
+        ("vision tower and aligner", w.vision, False),
+        ("latents to tokens and back", w.image_layers, plan.copies),
     )
+
+    def outer(label: str, size: int, copied: bool) -> _Row:
+        return label, _cells([size] + [size * copied] * (len(plan.gpus) - 1))
 
     def row(label: str, value: Callable[[GpuNeed], int]) -> _Row:
         return label, _cells([value(gpu) for gpu in plan.gpus])
@@ -53,7 +58,7 @@ def _rows(plan: MemoryPlan) -> list[_Row]:
         row(f"experts ({_experts(config)})", lambda g: g.experts),
         row(f"attention, shared MLP ({config.dense_format})", lambda g: g.dense),
         row("router (fp32)", lambda g: g.router),
-        *((label, _cells([size] + [0] * (len(plan.gpus) - 1))) for label, size in outside),
+        *(outer(*part) for part in outside),
         row("weights", lambda g: g.weights),
         _SEPARATOR,
         row(f"keys and values, {_kept_rows(work)} tokens", lambda g: g.kv),

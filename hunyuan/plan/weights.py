@@ -45,6 +45,11 @@ class WeightBytes:
         return self.head + self.embedding + self.autoencoder + self.vision + self.image_layers
 
     @property
+    def painting(self) -> int:
+        """Of what belongs to no layer: what a denoising step reads."""
+        return self.embedding + self.image_layers
+
+    @property
     def total(self) -> int:
         return self.outside + sum(self.layer(i) for i in range(len(self.experts)))
 

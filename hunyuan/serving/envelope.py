@@ -232,7 +232,8 @@ class _Answer:
             return  # the rest of an answer that `fail` has replaced
         if message["type"] == "http.response.start":
             if message["status"] >= 400 and not self._plain:
-                await self.fail(self._record.error or error_of_status(message["status"]), message)
+                allowed = Headers(raw=message.get("headers", [])).get("allow")
+                await self.fail(self._record.error or error_of_status(message["status"], allowed), message)
                 return
             self.started = True
             self._record.status = message["status"]

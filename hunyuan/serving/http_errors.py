@@ -168,15 +168,20 @@ class NoStorage(HunyuanError):
 NOT_MULTIPART = "send the fields as multipart/form-data (curl -F image=@photo.jpg -F prompt=...)"
 _BY_STATUS: dict[int, tuple[type[HunyuanError], str]] = {
     404: (NotFound, "there is nothing at this path; edits go to POST /edit"),
-    405: (MethodNotAllowed, "this path does not take that method; edits go to POST /edit"),
     415: (UnsupportedMediaType, NOT_MULTIPART),
     429: (QueueFull, "the server is busy; try again later"),
     504: (DeadlineExceeded, "the request was not finished in time"),
 }
 
 
-def error_of_status(status: int) -> HunyuanError:
-    """The error that stands for an answer the framework made by itself."""
+def error_of_status(status: int, allowed: str | None = None) -> HunyuanError:
+    """The error that stands for an answer the framework made by itself.
+
+    Args:
+        allowed: what `Allow` says: the methods that the path takes.
+    """
+    if status == MethodNotAllowed.status:
+        return MethodNotAllowed(f"this path takes {allowed or 'other methods'} only")
     if status in _BY_STATUS:
         kind, message = _BY_STATUS[status]
         return kind(message)

@@ -5,7 +5,8 @@
 
 Weights are Gaussian, made where they are used. Activations are made up: a quarter of the dimensions carry most of them,
 2% of the channels are ten times larger, each request has a mean of its own, and all are normed as a layer's norm does.
-Experts are chosen unevenly. Not included: reading the layer (4.8 GB), its attention, and writing 1.3 GB.
+Experts are chosen unevenly. The figures are of tokens of requests that chose nothing. Not included: reading the layer
+(4.8 GB), its attention and shared MLP, and writing 1.3 GB.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import argparse
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -55,6 +57,18 @@ def route(tokens: int, experts: int, device: torch.device) -> tuple[Tensor, Tens
     return weights / weights.sum(-1, keepdim=True), index
 
 
+def random_expert(hidden: int, width: int, device: torch.device, dtype: torch.dtype) -> Callable[[int], Matrices]:
+    """Makes an expert's Gaussian matrices by its number, the same ones each time."""
+
+    def read(expert: int) -> Matrices:
+        generator = torch.Generator(device).manual_seed(expert)
+        shapes = ((2 * width, hidden), (hidden, width))
+        first, second = (torch.randn(s, generator=generator, device=device) / sqrt(s[1]) for s in shapes)
+        return first.to(dtype), second.to(dtype)
+
+    return read
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -69,19 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights, index = route(tokens, experts, device)
     routed = Routed(x, weights, index, requests % 4 == 3, requests)
     out = torch.zeros(tokens, hidden, device=device)
-
-    def read(expert: int) -> Matrices:
-        generator = torch.Generator(device).manual_seed(expert)
-        shapes = ((2 * width, hidden), (hidden, width))
-        first, second = (torch.randn(s, generator=generator, device=device) / sqrt(s[1]) for s in shapes)
-        return first.to(x.dtype), second.to(x.dtype)
-
+    read = random_expert(hidden, width, device, x.dtype)
+    hidden_states = torch.zeros_like(x)  # as a whole calibration holds them beside these
     if device.type == "cuda":
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     errors, began = OutputErrors(), time.perf_counter()
     with torch.inference_mode():
         for _ in quantize_experts(read, experts, routed, out, errors):
             pass
+        hidden_states += out.to(x.dtype)
     seconds = time.perf_counter() - began
     report(
         errors, seconds, f"{experts} experts of {hidden} x {width}, {tokens:,} tokens of {REQUESTS} requests", device
@@ -97,17 +108,21 @@ def report(errors: OutputErrors, seconds: float, what: str, device: torch.device
     if device.type == "cuda":
         print(f", of the GPU {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB", end="")
     print(f"; {LAYERS} such layers: {LAYERS * seconds / 60:.1f} minutes")
-    pairs = [
-        (sqrt(p / s), sqrt(c / s)) for p, c, s in zip(errors.plain, errors.chosen, errors.square, strict=True) if s
-    ]
-    print("output error of an expert on held out tokens, least, mean, largest:")
-    for kind, values in zip(("plain", "calibrated"), zip(*pairs, strict=True), strict=True):
-        print(f"  {kind:<11}{min(values):.4f} {sum(values) / len(values):.4f} {max(values):.4f}")
-    print(
-        f"tokens per expert {min(errors.tokens):,} to {max(errors.tokens):,}; rounded plainly: {errors.few or 'none'}"
-    )
-    whole = [sqrt(error / errors.layer_square) for error in (errors.layer_plain, errors.layer_chosen)]
-    print(f"the layer's: plain {whole[0]:.4f}, calibrated {whole[1]:.4f}")
+    print("relative error of an expert's output on held out tokens; tokens: those that chose its values")
+    print(f"{'expert':>6} {'tokens':>8} {'plain':>8} {'chosen':>8} {'fp8':>8}")
+    rows = []
+    for number, square in enumerate(errors.square):
+        lost = (errors.plain[number], errors.chosen[number], errors.fp8[number])
+        if square:
+            rows.append([sqrt(error / square) for error in lost])
+            print(f"{number:>6} {errors.tokens[number]:>8}" + "".join(f" {error:>8.4f}" for error in rows[-1]))
+        else:
+            print(f"{number:>6} {errors.tokens[number]:>8} no held out token chose it")
+    for word, pick in (("least", min), ("mean", fmean), ("largest", max)):
+        print(f"{word:>15}" + "".join(f" {pick(column):>8.4f}" for column in zip(*rows, strict=True)))
+    whole = (errors.layer_plain, errors.layer_chosen, errors.layer_fp8)
+    print(f"{'their sum':>15}" + "".join(f" {sqrt(error / errors.layer_square):>8.4f}" for error in whole))
+    print(f"rounded plainly, too few tokens: {errors.few or 'none'}")
 
 
 if __name__ == "__main__":

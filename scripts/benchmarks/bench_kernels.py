@@ -73,7 +73,8 @@ class Bench:
         from hunyuan.model.operations import PLAIN
 
         self.s, self.device, self.plain = sizes, device, PLAIN
-        self.fast = HopperOperations(attention=attention)
+        kernel, _, kind = attention.partition("-")
+        self.fast = HopperOperations(attention=kernel, fp8_attention=kind == "fp8")
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def draw(self, *shape: int, dtype: torch.dtype = BF16) -> Tensor:
@@ -100,7 +101,7 @@ class Bench:
         made += self.attention() + self.patches()
         if self.device == "cpu":  # no fp8 products with a scale a row there, no loops that run to a loaded number
             return [c for c in made if f" fp8 {self.s.tokens}" not in c.name]
-        return made + self.decode()
+        return made + self.decode() + self.heads_in_fp8()
 
     def rows(self, tokens: int) -> list[Case]:
         s, (fast, plain) = self.s, (self.fast, self.plain)
@@ -190,6 +191,25 @@ class Bench:
             made.append(Case(f"{name} {rows} x {queries} x {keys}", partial(run, self.fast, (q, k, v)),
                              partial(run, self.plain, (q, k, v)), partial(run, self.plain, wide),
                              flops=4.0 * rows * s.heads * s.dim * pairs))  # fmt: skip
+        return made
+
+    def heads_in_fp8(self) -> list[Case]:
+        """What attention in fp8 does to q, k and v of a step before it."""
+        from hunyuan.accel.kernels import fp8_attention as fast
+        from hunyuan.formats import fp8_attention as plain
+
+        def dequantized(kind: Any, x: Tensor, center: bool) -> Tensor:
+            values, scales = kind.quantize_heads(x, center)
+            return values.float() * scales[:, None, :, None]
+
+        s, made = self.s, []
+        for name, tokens, heads, center in (("q", s.image, s.heads, False), ("k", s.keys, s.kv_heads, True)):
+            x = self.draw(2, tokens, heads, s.dim)
+            exact = x.float() - x.float().mean(1, keepdim=True) if center else x.float()
+            made += [Case(f"{name} in fp8 2 x {tokens}", partial(fast.quantize_heads, x, center),
+                          partial(plain.quantize_heads, x, center), bytes=5.0 * x.numel()),
+                     Case(f"  its error {name}", partial(dequantized, fast, x, center),
+                          partial(dequantized, plain, x, center), partial(torch.clone, exact))]  # fmt: skip
         return made
 
     def decode(self) -> list[Case]:
@@ -359,7 +379,7 @@ def set_up(arguments: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--attention", choices=("fa3", "sdpa"), default="fa3")
+    parser.add_argument("--attention", choices=("fa3", "fa3-fp8", "sdpa"), default="fa3")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="part of the names to run")

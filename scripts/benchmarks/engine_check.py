@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -60,14 +61,15 @@ def check(options: argparse.Namespace) -> int:
         return 0
     layers = min(options.layers, LAYERS)
     seed = torch.seed() % 2**31
-    limit = max(LIMITS[options.weights], LIMITS["fp8"] if options.dense == "fp8" else 0.0)
+    fp8 = "fp8" in (options.dense, options.attention)
+    limit = max(LIMITS[options.weights], LIMITS["fp8"] if fp8 else 0.0)
     print(f"{layers} layers, seed {seed}, limit {limit:g}; plain: fp32 on the dequantized weights, same choices")
     worst = 0.0
     for distil in (False, True):
         pair = Pair.build(options, layers, distil, seed)
         for case in (c for c in CASES if c.distil == distil):
             for stage, error in pair.errors(case).items():
-                print(f"{case.name:14} {stage:8} {error:.2e}", flush=True)
+                print(f"{case.name:14} {stage:17} {error:.2e}", flush=True)
                 worst = max(worst, error)
         del pair
         torch.cuda.empty_cache()
@@ -82,6 +84,7 @@ class Pair:
     plain: HunyuanImage3
     engine: NativeEngine
     generator: torch.Generator
+    in_fp8: bool  # attention of denoising
 
     @classmethod
     def build(cls, options: argparse.Namespace, layers: int, distil: bool, seed: int) -> Pair:
@@ -99,8 +102,9 @@ class Pair:
             parameter.data.copy_(values[name])
         del values
         impl = choose_impl(config, device, model.dtype, options.moe_impl)
-        engine = NativeEngine.assemble(model, small, impl, Settings(moe_impl=options.moe_impl))
-        return cls(plain, engine, torch.Generator(device).manual_seed(seed))
+        settings = Settings(moe_impl=options.moe_impl, attention=options.attention)
+        engine = NativeEngine.assemble(model, small, impl, settings)
+        return cls(plain, engine, torch.Generator(device).manual_seed(seed), options.attention == "fp8")
 
     @property
     def config(self) -> ModelConfig:
@@ -108,7 +112,10 @@ class Pair:
 
     @torch.inference_mode()
     def errors(self, case: Case) -> dict[str, float]:
-        """Relative error by stage: the fixed tokens, a denoising step of all rows, one decoded token."""
+        """Relative error by stage: the fixed tokens, a denoising step of all rows, one decoded token.
+
+        With attention in fp8 also what it alone does to the step: against the fast path with attention in bf16.
+        """
         layout, rows = self._layout(case), 1 if case.distil else 2
         block = layout.generated
         prefix = self._noise(1, block.timestep)
@@ -117,9 +124,15 @@ class Pair:
         with recorded_routes(PLAIN) as routes:
             expected = run(self.plain, layout, prefix.float(), image.float(), token.float())
         fast = self.engine.checkpoint.model
-        with replayed_routes(fast.model.ln_f.operations, routes):
+        operations = fast.model.ln_f.operations
+        with replayed_routes(operations, routes):
             ours = run(fast, layout, prefix, image, token)
-        return {stage: relative(ours[stage], expected[stage]) for stage in expected}
+        found = {stage: relative(ours[stage], expected[stage]) for stage in expected}
+        if self.in_fp8:
+            with patch.object(operations, "fp8_block", None), replayed_routes(operations, routes):
+                in_bf16 = run(fast, layout, prefix, image, token)
+            found["its fp8 attention"] = relative(ours["step"], in_bf16["step"])
+        return found
 
     def _noise(self, rows: int, tokens: int) -> Tensor:
         shape = (rows, tokens, self.config.hidden_size)

@@ -40,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hunyuan.compare.sample_photos import encoded, photo  # noqa: E402
-from scripts.support.local_server import STAND_IN, LocalServer, free_port, local_server, percentile, wait_until_ready  # noqa: E402
+from scripts.support.local_server import STAND_IN, LocalServer, local_server, percentile, wait_until_ready  # noqa: E402
+from scripts.support.ports import free_port  # noqa: E402
 
 OUT_SIZE = "1000x500"  # noise: 3 bytes a pixel
 MAX_PIXELS = 50_000_000

@@ -69,8 +69,7 @@ def model_config(tokenizer: Tokenizer, scaling: float = 1.0, shift: float = 0.0,
         vae: sizes of the autoencoder to change.
     """
     config = tiny_config.model_config(SHAPE, tokenizer)
-    # The four 1024-pixel shapes would be twelve times as large as all others.
-    config |= {"image_fixed_shapes": False, "rope_theta": 1000.0, "patch_embed_hidden_dim": 128}
+    config |= {"rope_theta": 1000.0, "patch_embed_hidden_dim": 128}
     config["vae"] = config["vae"] | VAE | {"scaling_factor": scaling, "shift_factor": shift} | vae
     config["vit"] = config["vit"] | VIT
     config["vit_processor"] = config["vit_processor"] | {"max_num_patches": VIT_PATCHES}

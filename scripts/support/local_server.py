@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import psutil
 
 from hunyuan.loopback import NAMES as LOOPBACK
 from hunyuan.loopback import ask_no_proxy
+from scripts.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 120
@@ -51,12 +51,6 @@ class LocalServer:
 
     def alive(self) -> bool:
         return self.process is None or self.process.poll() is None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def existing_server(url: str) -> LocalServer:

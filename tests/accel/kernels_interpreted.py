@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from humming_transformer import SMALL, filled_cache, humming_transformer
 from small_model import model_config, noise, randomized
 from small_transformer import prefilled, rope_of, small_transformer
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
+from hunyuan.model.transformer import Transformer
 from scripts.support.route_replay import recorded_routes, replayed_routes
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
@@ -283,6 +285,63 @@ def test_queries_at_positions_of_their_own_are_as_if_alone(fast):
         assert torch.equal(out[i : i + 1], alone)
 
 
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize(("rows", "tokens", "heads"), [(2, 150, 2), (1, 5, 3)])
+def test_heads_in_fp8(fast, center, rows, tokens, heads):
+    """A part of longer buffers, whose rows lie apart and whose rest is never read."""
+    from hunyuan.accel.kernels.fp8_attention import quantize_heads
+    from hunyuan.formats import fp8_attention as plain
+
+    buffer = bf16(rows, 160, heads, 32) * torch.tensor([1.0, 30.0, 0.1])[:heads, None] + 5 * bf16(heads, 32, seed=1)
+    buffer[:, :3], buffer[:, 3 + tokens :] = float("nan"), float("nan")
+    x = buffer.to(BF16)[:, 3 : 3 + tokens]
+    values, scales = quantize_heads(x, center)
+    expected, expected_scales = plain.quantize_heads(x, center)
+    torch.testing.assert_close(scales, expected_scales)
+    assert (values.dtype, values.shape, values.is_contiguous()) == (FP8, x.shape, True)
+    close(values.float(), expected.float(), 0.12)  # the interpreter cuts off, too
+    assert values.float().abs().max() == 448
+    again, again_scales = quantize_heads(x, center)
+    assert torch.equal(again.view(torch.uint8), values.view(torch.uint8))
+    assert torch.equal(again_scales, scales)
+
+
+def test_heads_that_lie_otherwise_are_refused(fast):
+    from hunyuan.accel.kernels.fp8_attention import quantize_heads
+
+    with pytest.raises(ValueError, match="strides"):
+        quantize_heads(bf16(1, 4, 8, 32).transpose(1, 2), center=False)
+    zeros, scales = quantize_heads(torch.zeros(1, 4, 2, 32, dtype=BF16), center=True)
+    assert (zeros.float() == 0).all()
+    assert (scales > 0).all()
+
+
+def test_a_denoising_step_in_fp8(monkeypatch, fast):
+    """Our kernels around a stand-in for FlashAttention 3, which gets e4m3 and a scale per head."""
+    from hunyuan.accel.kernels import fp8_attention
+    from hunyuan.model.attention import Segment, attend
+
+    def run(q, k, v, out, causal, scales):
+        assert not causal
+        assert q.dtype == k.dtype == v.dtype == FP8
+        one = Segment(len(k) - len(q), len(k), causal=False)
+        q, k, v = (t.float() * s[:, None] for t, s in zip((q, k, v), scales, strict=True))
+        out.copy_(attend(q[None], k[None], v[None], [one])[0])
+
+    monkeypatch.setattr(fp8_attention, "flashinfer_run", lambda kind: run if kind == FP8 else None)
+    q, keys, values = bf16(2, 20, 4, 32), bf16(2, 120, 2, 32, seed=1) + 20 * bf16(2, 32, seed=3), bf16(2, 120, 2, 32)
+    keys[:, 110:] = float("nan")
+    segments = [Segment(90, 92, causal=True), Segment(92, 110, causal=False)]
+    exact = attend(q.float(), keys.float(), values.float(), segments)
+    out = torch.empty_like(q[:, 2:])
+    fp8_attention.flashinfer_block()(q[:, 2:], keys[:, :110], values[:, :110], out)
+    close(out, exact[:, 2:], 0.2)  # twice as far as rounded
+    plain = type(fast)(attention="sdpa", fp8_attention=True)
+    close(plain.attend(q, keys, values, segments), exact, 0.08)
+    assert not torch.equal(plain.attend(q, keys, values, segments), fast.attend(q, keys, values, segments))
+    assert (plain.attention, fast.attention) == ("sdpa, fp8", "sdpa")
+
+
 # --- linear
 
 
@@ -317,6 +376,41 @@ def test_one_vector(outputs, inputs, dtype):
     x, weight = bf16(1, 1, inputs), noise(outputs, inputs, seed=1).to(dtype)
     out = gemv(x, weight, None, torch.float32)
     torch.testing.assert_close(out, x.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(10, 64), (5, 1100)])
+@pytest.mark.parametrize("kind", [FP8, BF16, torch.float32])
+def test_a_projection_is_the_gemv(outputs, inputs, kind):
+    from hunyuan.accel.kernels.gemv import gemv
+    from hunyuan.accel.kernels.projection import Rows, project
+
+    x, weight = bf16(1, 1, inputs), noise(outputs, inputs, seed=1).to(kind)
+    scale = noise(outputs, seed=2) if kind == FP8 else None
+    expected = gemv(x, weight, scale, torch.float32)
+    for rows in (None, Rows(1), Rows(8, 8)):
+        out = project(x, weight, scale, out_dtype=torch.float32, rows=rows)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
+    assert project(x, weight, scale).dtype == BF16
+
+
+@pytest.mark.parametrize("kind", [FP8, BF16])
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_projection_with_what_stands_around_it(kind, gated):
+    from hunyuan.accel.kernels.projection import Norm, Rows, project
+
+    x, weight, gain = 3 * bf16(1, 1, 96), (3 * noise(24, 96, seed=1)).to(kind), 1 + 0.3 * bf16(96, seed=2)
+    scale = 0.1 + noise(24, seed=3).abs() if kind == FP8 else None
+    residual, kept = bf16(12 if gated else 24, seed=4), torch.full((1, 1, 96), float("nan"), dtype=BF16)
+    matrix = weight.float() * (1 if scale is None else scale[:, None])
+    for rows in (None, Rows(8, 2)):
+        out = project(
+            x, weight, scale, norm=Norm(gain, 1e-5, kept.fill_(float("nan"))), gated=gated, residual=residual,
+            out_dtype=torch.float32, rows=rows,
+        )  # fmt: skip
+        close(kept, PLAIN.rms_norm(x, gain, 1e-5), 1.6e-2)
+        expected = nn.functional.linear(kept.float(), matrix)
+        expected = (PLAIN.swiglu(expected) if gated else expected) + residual.float()
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_one_vector_through_an_fp8_layer_keeps_its_precision(fast):
@@ -389,6 +483,37 @@ def test_tokens_of_several_requests_are_each_as_if_alone(company):
     out = model.decode(x, rope, kv.laned(torch.tensor(rows, dtype=torch.int32)), position)
     assert torch.equal(out, torch.cat(alone))
     assert all(torch.equal(now, then) for now, then in zip(kv.keys + kv.values, stored, strict=True))
+
+
+@pytest.mark.parametrize("dense", ["fp8", "bf16"])
+def test_a_token_goes_the_plain_way(fast, dense):
+    from hunyuan.accel.experts.streamed import Units
+    from hunyuan.accel.fused_decoding import Cuts, FusedDecoding
+    from hunyuan.accel.kernels.projection import Rows
+
+    names = ("qkv", "o", "router", "gate_and_up", "down")
+    cuts = Cuts(dict.fromkeys(names, Rows(64)), (Units(64, 4), Units(64, 4)))  # few programs: they are interpreted
+    model, x, last = humming_transformer(SMALL, dense), bf16(1, 1, 128), 5
+    rope = rope_table(positions_2d(last, last + 1, []), 32, 100.0)
+    ours, theirs, position = filled_cache(SMALL, 8), filled_cache(SMALL, 8), torch.tensor([last], dtype=torch.int32)
+    use_operations(model, Operations())
+    expected = model.decode(x, rope, theirs, position)
+    out = FusedDecoding(model, fast, cuts)(x, rope, ours, position)
+    close(out, expected, 3e-2)
+    for mine, other in zip(ours.keys + ours.values, theirs.keys + theirs.values, strict=True):
+        close(mine[:, : last + 1], other[:, : last + 1], 3e-2)
+        assert torch.equal(mine[:, last + 1 :], other[:, last + 1 :])
+
+
+def test_only_mxfp4_experts_with_a_shared_mlp(fast):
+    from hunyuan.accel.fused_decoding import FusedDecoding
+
+    with pytest.raises(TypeError, match="layer 0 has no MXFP4 experts"):
+        FusedDecoding(randomized(Transformer(SMALL)), fast)
+    model = humming_transformer(SMALL, "bf16")
+    model.layers[1].mlp.shared_mlp = None
+    with pytest.raises(TypeError, match="layer 1 is no mixture"):
+        FusedDecoding(model, fast)
 
 
 def test_logits_are_fp32(fast):

@@ -137,6 +137,5 @@ def test_the_prefill_s_name_is_flashinfer_s() -> None:
     from flashinfer.jit.attention.modules import get_single_prefill_uri
 
     bf16 = torch.bfloat16
-    assert (
-        get_single_prefill_uri("fa3", bf16, bf16, bf16, 128, 128, 0, False, False, False) == flashinfer_modules.PREFILL
-    )
+    for kind, name in ((bf16, flashinfer_modules.PREFILL), (torch.float8_e4m3fn, flashinfer_modules.PREFILL_FP8)):
+        assert get_single_prefill_uri("fa3", kind, kind, bf16, 128, 128, 0, False, False, False) == name

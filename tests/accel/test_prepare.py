@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
 from hunyuan.accel import flashinfer_modules, prepare
-from hunyuan.accel.prepare import HOPPER, NO_LATE_COMPILING, choose_impl, missing_text
+from hunyuan.accel.flashinfer_modules import PREFILL_FP8
+from hunyuan.accel.prepare import (
+    HOPPER,
+    NO_LATE_COMPILING,
+    choose_impl,
+    missing_text,
+    refuse_missing_fp8_attention,
+)
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
@@ -33,7 +41,7 @@ def machine(
 ) -> None:
     monkeypatch.setattr(prepare, "capability", lambda device: capability if device.type == "cuda" else (0, 0))
     monkeypatch.setattr(prepare, "flashinfer_is_here", lambda: flashinfer)
-    monkeypatch.setattr(prepare, "missing_modules", lambda: [*missing])
+    monkeypatch.setattr(prepare, "missing_modules", lambda *names: [*missing])
     monkeypatch.delenv(NO_LATE_COMPILING, raising=False)
     if no_compiling is not None:
         monkeypatch.setenv(NO_LATE_COMPILING, no_compiling)
@@ -157,6 +165,39 @@ def test_a_missing_kernel_that_nothing_would_call_is_no_error(monkeypatch, chang
     assert choose_impl(config("bf16"), device, dtype, setting) == impl
 
 
+# --- attention in fp8
+
+
+def test_fp8_attention_without_its_kernel_is_an_error_on_hopper(monkeypatch):
+    """Its plain form would compute the same, too slowly for anybody to want it."""
+    machine(monkeypatch, missing=(PREFILL_FP8,))
+    with pytest.raises(SettingsError, match=r"HUNYUAN_ATTENTION=fp8 .*q_e4m3.*: run `hunyuan kernels`"):
+        refuse_missing_fp8_attention(config(), CUDA, BF16)
+    machine(monkeypatch)
+    refuse_missing_fp8_attention(config(), CUDA, BF16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "dtype", "head_dim"),
+    [
+        ({"capability": (8, 0)}, CUDA, BF16, 128),
+        ({}, CUDA, torch.float32, 128),
+        ({}, CPU, BF16, 128),
+        ({}, CUDA, BF16, 64),
+    ],
+    ids=["another GPU", "float32", "a CPU", "other heads"],
+)
+def test_where_there_is_no_such_kernel_the_plain_form_serves(monkeypatch, changes, device, dtype, head_dim):
+    machine(monkeypatch, **{"missing": (PREFILL_FP8,)} | changes)
+    refuse_missing_fp8_attention(config(attention_head_dim=head_dim), device, dtype)
+
+
+def test_bf16_attention_asks_for_no_fp8_kernel(monkeypatch, tmp_path):
+    monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: tmp_path)
+    assert PREFILL_FP8 not in flashinfer_modules.missing_modules()
+    assert PREFILL_FP8 in flashinfer_modules.missing_modules(flashinfer_modules.BUILT_MODULES)
+
+
 @pytest.mark.trap(10)
 def test_only_a_library_in_its_place_counts_as_compiled(monkeypatch, tmp_path):
     monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: tmp_path)
@@ -173,3 +214,50 @@ def test_only_a_library_in_its_place_counts_as_compiled(monkeypatch, tmp_path):
 def test_without_flashinfer_everything_is_missing(monkeypatch):
     monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: None)
     assert flashinfer_modules.missing_modules() == list(flashinfer_modules.ENGINE_MODULES)
+
+
+# --- two copies
+
+
+class Copy:
+    """What of a network the preparation looks at, on a GPU that is only a name."""
+
+    dtype, model = BF16, "backbone"
+
+    def __init__(self, index: int) -> None:
+        self.device = torch.device("cuda", index)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_each_copy_is_prepared_with_its_own_gpu_current(monkeypatch, copies):
+    machine(monkeypatch)
+    done: list[Any] = []
+    place = [torch.device("cpu")]
+
+    @contextmanager
+    def current(device):
+        before, place[0] = place[0], device
+        yield
+        place[0] = before
+
+    def noted(name):
+        return lambda copy, *_, **__: done.append((name, copy.device.index, place[0]))
+
+    first, *rest = [Copy(index) for index in range(copies)]
+    second = rest[0] if rest else None
+    monkeypatch.setattr(prepare, "current", current)
+    monkeypatch.setattr(prepare, "triton_is_here", lambda: True)
+    monkeypatch.setattr(prepare.COMPILED, "start", lambda: None)
+    for name in ("_use_fast_kernels", "prepare_experts", "tune_experts"):
+        monkeypatch.setattr(prepare, name, noted(name))
+    monkeypatch.setattr(prepare, "use_fast_vae", lambda model: done.append(("vae", model.device.index)))
+    monkeypatch.setattr(prepare, "connect", lambda backbone, placement: done.append(("connect", placement)))
+    monkeypatch.setattr(prepare.Workspace, "create", lambda *args: args)
+    made = prepare.prepare(first, "placement", "flashinfer", 100, 200, None, second)
+    each = [
+        (name, copy.device.index, copy.device)
+        for copy in (first, *rest)
+        for name in ("_use_fast_kernels", "prepare_experts", "tune_experts")
+    ]
+    assert done == [("vae", 0), *each, ("connect", "placement")]
+    assert made == (first, 100, prepare.CapturedDecoder, second)

@@ -17,6 +17,7 @@ from hunyuan.adapters import adapters_of
 from hunyuan.calibration.run import Calibration
 from hunyuan.checkpoint.adapters.keys import LinearLayers
 from hunyuan.checkpoint.folder import JOURNAL_FILE, OpenWeights, read_config
+from hunyuan.checkpoint.layer_choice import LayerErrors
 from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
 from hunyuan.checkpoint.quantize_report import REPORT_FILE, table
@@ -88,8 +89,8 @@ def test_hidden_states_are_those_of_the_whole_model(source, requests, tmp_path, 
     def start(*arguments: Any) -> int:
         found = keep(*arguments)
         assert calibration.runner is not None
-        stretch = calibration.runner.stretches[0]
-        first.append((calibration.hidden[stretch.rows].clone(), stretch))
+        span = calibration.runner.spans[0]
+        first.append((calibration.hidden[span.rows].clone(), span))
         return found
 
     monkeypatch.setattr(calibration, "start", start)
@@ -97,11 +98,11 @@ def test_hidden_states_are_those_of_the_whole_model(source, requests, tmp_path, 
     quantize_folder(source, out, QuantizeOptions(calibration=calibration, workers=1))
     config = read_config(out)
     model = load_model(out, config, CPU, torch.float32)
-    x, stretch = first[0]
-    kv = KVCache.allocate(config, 1, stretch.stop, torch.float32, CPU)
+    x, span = first[0]
+    kv = KVCache.allocate(config, 1, span.stop, torch.float32, CPU)
     with torch.inference_mode():
-        wanted = model.model(x[None], stretch.span.rope, kv, stretch.span.segments)[0]
-    assert torch.allclose(calibration.hidden[stretch.rows], wanted, atol=1e-4, rtol=1e-4)
+        wanted = model.model(x[None], span.tokens.rope, kv, span.tokens.segments)[0]
+    assert torch.allclose(calibration.hidden[span.rows], wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_folder_is_a_checkpoint_and_the_report_says_what_the_output_lost(source, calibrated):
@@ -116,10 +117,10 @@ def test_the_folder_is_a_checkpoint_and_the_report_says_what_the_output_lost(sou
     for row in report["layers"]:
         found = row["output"]
         assert found["calibrated"] > 0
-        assert 0 < found["plain"] < 0.5
+        assert 0 < found["fp8"] < 0.5 * found["plain"] < 0.25
         assert len(found["experts_plain"]) == len(found["tokens"]) == 4
         assert all(n in found["few_tokens"] or found["tokens"][n] >= 32 for n in range(4))
-    shown = table(report)
+    shown = table(report, config)
     assert "output error on held out requests" in shown
     assert "too few tokens chose them" in shown
     before, after = stored(source), stored(calibrated)
@@ -140,7 +141,8 @@ def interrupt_at(calibration: Any, layer: int) -> None:
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_was(source, requests, calibrated, tmp_path):
+def test_it_goes_on_where_it_was(source, requests, calibrated, tmp_path, monkeypatch):
+    monkeypatch.setattr("hunyuan.calibration.run._ROWS", 100)  # hidden states go to the file and back in pieces
     out = tmp_path / "out"
     first = options(source, requests)
     interrupt_at(first.calibration, 2)
@@ -190,8 +192,9 @@ def test_mixed_keeps_the_layer_in_fp8_whose_output_loses_most(source, requests, 
     chosen = options(source, requests, weights="mixed", budget_gib=size / 2**30, reserve_gib=0.0)
     quantize_folder(source, tmp_path / "mixed", chosen)
     report = json.loads((tmp_path / "mixed" / REPORT_FILE).read_text())
-    lost = {row["layer"]: row["mxfp4_stream_error"] for row in report["layers"]}
-    worst = max(lost, key=lambda layer: lost[layer])
+    errors = {row["layer"]: LayerErrors(**row["choice"]) for row in report["layers"]}
+    worst = max(errors, key=lambda layer: errors[layer].gain)
+    assert all(0 < found.fp8 < found.mxfp4 for found in errors.values())
     formats = read_config(tmp_path / "mixed").expert_formats
     assert [n for n, kind in enumerate(formats) if kind == "fp8"] == [worst]
 

@@ -31,6 +31,7 @@ from hunyuan.errors import CheckpointError
 from hunyuan.model.attention import split_segments
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
+from hunyuan.plan.weights import weight_bytes
 
 CPU = torch.device("cpu")
 SHARDS = [f"model-000{i}-of-0003.safetensors" for i in (1, 2, 3)]
@@ -532,3 +533,43 @@ def test_folder_in_place_of_a_file_is_missing(tmp_path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         read_json(tmp_path, "config.json")
+
+
+# --- a second copy
+
+
+def test_a_copy_for_painting_holds_what_a_step_reads_and_shares_nothing(single: Path) -> None:
+    config = read_config(single).with_formats("mxfp4", "fp8")
+    model = load_model(single, config, CPU, torch.bfloat16)
+    copy = load.copy_for_painting(model, config, CPU)
+    ours, theirs = dict(copy.named_parameters()), dict(model.named_parameters())
+    assert ours.keys() == theirs.keys()
+    held = {name for name, parameter in ours.items() if not parameter.is_meta}
+    assert {name.split(".")[0] for name in ours.keys() - held} == {
+        "vae",
+        "vision_model",
+        "vision_aligner",
+        "lm_head",
+        "model",
+    }
+    assert [name for name in ours.keys() - held if name.startswith("model.")] == ["model.ln_f.weight"]
+    for name in held:
+        assert ours[name].dtype == theirs[name].dtype
+        assert torch.equal(ours[name], theirs[name]), name
+        assert ours[name].data_ptr() != theirs[name].data_ptr(), name
+        assert not ours[name].requires_grad
+    assert not copy.training
+
+
+def test_a_copy_takes_what_the_plan_says(single: Path) -> None:
+    config = read_config(single).with_formats("mxfp4", "bf16")
+    copy = load.copy_for_painting(load_model(single, config, CPU, torch.float32), config, CPU)
+    parts = weight_bytes(config, itemsize=4)
+    planned = sum(parts.layer(i) for i in range(config.num_hidden_layers)) + parts.painting
+    assert sum(p.numel() * p.element_size() for p in copy.parameters() if not p.is_meta) == planned
+
+
+def test_a_copy_reads_no_file(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(single)
+    monkeypatch.setattr(ShardReader, "read_into", lambda *_: pytest.fail("read"))
+    load.copy_for_painting(model, read_config(single), CPU)

@@ -22,7 +22,7 @@ from hunyuan import Editor, EditRequest, Settings
 from hunyuan.checkpoint import quantize_tasks
 from hunyuan.checkpoint.folder import JOURNAL_FILE, read_config
 from hunyuan.checkpoint.load import load_model
-from hunyuan.checkpoint.quantize import QuantizeOptions, choose_layers, plan_shards, quantize_folder
+from hunyuan.checkpoint.quantize import QuantizeOptions, plan_shards, quantize_folder
 from hunyuan.checkpoint.quantize_report import REPORT_FILE
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
@@ -207,29 +207,23 @@ def test_mixed_keeps_the_worst_layer_in_fp8(source, four_bit, tmp_path):
     options = mixed(source)
     report = quantize_folder(source, tmp_path / "out", options)
     assert read_config(tmp_path / "out").expert_formats == ("mxfp4", "fp8", "mxfp4")
-    errors = {row["layer"]: row["mxfp4_relative_error"] for row in report["layers"]}
+    errors = {row["layer"]: row["choice"]["mxfp4"] for row in report["layers"]}
     in_4_bits = json.loads((four_bit / REPORT_FILE).read_text())["layers"]
     assert errors == {row["layer"]: row["relative_error"] for row in in_4_bits}
     assert max(errors, key=lambda layer: errors[layer]) == 1
+    chosen = report["layers"][1]
+    assert chosen["choice"]["fp8"] == pytest.approx(chosen["relative_error"], rel=1e-6)
     total = sum(w.numel() * w.element_size() for w in stored(tmp_path / "out").values())
     assert total <= options.budget_gib * GIB
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in four_bit.iterdir())
 
 
-def test_choice_takes_as_many_layers_as_fit(source):
-    config = read_config(source).with_formats("mxfp4", "bf16")
-    errors = {0: 0.11, 1: 0.13, 2: 0.12}
-
-    def chosen(gib: float, reserve: float = 0.0) -> list[int]:
-        return choose_layers(config, errors, QuantizeOptions("mixed", budget_gib=gib, reserve_gib=reserve))
-
-    least = sum(spec.nbytes for spec in expected_tensors(config).values()) / GIB
-    step = 8 * (64 * 64 + 64 * 32) * (1 - 1 / 2 - 1 / 32) / GIB
-    step += 2 * 8 * 4 / GIB  # fp8's scales
-    assert [chosen(least + n * step + 1e-9) for n in range(5)] == [[], [1], [1, 2], [0, 1, 2], [0, 1, 2]]
-    assert chosen(12 + least + step + 1e-9, 12.0) == [1]
-    with pytest.raises(CheckpointError, match="too small: 4-bit weights take"):
-        chosen(least - 1e-6)
+def test_a_budget_below_four_bits_is_refused(source, tmp_path):
+    least = sum(spec.nbytes for spec in expected_tensors(read_config(source).with_formats("mxfp4", "bf16")).values())
+    for budget, reserve in ((least / GIB - 1e-6, 0.0), (12 + least / GIB - 1e-6, 12.0)):
+        with pytest.raises(CheckpointError, match="too small: 4-bit weights take"):
+            quantize_folder(source, tmp_path / "out", QuantizeOptions("mixed", budget_gib=budget, reserve_gib=reserve))
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_tensor_is_in_one_planned_file(source):
@@ -345,8 +339,8 @@ def test_bad_sources_are_refused_before_anything_is_written(source, four_bit, tm
     narrow = write_tiny_checkpoint(tmp_path / "narrow", TinyShape(expert_width=24))
     key = "model.layers.0.mlp.experts.down_proj"
     assert refused(narrow, out) == f"config.json: {key}: 24 columns; MXFP4 needs a multiple of 32"
-    small = QuantizeOptions("mixed", budget_gib=1.0)
-    assert "the budget of 1.0 GiB is too small" in refused(source, out, small)
+    small = QuantizeOptions("mixed", budget_gib=1.0, reserve_gib=12.0)
+    assert "the budget of 1 GiB is too small" in refused(source, out, small)
     assert not out.exists()
 
 

@@ -68,7 +68,7 @@ def test_stored_dtypes(tmp_path, dtype):
 
 def test_configs_say_what_the_golden_ones_say(folder):
     ours, golden = read(folder, "config.json"), read(GOLDEN, "config.json")
-    sizes = {"vocab_size", "max_position_embeddings", "rope_scaling"}
+    sizes = {"vocab_size", "max_position_embeddings", "rope_scaling", "image_fixed_shapes"}
     ids = {key for key in ours if key.endswith("_id")}
     nested = {"vit", "vit_processor", "vit_aligner"}
     for key in ours.keys() - sizes - ids - nested:
@@ -79,6 +79,12 @@ def test_configs_say_what_the_golden_ones_say(folder):
     generation, golden_generation = (read(f, "generation_config.json") for f in (folder, GOLDEN))
     changed = {key for key, value in generation.items() if golden_generation[key] != value}
     assert changed == {"bot_task", "use_system_prompt", "max_length", "eos_token_id", "pad_token_id"}
+
+
+@pytest.mark.parametrize(("extra", "size"), [(False, "288x224"), (True, "1024x768")])
+def test_all_pictures_are_about_the_base_size_unless_the_four_extra_shapes_are_asked_for(tmp_path, extra, size):
+    config = read_config(write_tiny_checkpoint(tmp_path / "out", TinyShape(extra_ratios=extra)))
+    assert str(resolution_group(config.image_base_size, config.has_extra_ratios).nearest(Size(4, 3)).size) == size
 
 
 def test_distil_config(tmp_path):

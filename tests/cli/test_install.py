@@ -14,10 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_process import Server, environment, free_port, photo_bytes
+from server_process import Server, environment, photo_bytes
 
 from hunyuan import __version__
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
+from scripts.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 UV = Path(sys.executable).parent / "uv"

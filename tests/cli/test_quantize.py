@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,31 @@ def test_quantize_then_verify(source: Path, tmp_path: Path, capsys) -> None:
     said, complete = capsys.readouterr().out.splitlines()
     assert said.endswith("quantized by hunyuan quantize (experts fp8, attention and shared MLP BF16)")
     assert complete == f"{out} is complete"
+
+
+def test_mixed_says_what_each_layer_costs_and_gains(source: Path, tmp_path: Path, capsys) -> None:
+    """An H100 has room for all of a tiny model's layers."""
+    out = tmp_path / "mixed"
+    assert main(["quantize", str(source), str(out), "--weights", "mixed", "--device", "cpu", "--workers", "1"]) == 0
+    config = read_config(out)
+    assert set(config.expert_formats) == {"fp8"}
+    said = capsys.readouterr().out.splitlines()
+    head = next(n for n, line in enumerate(said) if line.endswith("in relative error of its weights"))
+    rows = [line.split() for line in said[head + 2 : head + 2 + config.num_hidden_layers]]
+    assert [row[:2] for row in rows] == [[str(n), "fp8"] for n in range(config.num_hidden_layers)]
+    assert all(float(row[4]) > 3 * float(row[5]) for row in rows)
+    assert said[head + 2 + len(rows)].startswith(f"{len(rows)} of {len(rows)} layers in fp8: ")
+
+
+def test_mixed_leaves_what_the_memory_plan_wants(tmp_path: Path) -> None:
+    """With the real model's config: 12.98 GiB, as `hunyuan plan` shows them."""
+    from hunyuan.checkpoint.full_size import full_size_config
+    from hunyuan.cli.quantize import reserve_gib
+
+    (tmp_path / "config.json").write_text(json.dumps(full_size_config(experts="bf16")))
+    arguments = argparse.Namespace(source=tmp_path, reserve_gib=None)
+    assert reserve_gib(arguments) == pytest.approx(61.86 - 48.88, abs=0.02)
+    assert reserve_gib(argparse.Namespace(source=tmp_path, reserve_gib=3.5)) == 3.5
 
 
 def test_quantize_refuses_in_a_line(source: Path, tmp_path: Path, capsys, monkeypatch) -> None:

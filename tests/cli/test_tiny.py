@@ -16,14 +16,16 @@ def test_every_option_reaches_the_checkpoint(tmp_path, capsys):
     sizes = shlex.split(
         "--hidden 96 --layers 3 --heads 6 --kv-heads 3 --head-dim 8 --experts 4 --topk 3 --expert-width 24"
     )
-    rest = shlex.split("--base-size 512 --max-positions 999 --shards 2 --distil --dtype float32 --torch-dtype bfloat16")
+    rest = shlex.split(
+        "--base-size 512 --extra-ratios --max-positions 999 --shards 2 --distil --dtype float32 --torch-dtype bfloat16"
+    )
     assert main(["tiny", str(out), "--seed", "7", *sizes, *rest]) == 0
     assert "wrote" in capsys.readouterr().out
     config = read_config(out)
     assert (config.hidden_size, config.num_hidden_layers, config.attention_head_dim) == (96, 3, 8)
     assert (config.num_attention_heads, config.num_key_value_heads) == (6, 3)
     assert (config.num_experts, config.moe_topk, config.moe_intermediate_size) == ((4,) * 3, (3,) * 3, (24,) * 3)
-    assert (config.image_base_size, config.max_position_embeddings) == (512, 999)
+    assert (config.image_base_size, config.has_extra_ratios, config.max_position_embeddings) == (512, True, 999)
     assert (config.cfg_distilled, config.torch_dtype) == (True, "bfloat16")
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {f"model-000{i}-of-0002.safetensors" for i in (1, 2)}

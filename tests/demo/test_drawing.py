@@ -14,7 +14,7 @@ from small_model import noise
 from hunyuan.checkpoint import tiny
 from hunyuan.formats.config import CheckpointConfig
 from scripts.demo import autoencoder, drawing, resume, state, transformer
-from scripts.demo.drawing import DrawnStream
+from scripts.demo.drawing import Drawn, DrawnStream
 from scripts.demo.export import official_weights
 from scripts.demo.sequences import Sequences, Stream
 from scripts.demo.train import Draws, Plan, train_transformer
@@ -43,17 +43,29 @@ def test_a_drawn_batch_trains_as_its_pictures_do(
 ) -> None:
     """The vision tower sees the same whether it gets the pictures, or what the drawing process made of them."""
     sequences = Sequences(folder, config, 1)
-    drawn = next(iter(DrawnStream(Stream(sequences, OneFamily(), 1, seed=5), archive, trained, CPU)))
+    packed = next(iter(DrawnStream(Stream(sequences, OneFamily(), 1, seed=5), archive, trained, CPU)))
+    drawn = Drawn.unpacked(packed, CPU)
+    assert drawn.clean.dtype == drawn.conds[0].dtype == torch.float32
     assert len(drawn.sources) == len(drawn.conds) == 2
     assert drawn.conds[0].shape == (1, config.vae.latent_channels, 16, 16)
-    assert drawn.clean.shape[2:] == torch.Size(drawn.batch.grid)
+    assert drawn.clean.shape[2:] == torch.Size(drawn.batches[0].grid)
     large = noise(1, 3, 256, 256).sigmoid()
-    block = drawn.batch.conds[0]
+    block = drawn.batches[0].conds[0]
     grid = block.vit.height, block.vit.width
     side = [rows * config.vit.patch_size for rows in grid]
     small = torch.nn.functional.interpolate(large, side, mode="bilinear", antialias=True)
     for one, other in zip(*(transformer.vision_patches(p, grid, config) for p in (large, small)), strict=True):
         assert torch.equal(one, other)
+
+
+def test_pictures_serve_again_in_other_words(folder: Path, config: CheckpointConfig) -> None:
+    """What is drawn for the first wording must be right for the others."""
+    first, *others = next(iter(Stream(Sequences(folder, config, 1), Draws(), 8, seed=2, wordings=3)))
+    assert len(others) == 2
+    for other in others:
+        assert [r.task for r in other.requests] == [r.task for r in first.requests]
+        assert sum(a.prompt != b.prompt for a, b in zip(first.requests, other.requests, strict=True)) >= 6
+        assert (other.size, other.grid, other.conds) == (first.size, first.grid, first.conds)
 
 
 @pytest.mark.slow

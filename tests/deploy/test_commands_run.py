@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from document_commands import COMMANDS
 from PIL import Image
-from server_process import environment, free_port, photo_bytes
+from server_process import environment, photo_bytes
 
-from hunyuan.accel.flashinfer_modules import ENGINE_MODULES
+from hunyuan.accel.flashinfer_modules import BUILT_MODULES
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
+from scripts.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("hunyuan", "scripts", "deploy")
@@ -169,7 +170,7 @@ def test_command_that_checks_the_kernels(place: Place) -> None:
     (line,) = only([CHECKS_KERNELS])
     result = place.run(line)
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert [name for _, name in lines] == list(ENGINE_MODULES), result.stderr
+    assert [name for _, name in lines] == list(BUILT_MODULES), result.stderr
     assert result.returncode == any(state == "missing" for state, _ in lines)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from box import AUTHORIZATION, Box, needs_haproxy, proxy_before, replicas_in
-from server_process import free_port
+
+from scripts.support.ports import free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_haproxy]
 
@@ -48,14 +49,21 @@ def until_state(box: Box, job_id: str, state: str) -> None:
     until(lambda: status(box, job_id)["status"] == state)
 
 
+def begun(box: Box, prompt: str, steps: int) -> str:
+    """A job that holds its replica's place: the next one goes to another."""
+    job_id = box.submit(prompt, steps)
+    until_state(box, job_id, "in_progress")
+    return job_id
+
+
 def done_by(box: Box, name: str) -> str:
     """The replica that did the edit of that request."""
+    box.request_line(name)
     return next(f"gpu{n}" for n, one in enumerate(box.replicas) for r in one.requests() if r["request_id"] == name)
 
 
 def test_edits_go_where_no_job_runs(box: Box) -> None:
-    job_id = box.submit("good job", 60)
-    until_state(box, job_id, "in_progress")
+    job_id = begun(box, "good job", 60)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(box.edit, f"beside-{n}", f"good {n}", steps=4) for n in range(4)]
         assert [one.result().status_code for one in asked] == [200] * 4
@@ -79,9 +87,7 @@ def test_a_job_waits_for_its_replica_s_turn_and_frees_it(box: Box) -> None:
 
 
 def test_a_job_that_is_cancelled_while_it_waits_leaves_the_proxy_s_queue(box: Box) -> None:
-    first = [box.submit(f"good long-{n}", 90) for n in range(2)]
-    for job_id in first:
-        until_state(box, job_id, "in_progress")
+    first = [begun(box, f"good long-{n}", 90) for n in range(2)]
     waiting = box.submit("good waiting", 2)
     until(lambda: box.waiting() == 1)
     for job_id in (waiting, *first):
@@ -92,8 +98,9 @@ def test_a_job_that_is_cancelled_while_it_waits_leaves_the_proxy_s_queue(box: Bo
 
 
 def test_a_replica_that_ends_finishes_its_job_and_interrupts_what_waits_for_a_place(box: Box) -> None:
-    jobs = [box.submit(f"good {n}", 60) for n in range(4)]
-    until(lambda: [status(box, one)["status"] for one in jobs].count("in_progress") == 2)
+    jobs = [begun(box, f"good {n}", 60) for n in range(2)]
+    jobs += [box.submit(f"good {n}", 60) for n in range(2, 4)]
+    until(lambda: box.waiting() == 2)
     mine = [one for one in jobs if one.startswith("gpu0-")]
     assert len(mine) == 2
     box.replicas[0].process.send_signal(signal.SIGTERM)

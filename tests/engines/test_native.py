@@ -10,12 +10,19 @@ from typing import Any
 import pytest
 import torch
 
+from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.full_size import full_size_config
+from hunyuan.checkpoint.load import copy_for_painting, load_model
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.engines import native
 from hunyuan.engines.native import NativeEngine, choose_dtype
 from hunyuan.errors import CheckpointError, HunyuanError, OutOfMemory, SettingsError
+from hunyuan.formats.config import CheckpointConfig
+from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.model.moe import Experts
 from hunyuan.model.operations import PLAIN, Operations
+from hunyuan.plan.choice import Choice, Gpu, choose
+from hunyuan.plan.memory import GIB
 from hunyuan.requests import EditRequest
 from hunyuan.settings import Settings
 
@@ -104,6 +111,21 @@ def test_the_router_computes_as_the_setting_says(tiny, router, dtype):
     assert not torch.equal(index, other[1])
 
 
+def test_attention_computes_as_the_setting_says(tiny):
+    """Only where the image is painted: the text before it, and the keys that it sees, stay as they are."""
+    request = EditRequest("a boat", resolution="1:1", max_new_tokens=3)
+    results, kinds = [], []
+    for attention in ("bf16", "fp8", "fp8"):
+        engine = NativeEngine.load(tiny, Settings(device="cpu", attention=attention))
+        kinds.append(type(engine.checkpoint.model.model.layers[0].self_attn.operations))
+        results.append(engine.run(request, seed=0, steps=2, on_progress=None, cancel=None))
+    assert kinds == [Operations, Fp8AttentionOperations, Fp8AttentionOperations]
+    exact, ours, again = (result.image.tobytes() for result in results)
+    assert ours == again
+    assert ours != exact
+    assert results[0].cot_text == results[1].cot_text
+
+
 # --- device and dtype
 
 
@@ -182,6 +204,48 @@ def test_prompt_file_is_not_executed(broken):
     path = broken / "system_prompt.py"
     path.write_text(path.read_text() + "\nraise SystemExit('executed')\n")
     NativeEngine.load(broken, Settings(device="cpu"))
+
+
+# --- two copies
+
+
+def two_gpus(asked: str) -> Choice:
+    """The real model on two H100."""
+    config = CheckpointConfig.from_dict(full_size_config(experts="bf16"))
+    return choose(config, asked, "bf16", [Gpu("H100", int(79.6 * GIB))] * 2)
+
+
+@pytest.mark.parametrize(("asked", "copies"), [("auto", False), ("fp8", False), ("4bit", True)])
+def test_a_second_copy_is_made_where_the_plan_has_one(monkeypatch, caplog, asked, copies):
+    caplog.set_level(logging.INFO, logger="hunyuan")
+    made, waited = [], []
+    monkeypatch.setattr(native, "copy_for_painting", lambda *args: made.append(args))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    choice, model, second = two_gpus(asked), object(), torch.device("cuda", 1)
+    native.second_copy(model, choice)
+    assert made == [(model, choice.config, second)] * copies
+    assert waited == [second] * copies
+    assert len(caplog.messages) == copies
+    placement = native.place(choice, CUDA)
+    assert placement.is_split == (not copies)
+    assert len(placement.layers) == 32
+
+
+def test_an_engine_with_a_second_copy_prepares_and_uses_it(tiny, caplog):
+    caplog.set_level(logging.INFO, logger="hunyuan")
+    config = read_config(tiny)
+    model = load_model(tiny, config, CPU, torch.float32)
+    second = copy_for_painting(model, config, CPU)
+    settings = Settings(device="cpu", router="bf16")
+    engine = NativeEngine.assemble(model, native.read_small_files(tiny, config), "eager", settings, second=second)
+    assert engine.checkpoint.second is second
+    assert second.operations.router_dtype == model.operations.router_dtype == torch.bfloat16
+    assert "guidance: the guided row on cpu, the unguided one on cpu" in caplog.messages
+    ran: list[int] = []
+    second.model.layers[0].register_forward_pre_hook(lambda _module, args: ran.append(len(args[0])))
+    request = EditRequest("a boat", resolution="1:1", bot_task="image")
+    engine.run(request, seed=0, steps=2, on_progress=None, cancel=None)
+    assert ran == [1, 1, 1]  # what differs before the image, and two steps
 
 
 # --- running

@@ -516,6 +516,7 @@ def test_a_config_without_auto_map(tmp_path: Path) -> None:
     [
         ({"weights": "fp8"}, "HUNYUAN_WEIGHTS"),
         ({"dense": "fp8"}, "HUNYUAN_DENSE"),
+        ({"attention": "fp8"}, "HUNYUAN_ATTENTION"),
         ({"router": "bf16"}, "HUNYUAN_ROUTER"),
         ({"moe_impl": "torch"}, "HUNYUAN_MOE_IMPL"),
         ({"moe_impl": "flashinfer"}, "HUNYUAN_MOE_IMPL"),

@@ -18,7 +18,7 @@ from hunyuan.generation.company import Lane, LaneSteps, TextCompany
 from hunyuan.generation.decoding import TextRun
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.sampling import Sampling
-from hunyuan.generation.workspace import lanes_forward, text_company, text_forward, zeroed
+from hunyuan.generation.workspace import lanes_forward, text_company, text_forward, zeros
 
 
 class Rows:
@@ -181,7 +181,7 @@ def test_a_text_hears_of_its_own_tokens_only() -> None:
 def test_the_network_s_step_of_several_rows_is_that_of_each(golden_editor: Editor, golden: Path) -> None:
     """Plain operations, one call for three of four rows; alone they are the same up to rounding."""
     model = golden_editor.engine.checkpoint.model
-    together, alone = zeroed(model, 4, 24), zeroed(model, 4, 24)
+    together, alone = zeros(model, 4, 24), zeros(model, 4, 24)
     forward, each = lanes_forward(model, together), [text_forward(model, alone.select(row)) for row in range(4)]
     generator = torch.Generator().manual_seed(0)
     for step in range(6):
@@ -201,5 +201,5 @@ def test_without_fast_kernels_rows_are_decoded_one_after_the_other(golden_editor
     tokens, places, rows = torch.tensor([5, 9]), torch.tensor([0, 0]).int(), torch.tensor([1, 0]).int()
     with torch.inference_mode():
         logits = company.steps.forward(tokens, places, rows)
-        expected = text_forward(model, zeroed(model, 1, 16))(tokens[1:], places[1:])
+        expected = text_forward(model, zeros(model, 1, 16))(tokens[1:], places[1:])
     assert torch.equal(logits[1], expected)

@@ -287,6 +287,15 @@ def test_align_stretches_the_source_and_resizes_the_output(golden_editor: Editor
     assert golden_editor.run(replace(request, infer_align_image_size=True)).size == (322, 204)
 
 
+@pytest.mark.slow
+def test_an_extra_ratio_is_painted_at_its_own_size(golden_editor: Editor) -> None:
+    """The base size is 256."""
+    with counted(golden_editor) as passes:
+        result = golden_editor.run(edit(bot_task="image", resolution="4:3", steps=1))
+    assert result.size == (1024, 768)
+    assert passes[-1][1] == 1 + 64 * 48
+
+
 def test_progress_covers_every_stage(golden_editor: Editor) -> None:
     seen: list[tuple[str, int, int]] = []
     golden_editor.run(edit(steps=3), on_progress=lambda *args: seen.append(args))
@@ -393,11 +402,9 @@ def test_a_sequence_too_long_names_both_numbers(golden_editor: Editor) -> None:
     assert caught.value.length > caught.value.limit == 4096
 
 
-@pytest.mark.slow
 def test_an_image_stage_too_long_is_named(golden_editor: Editor) -> None:
-    wide = Image.new("RGB", (400, 300))
-    with pytest.raises(SequenceTooLong, match="image stage"):
-        golden_editor.run(edit(images=[wide], bot_task="image", resolution="4:3"))
+    with pytest.raises(SequenceTooLong, match="image stage"):  # 3072 tokens of 1024x768 behind more than a thousand
+        golden_editor.run(edit(prompt="boat " * 700, system_prompt="boat " * 700, bot_task="image", resolution="4:3"))
 
 
 def test_out_of_memory_is_told_apart(golden_editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
 from hunyuan.accel.experts.flashinfer import FlashInferExperts
+from hunyuan.accel.flashinfer_modules import BUILT_MODULES, missing_modules
 from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
@@ -74,6 +75,23 @@ def test_the_fast_path_routes_as_the_setting_says(folder: Path, router: str) -> 
     assert operations.name == "hopper"
     assert operations.router_dtype == (torch.bfloat16 if router == "bf16" else torch.float32)
     assert editor.run(edit()).image.size == (512, 512)
+
+
+@pytest.mark.skipif(bool(missing_modules(BUILT_MODULES)), reason="FlashInfer's attention in fp8 is not compiled")
+def test_an_edit_with_attention_in_fp8(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Near the same plain form, the same bytes for one seed, and nothing compiled behind the warm-up."""
+    caplog.set_level(logging.INFO, logger="hunyuan.accel.compile_report")
+    settings = Settings(model_id=folder, device="cuda", moe_impl="flashinfer", attention="fp8", noise_device="cpu")
+    editor = Editor.load(settings)
+    assert editor.engine.checkpoint.model.operations.attention == "fa3, fp8"
+    editor.warm_up()
+    caplog.clear()
+    first, second = (np.array(editor.run(edit()).image) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert [record.message for record in caplog.records] == []
+    reference = Settings(model_id=folder, device="cpu", dtype="float32", moe_impl="eager", attention="fp8")
+    plain = np.array(Editor.load(reference).run(edit()).image)
+    assert np.abs(first.astype(int) - plain.astype(int)).mean() < SAME["fp8"]
 
 
 def test_the_fast_path_is_taken(fast: Editor) -> None:

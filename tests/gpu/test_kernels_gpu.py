@@ -10,6 +10,8 @@ import torch
 from small_model import model_config, randomized, raw_config
 from torch import Tensor, nn
 
+from hunyuan.accel.flashinfer_modules import BUILT_MODULES, missing_modules
+from hunyuan.formats import fp8_attention
 from hunyuan.formats.modules import Fp8Linear
 from hunyuan.formats.numbers import FP8
 from hunyuan.generation.kv_cache import KVCache
@@ -129,6 +131,45 @@ def test_segments(fast: Operations, segments: list[Segment]) -> None:
     keys[:, stop:] = float("nan")
     out = fast.attend(q, keys, values, segments)
     assert error(out, PLAIN.attend(q.float(), keys.float(), values.float(), segments)) < 8e-3
+    assert torch.equal(out, fast.attend(q, keys, values, segments))
+
+
+@pytest.mark.parametrize(("tokens", "heads", "center"), [(4123, 32, False), (11000, 8, True), (5, 8, True)])
+def test_heads_in_fp8(tokens: int, heads: int, center: bool) -> None:
+    """The same scales and values as in plain form, but where a quotient lies between two of them."""
+    from hunyuan.accel.kernels.fp8_attention import quantize_heads
+
+    whole = draw(2, 11100, heads, DIM) + 8 * draw(1, 1, heads, DIM)
+    whole[:, 2 + tokens :] = float("nan")
+    x = whole[:, 2 : 2 + tokens]
+    values, scales = quantize_heads(x, center)
+    expected, expected_scales = fp8_attention.quantize_heads(x, center)
+    torch.testing.assert_close(scales, expected_scales)
+    assert (values.view(torch.uint8) == expected.view(torch.uint8)).float().mean() > 0.995
+    assert error(values.float(), expected.float()) < 1e-2
+    again, again_scales = quantize_heads(x, center)
+    assert torch.equal(again.view(torch.uint8), values.view(torch.uint8))
+    assert torch.equal(again_scales, scales)
+
+
+@pytest.mark.skipif(bool(missing_modules(BUILT_MODULES)), reason="FlashInfer's attention in fp8 is not compiled")
+@pytest.mark.parametrize(("rows", "tokens", "stop"), [(2, 1025, 2524), (1, 4097, 11003), (2, 256, 300)])
+def test_a_denoising_step_in_fp8(rows: int, tokens: int, stop: int) -> None:
+    """FlashAttention 3 takes the softmax's weights to fp8 block by block, the plain form at once: not the same bits."""
+    from hunyuan.accel.hopper import HopperOperations
+
+    fast = HopperOperations(fp8_attention=True)
+    q, keys, values = draw(rows, tokens + 2, 32, DIM), draw(rows, 11100, 8, DIM), draw(rows, 11100, 8, DIM)
+    keys += 8 * draw(1, 1, 8, DIM)
+    keys[:, stop:], values[:, stop:] = float("nan"), float("nan")
+    segments = [Segment(stop - tokens - 2, stop - tokens, True), Segment(stop - tokens, stop, False)]
+    out = fast.attend(q, keys, values, segments)
+    exact = PLAIN.attend(q.float(), keys.float(), values.float(), segments)
+    plain = fp8_attention.Fp8AttentionOperations().attend(q.float(), keys.float(), values.float(), segments)
+    assert error(out[:, :2], exact[:, :2]) < 8e-3
+    assert error(plain[:, 2:], exact[:, 2:]) < 8e-2
+    assert error(out[:, 2:], exact[:, 2:]) < 8e-2
+    assert error(out[:, 2:], plain[:, 2:]) < 5e-2
     assert torch.equal(out, fast.attend(q, keys, values, segments))
 
 

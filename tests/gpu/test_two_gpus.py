@@ -1,9 +1,12 @@
-"""Layers over two GPUs against the same layers on one: the same text and the same picture."""
+"""Layers over two GPUs, and a copy on each of two, against one GPU: the same text and the same picture."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +16,19 @@ from split_model import move_layers
 from hunyuan import Editor, EditRequest, EditResult, Settings
 from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
 from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.load import copy_for_painting
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.compare.sample_photos import photo
 from hunyuan.engines import native
 from hunyuan.engines.native import NativeEngine
-from hunyuan.generation.job import EditJob
+from hunyuan.errors import OutOfMemory
+from hunyuan.generation.job import Checkpoint, EditJob
+from hunyuan.generation.two_copies import TwoCopiesDenoiser
 from hunyuan.placement import Placement
-from hunyuan.plan.choice import Gpu, choose
+from hunyuan.plan.choice import Gpu
+from hunyuan.plan.memory import Work, plan_copies
+from hunyuan.requests import StepCacheName
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,27 +73,147 @@ def test_two_gpus_make_the_picture_that_one_makes(engine: NativeEngine, counts: 
     assert difference.max() == 0
 
 
-@pytest.mark.parametrize("weights", ["bf16", "fp8", "4bit"])
-def test_a_model_too_big_for_one_gpu_is_spread_on_the_fast_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+def difference(first: EditResult, second: EditResult) -> np.ndarray:
+    return np.abs(np.array(first.image).astype(int) - np.array(second.image).astype(int))
+
+
+@pytest.mark.parametrize("step_cache", [None, "taylor", "spectrum"])
+def test_two_copies_make_the_picture_of_both_rows_in_one_pass(
+    engine: NativeEngine, folder: Path, step_cache: StepCacheName | None
 ) -> None:
+    one = engine.checkpoint
+    two = replace(one, second=copy_for_painting(one.model, read_config(folder), SECOND))
+    request = EditRequest(
+        "Make the sky orange", images=[photo(1000, 700)], do_sample=False, step_cache=step_cache, previews=1
+    )
+    shown: list[int] = []
+
+    def run(checkpoint: Checkpoint) -> EditResult:
+        return EditJob(
+            checkpoint, request, 3, 8, noise_on_cpu=True, on_preview=lambda done, picture: shown.append(done)
+        ).run()
+
+    ours, theirs = run(two), run(one)
+    assert ours.cot_text == theirs.cot_text
+    assert shown == [4, 4]
+    # Products of one row and of two add up in another order.
+    apart = difference(ours, theirs)
+    assert apart.max() <= 1 if one.model.dtype == torch.float32 else apart.mean() < 2
+    assert difference(run(two), ours).max() == 0
+    assert torch.cuda.current_device() == 0
+
+
+@dataclass
+class Fast:
+    """A small checkpoint on the fast path, on as many GPUs of as many bytes as asked."""
+
+    folder: Path
+    settings: Settings
+    patch: pytest.MonkeyPatch
+    request = EditRequest("Make the sky orange", images=[photo(512, 512)], seed=3, steps=6, do_sample=False)
+
+    def load(self, *memories: int) -> tuple[Editor, Checkpoint]:
+        self.patch.setattr(native, "visible_gpus", lambda device: [Gpu("GPU", memory) for memory in memories])
+        editor = Editor.load(self.settings)
+        assert isinstance(editor.engine, NativeEngine)
+        return editor, editor.engine.checkpoint
+
+
+@pytest.fixture(params=["bf16", "fp8", "4bit"])
+def fast(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fast:
     if capability(FIRST) != HOPPER or not flashinfer_is_compiled():
         pytest.skip("needs Hopper GPUs and FlashInfer's compiled kernels")
     shape = TinyShape(hidden=512, heads=4, kv_heads=2, head_dim=128, experts=8, topk=4, expert_width=256, layers=24)
     folder = write_tiny_checkpoint(tmp_path / "tiny", shape)
     settings = Settings(
-        model_id=folder, device="cuda", weights=weights, moe_impl="flashinfer", noise_device="cpu", cache_dir=tmp_path
+        model_id=folder,
+        device="cuda",
+        weights=request.param,
+        moe_impl="flashinfer",
+        noise_device="cpu",
+        cache_dir=tmp_path,
     )
-    request = EditRequest("Make the sky orange", images=[photo(512, 512)], seed=3, steps=4, do_sample=False)
-    reference = Editor.load(settings).run(request)
-    plan = choose(read_config(folder), weights, "bf16", [Gpu("huge", 1 << 45)]).plan
-    assert plan is not None
-    monkeypatch.setattr(native, "visible_gpus", lambda device: [Gpu("a byte too small", plan.needed - 1)] * 2)
-    spread = Editor.load(settings)
-    assert isinstance(spread.engine, NativeEngine)
-    layers = spread.engine.checkpoint.model.model.layers
+    return Fast(folder, settings, monkeypatch)
+
+
+HUGE = 1 << 45
+
+
+def test_a_model_too_big_for_one_gpu_is_spread_on_the_fast_path(fast: Fast) -> None:
+    reference = fast.load(HUGE)[0].run(fast.request)
+    config = native.choose_weights(read_config(fast.folder), fast.settings, [Gpu("huge", HUGE)], torch.bfloat16).config
+    copies = plan_copies(config, [HUGE] * 2, Work.create(config))
+    assert copies is not None
+    spread, checkpoint = fast.load(*[copies.gpus[0].needed - 1] * 2)  # a byte too small, for two rows too
+    assert checkpoint.second is None
+    layers = checkpoint.model.model.layers
     assert [next(layer.parameters()).device for layer in (layers[0], layers[-1])] == [FIRST, SECOND]
-    result = spread.run(request)
+    result = spread.run(fast.request)
     assert result.cot_text == reference.cot_text
-    difference = np.abs(np.array(result.image).astype(int) - np.array(reference.image).astype(int))
-    assert difference.mean() < 2
+    assert difference(result, reference).mean() < 2
+
+
+def test_two_copies_on_the_fast_path(fast: Fast) -> None:
+    reference = fast.load(HUGE)[0].run(fast.request)
+    editor, checkpoint = fast.load(HUGE, HUGE)
+    assert checkpoint.second is not None
+    assert {p.device for p in checkpoint.second.model.layers.parameters()} == {SECOND}
+    assert {p.device for p in checkpoint.model.parameters()} == {FIRST}
+    result = editor.run(fast.request)
+    assert result.cot_text == reference.cot_text
+    assert difference(result, reference).mean() < 2
+    assert difference(editor.run(fast.request), result).max() == 0  # the same bytes twice
+    alone = replace(fast.request, guidance_scale=1.0)
+    assert difference(editor.run(alone), fast.load(HUGE)[0].run(alone)).max() == 0  # the same work on the same GPU
+    assert torch.cuda.current_device() == 0
+
+
+def test_no_kernel_is_compiled_for_either_gpu_after_warm_up(fast: Fast, caplog: pytest.LogCaptureFixture) -> None:
+    editor, _ = fast.load(HUGE, HUGE)
+    caplog.set_level(logging.INFO, logger="hunyuan.accel.compile_report")
+    editor.warm_up()
+    caplog.clear()
+    for words in (1, 40, 400):
+        for size in ((512, 512), (800, 300)):
+            editor.run(EditRequest("Make it" + " much" * words, images=[photo(*size)], seed=words, steps=2))
+    assert [record.message for record in caplog.records] == []
+
+
+def test_no_step_waits_for_the_second_gpu(fast: Fast) -> None:
+    """A second GPU that is busy for a second does not keep the host from launching a whole step."""
+    editor, _ = fast.load(HUGE, HUGE)
+    editor.warm_up()
+    predict, waited = TwoCopiesDenoiser.predict, []
+
+    def behind_a_sleep(self: TwoCopiesDenoiser, latents: torch.Tensor, index: int) -> torch.Tensor:
+        if index != 2:
+            return predict(self, latents, index)
+        torch.cuda.synchronize(SECOND)
+        with torch.cuda.device(SECOND):
+            torch.cuda._sleep(2_000_000_000)
+            done = torch.cuda.Event()
+            done.record()
+        velocities = predict(self, latents, index)
+        waited.append(done.query())
+        return velocities
+
+    fast.patch.setattr(TwoCopiesDenoiser, "predict", behind_a_sleep)
+    editor.run(fast.request)
+    assert waited == [False]
+
+
+def test_running_out_of_memory_on_the_second_gpu_is_survived(fast: Fast) -> None:
+    editor, checkpoint = fast.load(HUGE, HUGE)
+    assert checkpoint.second is not None
+    expected, velocity = editor.run(fast.request), checkpoint.second.velocity
+
+    def too_much(*args: Any) -> torch.Tensor:
+        torch.empty(1 << 50, dtype=torch.uint8, device=SECOND)
+        return velocity(*args)
+
+    with fast.patch.context() as patch:
+        patch.setattr(checkpoint.second, "velocity", too_much)
+        with pytest.raises(OutOfMemory):
+            editor.run(fast.request)
+    assert torch.cuda.current_device() == 0
+    assert difference(editor.run(fast.request), expected).max() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from itertools import product
@@ -57,6 +58,22 @@ def test_short_run_says_what_was_measured(tmp_path: Path) -> None:
     assert content["settings"]["prompt_tokens"] == "100"
 
 
+@pytest.mark.slow
+def test_two_copies_are_measured_and_the_host_s_part_of_a_step() -> None:
+    done = run(*SHORT, "--gpus", "2", "--launches")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gpus=2" in done.stdout
+    assert "guidance: the guided row on cpu, the unguided one on cpu" in done.stderr
+    assert re.search(r"host: \d+\.\d ms to launch a step, one row on each of two devices \(median of 5\)", done.stdout)
+
+
+@pytest.mark.parametrize("more", [["--distil"], ["--guidance", "1"], ["--check"]], ids=str)
+def test_one_row_is_not_shared_out(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench_engine.parse(["--gpus", "2", *more])
+    assert "--gpus 2 is for two rows" in capsys.readouterr().err
+
+
 def test_check_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     bench_engine.main(["--check", "--device", "cpu"])
     assert "not run" in capsys.readouterr().out
@@ -71,6 +88,7 @@ def options(**changes: object) -> argparse.Namespace:
 def test_aims_are_shown_for_their_own_set_up_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_engine.aims_of(options()) == bench_engine.AIMS_MS
     assert bench_engine.aims_of(options(dense="fp8", repeat=5)) == bench_engine.AIMS_MS
+    assert bench_engine.aims_of(options(gpus=2)) == {"total": 8_000.0}
     others: list[dict[str, object]] = [{"device": "cpu"}, {"size": "512x512"}, {"steps": 8}, {"step_cache": "taylor"}]
     assert not any(bench_engine.aims_of(options(**changes)) for changes in others)
     bench_engine.show([{"stage": "vae", "seconds": 0.1, "unit_ms": 100.0, "aim_ms": 150.0}])

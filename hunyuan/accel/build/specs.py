@@ -39,9 +39,10 @@ def spec_of(name: str, full: bool = False) -> Any:
         raise cut.SourceChanged(f"FlashInfer {flashinfer.__version__}; the cut is for {FLASHINFER_VERSION}")
     if name == flashinfer_modules.FUSED_MOE:
         return fused_moe.gen_cutlass_fused_moe_sm90_module() if full else cut_fused_moe()
-    if name == flashinfer_modules.PREFILL:
-        bf16 = torch.bfloat16
-        return attention.gen_single_prefill_module("fa3", bf16, bf16, bf16, 128, 128, 0, False, False, False)
+    if name in (flashinfer_modules.PREFILL, flashinfer_modules.PREFILL_FP8):
+        kind = torch.bfloat16 if name == flashinfer_modules.PREFILL else torch.float8_e4m3fn
+        types = (kind, kind, torch.bfloat16)
+        return attention.gen_single_prefill_module("fa3", *types, 128, 128, 0, False, False, False)
     if name == flashinfer_modules.TUNER:
         return tllm_utils.gen_trtllm_utils_module()
     if name == flashinfer_modules.NORM:
