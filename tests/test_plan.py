@@ -10,6 +10,7 @@ import torch
 from small_model import model_config
 
 from hunyuan.checkpoint.full_size import full_size_config
+from hunyuan.checkpoint.layer_choice import LayerErrors
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.modules import use_weight_formats
@@ -270,9 +271,11 @@ def test_a_distilled_checkpoint_takes_one_gpu_and_says_so(real, asked):
     assert choice.option == "one GPU is used: a distilled checkpoint has no unguided row"
 
 
-def test_a_gpu_that_stays_idle_is_explained(real):
-    choice = choose(real, "4bit", "bf16", [H100, Gpu("small", 40 * GIB)])
-    assert choice.option == "one GPU is used: GPU 1 is too small for a second copy"
+@pytest.mark.parametrize("second", [H200, Gpu("H100", 40 * GIB)], ids=str)
+def test_a_gpu_that_stays_idle_is_explained(real, second):
+    choice = choose(real, "4bit", "bf16", [H100, second])
+    assert len(choice.gpus) == 1
+    assert choice.option == "one GPU is used: GPU 1 is of another kind or too small for a copy"
 
 
 def test_one_gpu_has_no_option(real):
@@ -351,9 +354,47 @@ def test_a_cpu_is_not_planned_for(real, asked, weights):
     assert render(choice).startswith(f"weights: {weights} (")
 
 
-def test_mixed_needs_a_conversion(real):
-    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed needs .* hunyuan quantize SRC OUT"):
-        choose(real, "mixed", "bf16", [H100])
+def test_mixed_keeps_as_many_layers_in_fp8_as_fit_those_that_gain_most(real):
+    errors = {n: LayerErrors(0.1 + n / 1000, 0.03) for n in range(32)} | {31: LayerErrors(0.02, 0.03)}
+    choice = choose(real, "mixed", "bf16", [H100], errors=lambda: errors)
+    assert [n for n, kind in enumerate(choice.config.expert_formats) if kind == "fp8"] == list(range(15, 31))
+    assert (choice.weights, choice.quantize) == ("mixed", True)
+    assert choice.reason.startswith(
+        "HUNYUAN_WEIGHTS=mixed: 4 bits, and fp8 in as many layers as fit 1 x H100 (79.6 GiB);"
+    )
+    assert choice.plan is not None
+    assert choice.plan.fits
+    assert choice.plan.gpus[0].left < 1.06 * GIB  # none more
+    assert "16 layers mxfp4, 16 layers fp8" in render(choice)
+
+
+def test_mixed_on_more_memory_leaves_what_gains_nothing_in_4_bits(real):
+    errors = {n: LayerErrors(0.1 if n else 0.02, 0.03) for n in range(32)}
+    choice = choose(real, "mixed", "bf16", [H200], errors=lambda: errors)
+    assert choice.config.expert_formats == ("mxfp4",) + ("fp8",) * 31
+
+
+def test_mixed_on_less_memory_is_4_bits_or_refused(real):
+    choice = choose(real, "mixed", "bf16", [Gpu("GPU", 62 * GIB)], errors=dict)
+    assert set(choice.config.expert_formats) == {"mxfp4"}
+    message, _ = refusal(real, "mixed", "bf16", [Gpu("GPU", 50 * GIB)])
+    assert message.startswith("mixed needs 61.9 GiB")
+
+
+def test_auto_takes_no_layer_in_fp8_unasked(real):
+    """It would fit, and makes a token slower: nothing is even measured."""
+
+    def errors() -> dict[int, LayerErrors]:
+        raise AssertionError("auto measured")
+
+    for gpu in (H100, Gpu("GPU", 90 * GIB)):
+        choice = choose(real, "auto", "bf16", [gpu], errors=errors)
+        assert set(choice.config.expert_formats) == {"mxfp4"}
+
+
+def test_mixed_of_an_official_folder_needs_a_gpu(real):
+    with pytest.raises(SettingsError, match=r"HUNYUAN_WEIGHTS=mixed fills .* hunyuan quantize SRC OUT"):
+        choose(real, "mixed", "bf16", [])
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp8", "mixed"])

@@ -70,6 +70,10 @@ class HopperOperations(Operations):
             known = self._router_parts[id(router)] = router, routing.split_weight(router.detach())
         return known[1]
 
+    def router_weight(self, router: Tensor) -> Tensor:
+        """The router's weight in the dtype in which one token is multiplied by it: fp32, or bf16 of the same values."""
+        return router if self.router_dtype == torch.float32 else self._parts(router)[0]
+
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _norm_of(rows.add_norm(x, [], weight, eps))
 

@@ -28,12 +28,13 @@ is in memory at a time, and A runs once. Each thinks for itself once, for the te
 text, so that they differ by the painting alone.
 
 A candidate is a checkpoint folder, with options behind an @ if it is to be loaded or painted otherwise:
-FOLDER@weights=4bit, FOLDER@weights=fp8,dense=fp8, FOLDER@step_cache=taylor,interval=3 (a step cache's own options are
-the fields of its settings in hunyuan/generation), FOLDER@name=WORD,... to call it WORD.
+FOLDER@weights=4bit, FOLDER@weights=fp8,dense=fp8, FOLDER@dtype=bfloat16, FOLDER@step_cache=taylor,interval=3 (a step
+cache's own options are the fields of its settings in hunyuan/generation), FOLDER@name=WORD,... to call it WORD.
 
   weight error: of the experts, |B - A| / |A|, from the files
   layers: |B - A| / |A| of the residual stream behind each layer, at the middle step, B being given A's latents
   velocity: the same of what the network predicts, at each step
+  full steps: those that no step cache forecast
   PSNR, SSIM, largest difference: of the two pictures
   text, free: tokens that the greedy texts of A and B have in common before they part, of all tokens of A's
   text, forced: share of positions with the same likeliest next token, both reading A's text"""
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     references, outcomes = compare(reference, candidates, cases, watch, on_outcome)
     print(summary(outcomes))
     if args.sheet is not None:
-        sheet(cases, references, outcomes).save(args.sheet)
+        sheet(cases, [reference.result.image for reference in references], outcomes).save(args.sheet)
     return 0
 
 
@@ -126,7 +127,8 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
         folder, options = split_candidate(text)
         weights, dense = options.pop("weights", args.weights_b), options.pop("dense", args.dense_b)
         name = options.pop("name", "B" if len(args.b) == 1 else Path(folder).name + text[len(folder) :])
-        load = loader(args, Path(folder), weights, dense)
+        dtype = options.pop("dtype", args.dtype)
+        load = loader(args, Path(folder), weights, dense, dtype)
         found.append(Candidate(name, load, read_cache(text, options)))
     return found
 
@@ -170,13 +172,15 @@ def watch(what: str) -> Iterator[ProgressCallback]:
         yield shown.on_progress
 
 
-def loader(args: argparse.Namespace, folder: Path, weights: str, dense: str) -> Callable[[], Editor]:
+def loader(
+    args: argparse.Namespace, folder: Path, weights: str, dense: str, dtype: str | None = None
+) -> Callable[[], Editor]:
     from hunyuan.editor import Editor
     from hunyuan.settings import Settings
 
     # Here and not at its turn: a folder that is not there is said before the other side has worked for minutes.
     settings = Settings(
-        model_id=folder, engine="native", device=args.device, dtype=args.dtype, weights=weights, dense=dense
+        model_id=folder, engine="native", device=args.device, dtype=dtype or args.dtype, weights=weights, dense=dense
     )
     return lambda: Editor.load(settings)
 

@@ -17,9 +17,12 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hunyuan.errors import HunyuanError
+
+if TYPE_CHECKING:
+    from hunyuan.settings import Settings
 
 DESCRIPTION = """\
 Says in a table what this machine has (settings, packages, driver, GPU, compiled kernels, disk) and what that allows.
@@ -67,9 +70,10 @@ def run(args: argparse.Namespace) -> int:
 def examine() -> Iterator[Row]:
     yield python()
     yield packages()
-    setting, folder = settings()
+    setting, values = settings()
+    folder = values.folder if values else None
     yield setting
-    yield checkpoint(folder)
+    yield checkpoint(values)
     yield driver()
     cards, gpu = gpus()
     yield gpu
@@ -115,8 +119,8 @@ def requirements() -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def settings() -> tuple[Row, Path | None]:
-    """Whether the environment's settings are valid, and the checkpoint folder that they name."""
+def settings() -> tuple[Row, Settings | None]:
+    """Whether the environment's settings are valid, and they themselves where they are."""
     try:
         from hunyuan.settings import Settings
 
@@ -126,15 +130,20 @@ def settings() -> tuple[Row, Path | None]:
     except HunyuanError as error:
         return Row("BAD", "settings", str(error)), None
     given = sorted(values.model_fields_set)
-    return Row("ok", "settings", f"set: {', '.join(given)}" if given else "all at their defaults"), values.folder
+    return Row("ok", "settings", f"set: {', '.join(given)}" if given else "all at their defaults"), values
 
 
-def checkpoint(folder: Path | None) -> Row:
+def checkpoint(values: Settings | None) -> Row:
     from hunyuan.checkpoint import identity
+    from hunyuan.checkpoint.builtin import KINDS
     from hunyuan.checkpoint.verify import problems
 
+    if values is None:
+        return Row("--", "checkpoint", "not looked at, as the settings are not valid")
+    folder = values.folder
     if folder is None:
-        return Row("--", "checkpoint", "MODEL_ID names no folder: the demo is served, or what MODEL_ID=tiny is")
+        why = "MODEL_ID is unset" if values.model_id is None else f"MODEL_ID={values.model_id}"
+        return Row("ok", "checkpoint", f"{KINDS[values.builtin or 'demo'].about} ({why})")
     found = problems(folder)
     more = f" (and {len(found) - 1} more; hunyuan verify {folder})" if len(found) > 1 else ""
     if found:
@@ -230,7 +239,8 @@ def weights(cards: list[Card], folder: Path | None) -> Row:
     except HunyuanError as error:
         return Row("BAD" if folder else "--", "allows: weights", str(error))
     of = folder.name if folder else "the published model"
-    return Row("ok", "allows: weights", f"{of} in {choice.weights}: {choice.reason}")
+    reason = f"{choice.reason}; {choice.option}" if choice.option else choice.reason
+    return Row("ok", "allows: weights", f"{of} in {choice.weights}: {reason}")
 
 
 def speed(cards: list[Card]) -> Row:

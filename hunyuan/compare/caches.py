@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from torch import Tensor
+
 from hunyuan.generation.spectrum import SpectrumCache, SpectrumSettings
 from hunyuan.generation.step_cache import StepCache, TaylorCache, TaylorSettings
 
@@ -16,6 +18,23 @@ CACHES: dict[str, tuple[Callable[..., StepCache], type[Any]]] = {
     "taylor": (TaylorCache, TaylorSettings),
     "spectrum": (SpectrumCache, SpectrumSettings),
 }
+
+
+class CountingCache:
+    """Another cache that counts the steps which ran in full."""
+
+    def __init__(self, cache: StepCache) -> None:
+        self.cache, self.full_steps = cache, 0
+
+    def needs_full(self, step: int) -> bool:
+        return self.cache.needs_full(step)
+
+    def record(self, step: int, hidden: Tensor) -> None:
+        self.full_steps += 1
+        self.cache.record(step, hidden)
+
+    def forecast(self) -> Tensor:
+        return self.cache.forecast()
 
 
 def make_cache(name: str, options: Mapping[str, str]) -> Callable[[int], StepCache]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hunyuan import EditRequest
 from hunyuan.compare import picture_metrics as metrics
-from hunyuan.compare.weights import Comparison, Outcome, Reference
+from hunyuan.compare.weights import Comparison, Outcome
 from hunyuan.pictures.reader import load_image
 
 
@@ -52,20 +52,45 @@ def _numbered(series: Sequence[Sequence[float]]) -> list[str]:
     return lines
 
 
-HEADINGS = ("candidate", "weight error", "last layer", "velocity", "PSNR dB", "SSIM", "least SSIM", "text forced")
+HEADINGS = (
+    "candidate",
+    "full steps",
+    "weight error",
+    "last layer",
+    "velocity",
+    "PSNR dB",
+    "SSIM",
+    "least SSIM",
+    "text forced",
+    "text free",
+)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """One row per candidate, means over the requests, as Markdown."""
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(_row, outcomes)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """One row per candidate, means over the requests, as Markdown; and what each layer and each step loses."""
+    tables = [_markdown([HEADINGS, *map(_row, outcomes)])]
+    layers = [[c.layer_error for c in outcome.comparisons] for outcome in outcomes]
+    steps = [[c.velocity_error for c in outcome.comparisons] for outcome in outcomes]
+    for what, series in (("residual stream behind layer", layers), ("velocity at step", steps)):
+        count = max((len(errors) for found in series for errors in found), default=0)
+        rows = [[_mean((e[i] for e in found if i < len(e)), ".4f") for found in series] for i in range(count)]
+        names = [outcome.name for outcome in outcomes]
+        tables.append(_markdown([[what, *names], *([str(i), *row] for i, row in enumerate(rows))]))
+    return "\n\n".join(tables)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest))
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:
     found = outcome.comparisons
     noise = [c.psnr_db for c in found if c.psnr_db is not None]
+    texts = [(c.text_equal_before_parting or 0) / c.text_tokens for c in found if c.text_tokens]
     return (
         outcome.name,
+        _mean((c.full_steps for c in found), ".3g"),
         "-" if outcome.weight_error is None else f"{outcome.weight_error:.4f}",
         _mean((c.layer_error[-1] for c in found if c.layer_error), ".4f"),
         _mean((fmean(c.velocity_error) for c in found), ".4f"),
@@ -73,6 +98,7 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         _mean((c.ssim for c in found), ".4f"),
         f"{min(c.ssim for c in found):.4f}",
         _mean((c.text_forced_share for c in found if c.text_forced_share is not None), ".4f"),
+        _mean(texts, ".4f"),
     )
 
 
@@ -81,18 +107,18 @@ def _mean(values: Iterable[float], form: str) -> str:
     return format(fmean(found), form) if found else "-"
 
 
-def sheet(cases: Sequence[EditRequest], references: Sequence[Reference], outcomes: Sequence[Outcome]) -> Image.Image:
-    """A row per request: source, A, each candidate; with a single one its difference from A too."""
+def sheet(cases: Sequence[EditRequest], originals: Sequence[Image.Image], outcomes: Sequence[Outcome]) -> Image.Image:
+    """A row per request: source, A's picture `originals`, each candidate's; with a single one its difference from A."""
     rows = []
-    for i, (case, reference) in enumerate(zip(cases, references, strict=True)):
+    for i, (case, original) in enumerate(zip(cases, originals, strict=True)):
         source = load_image(case.images[0]) if case.images else None
-        row: list[tuple[str, Image.Image | None]] = [(case.prompt, source), ("A", reference.result.image)]
+        row: list[tuple[str, Image.Image | None]] = [(case.prompt, source), ("A", original)]
         for outcome in outcomes:
             found, picture = outcome.comparisons[i], outcome.pictures[i]
             noise = "equal" if found.psnr_db is None else f"{found.psnr_db:.1f} dB"
             row.append((f"{outcome.name}: {noise}, SSIM {found.ssim:.3f}", picture))
             if len(outcomes) == 1:
-                apart = metrics.difference(reference.result.image, picture)
+                apart = metrics.difference(original, picture)
                 row.append((f"difference x{metrics.AMPLIFIED}, {noise}", apart))
         rows.append(row)
     return metrics.contact_sheet(rows)

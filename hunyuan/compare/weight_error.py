@@ -6,7 +6,6 @@ folders and formats; no network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import sqrt
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from hunyuan.checkpoint.folder import OpenWeights, read_config
 from hunyuan.checkpoint.safetensors_file import ShardReader
+from hunyuan.checkpoint.sensitivity import sampled_matrices
 from hunyuan.checkpoint.tensor_table import expected_tensors
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.numbers import dequantize_fp8, dequantize_mxfp4, quantize_fp8, quantize_mxfp4
@@ -46,7 +46,7 @@ def weight_error(reference: Path | str | None, folder: Path | str | None, target
     error = square = 0.0
     with OpenWeights(source, expected_tensors(official)) as first, OpenWeights(stored, expected_tensors(own)) as second:
         ours, theirs = first.where(), second.where()
-        for layer, name, expert in _matrices(official):
+        for layer, name, expert in sampled_matrices(official, MOST_EXPERTS):
             key = f"model.layers.{layer}.mlp.experts.{expert}.{name}_proj.weight"
             weight = ours[key].tensor(key).float()
             if own.expert_formats[layer] == "bf16":
@@ -56,15 +56,6 @@ def weight_error(reference: Path | str | None, folder: Path | str | None, target
             error += float((found - weight).square().sum(dtype=torch.float64))
             square += float(weight.square().sum(dtype=torch.float64))
     return sqrt(error / square) if square else 0.0
-
-
-def _matrices(config: CheckpointConfig) -> Iterator[tuple[int, str, int]]:
-    """Layer, matrix and expert of all that are looked at."""
-    for layer in range(config.num_hidden_layers):
-        if config.is_moe(layer):
-            count = config.num_experts[layer]
-            for expert in range(0, count, max(1, count // MOST_EXPERTS)):
-                yield from ((layer, name, expert) for name in ("gate_and_up", "down"))
 
 
 def _rounded(weight: Tensor, kind: str) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from hunyuan import Editor, EditRequest, EditResult
 from hunyuan.compare import picture_metrics as metrics
+from hunyuan.compare.caches import CountingCache
 from hunyuan.compare.weight_error import weight_error
 from hunyuan.engines.native import NativeEngine
 from hunyuan.generation.denoise import Denoiser
@@ -61,12 +62,13 @@ class Reference:
 
 @dataclass
 class Comparison:
-    """One request's numbers with one candidate. None: not defined (equal pictures have no PSNR, a request without
-    thinking no text)."""
+    """One request's numbers with one candidate; `full_steps` are those that no step cache forecast. None: not defined
+    (equal pictures have no PSNR, a request without thinking no text)."""
 
     candidate: str
     prompt: str
     size: tuple[int, int]
+    full_steps: int
     psnr_db: float | None
     ssim: float
     largest_difference: int
@@ -170,7 +172,7 @@ def run_compared(
 ) -> tuple[Comparison, EditResult]:
     """As many steps as A took, whatever B's own default is."""
     cot, cache = reference.result.cot_text, None if candidate is None else candidate.cache
-    painted, errors, layers = _paint(
+    painted, full, errors, layers = _paint(
         editor, replace(case, steps=reference.result.steps, cot_text=cot), reference, cache, on_progress
     )
     tokens = parting = share = None
@@ -185,6 +187,7 @@ def run_compared(
         candidate="B" if candidate is None else candidate.name,
         prompt=case.prompt,
         size=a.size,
+        full_steps=full,
         psnr_db=None if math.isinf(noise) else noise,
         ssim=metrics.ssim(a, b),
         largest_difference=metrics.largest_difference(a, b),
@@ -203,8 +206,9 @@ def _paint(
     reference: Reference,
     cache: Callable[[int], StepCache] | None,
     on_progress: ProgressCallback | None,
-) -> tuple[EditResult, list[float], list[float]]:
-    """B's picture; the errors of its velocities at A's latents, and of its residual stream behind each layer."""
+) -> tuple[EditResult, int, list[float], list[float]]:
+    """B's picture and how many of its steps ran in full; the errors of its velocities at A's latents, and of its
+    residual stream behind each layer."""
     errors: dict[int, float] = {}
     layers: list[Tensor] = []
 
@@ -220,14 +224,21 @@ def _paint(
 
         return predict
 
-    with caching(cache):
+    made: list[CountingCache] = []
+
+    def counted(steps: int) -> StepCache:
+        made.append(CountingCache(cache(steps)))  # type: ignore[misc]
+        return made[-1]
+
+    with caching(None if cache is None else counted):
         with predicting(forced):
             painted = editor.run(case, on_progress)
         if cache is not None:
             painted = editor.run(case, on_progress)
+    full = made[-1].full_steps if made else painted.steps
     # A step that was forecast ran no layer.
     pairs = zip(layers, reference.layers, strict=True) if len(layers) == len(reference.layers) else ()
-    return painted, [errors[i] for i in sorted(errors)], [relative_error(a, b) for a, b in pairs]
+    return painted, full, [errors[i] for i in sorted(errors)], [relative_error(a, b) for a, b in pairs]
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

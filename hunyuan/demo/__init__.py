@@ -12,7 +12,7 @@ REQUESTS = ("Make it black and white", "Make the background blue", "Mirror it")
 """Three requests that it knows; README.md, the page at `/` and the log name them."""
 
 ABOUT = (
-    "the built-in demo, a small model that has learned some edits of small pictures, such as "
+    "the built-in demo, a small model that has learned some edits and answers with about 256x256 pixels; it knows "
     + ", ".join(f'"{request}"' for request in REQUESTS)
-    + "; it gives the picture back where a request is none of them"
+    + " and some more, and should give the picture back where a request is none of them, which it does not always"
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,9 @@ import torch
 
 from hunyuan.cache_dirs import user_cache_dirs
 from hunyuan.checkpoint.folder import read_config, read_json
+from hunyuan.checkpoint.layer_choice import LayerErrors, choice_table
 from hunyuan.checkpoint.load import copy_for_painting, load_model
+from hunyuan.checkpoint.sensitivity import weight_errors
 from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
@@ -56,7 +59,9 @@ class NativeEngine:
         dtype = choose_dtype(settings, device)
         if device.type == "cuda" and dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions; float32 here means float32
-        choice = choose_weights(read_config(folder), settings, visible_gpus(device), dtype)
+        choice = choose_weights(
+            read_config(folder), settings, visible_gpus(device), dtype, lambda: weight_errors(folder, device)
+        )
         log.info("device %s, dtype %s, weights %s: %s", device, dtype, choice.weights, choice.reason)
         impl = choose_impl(choice.config, device, dtype, settings.moe_impl)
         if settings.attention == "fp8" and (accel := acceleration()) is not None:
@@ -177,15 +182,35 @@ def read_small_files(folder: Path, config: ModelConfig) -> SmallFiles:
     return tokenizer, generation, prompts
 
 
-def choose_weights(config: CheckpointConfig, settings: Settings, gpus: list[Gpu], dtype: torch.dtype) -> Choice:
-    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`."""
+def choose_weights(
+    config: CheckpointConfig,
+    settings: Settings,
+    gpus: list[Gpu],
+    dtype: torch.dtype,
+    measure: Callable[[], Mapping[int, LayerErrors]] | None = None,
+) -> Choice:
+    """What format the weights are to have, printed with the memory it takes. Raises `SettingsError`.
+
+    Args:
+        measure: what each layer loses, which only mixed weights of an official folder ask for.
+    """
+    measured: dict[int, LayerErrors] = {}
+
+    def errors() -> Mapping[int, LayerErrors]:
+        log.info("weights: measuring which layers gain most from fp8, on some experts of each")
+        measured.update(measure() if measure else {})
+        return measured
+
     try:
-        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize)
+        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize, errors=errors)
     except DoesNotFit as error:
         log.error("memory plan\n%s", render(error.choice))
         raise
     if choice.plan is not None:
         log.info("memory plan\n%s", render(choice))
+    if measured:
+        kept = [n for n, kind in enumerate(choice.config.expert_formats) if kind == "fp8"]
+        log.info("%s", choice_table(choice.config, measured, kept, "some of its experts' weights"))
     return choice
 
 

@@ -60,6 +60,11 @@ class Denoiser:
         value = torch.tensor([1000 * self.guidance_scale], dtype=torch.bfloat16)
         return value.float().to(self.model.device)
 
+    def upload(self) -> None:
+        """Puts on the device what is the same at every step; else step 0 does, behind all that the device has to do."""
+        for name in ("span", "times"):
+            getattr(self, name)
+
     def predict(self, latents: Tensor, index: int) -> Tensor:
         """The network's velocity at step `index`: fp32 `[rows, channels, h, w]`, the conditional row first."""
         t = self.times[index : index + 1]  # [1]

@@ -63,5 +63,6 @@ def on_two_copies(
     kv = buffers(second, 1, block.image.stop, lent)
     fill = partial(fill_unguided, second, layout, conditions, block.timestep, kv, denoiser.kv)
     unguided = replace(denoiser, model=second, kv=kv, cache=cache)
+    unguided.upload()  # the host waits for that: now, before there is anything to wait for
     parts = {each.name: getattr(denoiser, each.name) for each in fields(denoiser)}
     return TwoCopiesDenoiser(**parts, unguided=unguided, fill_unguided=fill)

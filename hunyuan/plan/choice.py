@@ -1,16 +1,19 @@
 """In which format the weights are to be held: what the settings ask for, what the folder has, what fits the GPUs.
 
-Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. A format
-that is asked for by name and fits twice is held by two GPUs, which then share the rows of guidance. A folder that is
-quantized already is taken as it is. Knows the settings' words and reasons for people; reads no files and asks
-no driver.
+Quality decides: bf16 before fp8 before 4-bit, over as many GPUs as that takes, and the fewest that hold it. Some layers
+in fp8 are never chosen unasked: they make a token slower than 4 bits do, for a gain that has not been shown on the
+published weights. A format that is asked for by name and fits twice is held by two GPUs, which then share the rows of
+guidance. A folder that is quantized already is taken as it is. Knows the settings' words and reasons for people; reads
+no files and asks no driver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hunyuan.checkpoint.layer_choice import LayerErrors, with_fp8_layers, worth_fp8
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.plan.memory import GIB, MemoryPlan, Work, plan_copies, plan_memory
@@ -72,6 +75,7 @@ def choose(
     *,
     work: Work | None = None,
     itemsize: int = 2,
+    errors: Callable[[], Mapping[int, LayerErrors]] | None = None,
 ) -> Choice:
     """Settles `HUNYUAN_WEIGHTS` and `HUNYUAN_DENSE`.
 
@@ -82,25 +86,25 @@ def choose(
         gpus: in the order in which they are to be used; none for a CPU, where nothing is planned.
         work: the largest request to make room for; None: the largest that the checkpoint allows.
         itemsize: bytes of the dtype that the model computes in.
+        errors: measures an official folder's layers, for mixed alone; None: the first stand for those that gain most.
 
     Raises:
         SettingsError: the folder cannot be had in the format asked for.
         DoesNotFit: a format could, and is too big.
     """
     stored = stored_weights(config)
-    every = _targets(config, stored, dense)
+    every, work = _targets(config, stored, dense), work or Work.create(config)
+    if weights == MIXED and stored == "bf16" and gpus:
+        every[MIXED] = _mixed(every["4bit"], gpus, work, itemsize, errors)
     allowed = _allowed(every, stored, weights)
     if not gpus:
-        best = next(iter(allowed))
-        reason = "no GPU to fit" if weights == "auto" else f"HUNYUAN_WEIGHTS={weights}"
-        return Choice(best, every[best], every[best].formats != config.formats, reason)
-    work = work or Work.create(config)
-    memories = [gpu.memory for gpu in gpus]
-    too_big: list[Choice] = []
+        reason, target = "no GPU to fit" if weights == "auto" else f"HUNYUAN_WEIGHTS={weights}", every[allowed[0]]
+        return Choice(allowed[0], target, target.formats != config.formats, reason)
+    memories, too_big = [gpu.memory for gpu in gpus], list[Choice]()
     for name in allowed:
-        target, plan = every[name], plan_memory(every[name], memories, work, itemsize)
+        plan = plan_memory(target := every[name], memories, work, itemsize)
         if weights != "auto":
-            plan = plan_copies(target, memories, work, itemsize) or plan
+            plan = _copies(target, gpus, work, itemsize) or plan
         used = tuple(gpus[: len(plan.gpus)] if plan.fits else gpus)
         reason = _reason(name, weights, stored, too_big, used) if plan.fits else "does not fit"
         choice = Choice(name, target, target.formats != config.formats, reason, used, plan)
@@ -118,6 +122,26 @@ def _targets(config: CheckpointConfig, stored: str, dense: str) -> dict[str, Che
     return {name: config.with_formats(kind, dense) for name, kind in FORMATS.items()}
 
 
+def _mixed(
+    narrow: CheckpointConfig,
+    gpus: Sequence[Gpu],
+    work: Work,
+    itemsize: int,
+    errors: Callable[[], Mapping[int, LayerErrors]] | None,
+) -> CheckpointConfig:
+    """`narrow`, all experts in 4 bits, with as many layers in fp8 as fit the GPUs, those that gain most."""
+    layers = [n for n in range(narrow.num_hidden_layers) if narrow.is_moe(n)]
+    ranked = layers if errors is None else worth_fp8(errors())
+
+    def kept(count: int) -> CheckpointConfig:
+        return with_fp8_layers(narrow, ranked[:count], narrow.dense_format)
+
+    def too_many(count: int) -> bool:
+        return not plan_memory(kept(count), [gpu.memory for gpu in gpus], work, itemsize).fits
+
+    return kept(max(0, bisect_left(range(len(ranked) + 1), True, key=too_many) - 1))
+
+
 def _allowed(every: Iterable[str], stored: str, weights: str) -> list[str]:
     """Those that the setting allows. Raises `SettingsError` when there are none."""
     chosen = [name for name in every if weights in ("auto", name)]
@@ -125,8 +149,8 @@ def _allowed(every: Iterable[str], stored: str, weights: str) -> list[str]:
         return chosen
     if stored == "bf16" and weights == MIXED:
         raise SettingsError(
-            f"HUNYUAN_WEIGHTS={MIXED} needs a folder converted beforehand, because it takes measuring which layers to "
-            f"keep in fp8: {CONVERT} {MIXED}"
+            f"HUNYUAN_WEIGHTS={MIXED} fills the memory of a GPU, and there is none; a CPU needs a folder converted "
+            f"beforehand: {CONVERT} {MIXED}"
         )
     raise SettingsError(
         f"HUNYUAN_WEIGHTS={weights}, but this folder's experts are stored as {stored}; use auto or {stored} with it, "
@@ -138,6 +162,8 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
     where = describe(gpus)
     if stored != "bf16":
         reason = f"the folder's experts are stored as {stored}, and fit {where}"
+    elif asked == MIXED:
+        reason = f"HUNYUAN_WEIGHTS={asked}: 4 bits, and fp8 in as many layers as fit {where}"
     elif asked != "auto":
         reason = f"HUNYUAN_WEIGHTS={asked}, which fits {where}"
     elif too_big:
@@ -148,6 +174,13 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
     if chosen not in ("bf16", stored):
         reason += f"; quantized while loading, which {CONVERT} {chosen} does once and for all"
     return reason
+
+
+def _copies(target: CheckpointConfig, gpus: Sequence[Gpu], work: Work, itemsize: int) -> MemoryPlan | None:
+    """A copy on each of the first two GPUs, which must be of one kind: both rows take the same kernels."""
+    if len({gpu.name for gpu in gpus[:2]}) > 1:
+        return None
+    return plan_copies(target, [gpu.memory for gpu in gpus], work, itemsize)
 
 
 def _option(
@@ -165,11 +198,14 @@ def _option(
         return "GPU 0 runs the guided row and all else, GPU 1 the unguided row; GPU 1 idles without guidance"
     if work.rows == 1:
         return "one GPU is used: a distilled checkpoint has no unguided row" if len(plan.gpus) == 1 else ""
-    memories = [gpu.memory for gpu in gpus]
-    fitting = [name for name, target in every.items() if plan_copies(target, memories, work, itemsize)]
+    fitting = [name for name, target in every.items() if _copies(target, gpus, work, itemsize)]
     if weights == "auto" and fitting:
         return f"HUNYUAN_WEIGHTS={fitting[0]}: a copy on each of two GPUs, which run the two rows of guidance at once"
-    return "one GPU is used: GPU 1 is too small for a second copy" if weights != "auto" and len(plan.gpus) == 1 else ""
+    return (
+        "one GPU is used: GPU 1 is of another kind or too small for a copy"
+        if weights != "auto" and len(plan.gpus) == 1
+        else ""
+    )
 
 
 def _refusal(

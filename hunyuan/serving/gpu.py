@@ -1,4 +1,4 @@
-"""What the service needs to know of the GPU: memory in bytes, and which failures a process survives.
+"""What the service needs to know of its GPUs: memory in bytes, and which failures a process survives.
 
 Works without torch and without a GPU: torch is never imported here, only looked up where an engine has imported it.
 """
@@ -27,22 +27,19 @@ _LOST = (
 _NO_ROOM = ("out of memory", "alloc_failed")
 
 
-def memory_used() -> int | None:
-    """Bytes of tensors on the card; None without a GPU."""
-    torch = _torch_on_cuda()
-    return None if torch is None else int(torch.cuda.memory_allocated())
+def memory_used() -> dict[int, int]:
+    """Bytes of tensors on each GPU that this process uses, by its number; empty without one."""
+    return {gpu: int(torch.cuda.memory_allocated(gpu)) for torch, gpu in _in_use()}
 
 
 def forget_peak() -> None:
-    torch = _torch_on_cuda()
-    if torch is not None:
-        torch.cuda.reset_peak_memory_stats()
+    for torch, gpu in _in_use():
+        torch.cuda.reset_peak_memory_stats(gpu)
 
 
-def memory_peak() -> int | None:
-    """Most bytes of tensors since `forget_peak`; None without a GPU."""
-    torch = _torch_on_cuda()
-    return None if torch is None else int(torch.cuda.max_memory_allocated())
+def memory_peak() -> dict[int, int]:
+    """Most bytes of tensors since `forget_peak`, as `memory_used`."""
+    return {gpu: int(torch.cuda.max_memory_allocated(gpu)) for torch, gpu in _in_use()}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -75,11 +72,10 @@ def release(error: BaseException) -> None:
 
 
 def _answers() -> bool:
-    """A CUDA error that was not named above is fatal exactly if the next call fails as well."""
-    torch = _torch_on_cuda()
+    """A CUDA error that was not named above is fatal exactly if the next call fails as well, on any of the GPUs."""
     try:
-        if torch is not None:
-            torch.cuda.synchronize()
+        for torch, gpu in _in_use():
+            torch.cuda.synchronize(gpu)
     except Exception:
         return False
     return True
@@ -95,6 +91,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while current is not None:
         yield current
         current = current.__cause__ or current.__context__
+
+
+def _in_use() -> list[tuple[ModuleType, int]]:
+    """The first GPU and those that this process has memory on; asking others for anything would take some there."""
+    torch = _torch_on_cuda()
+    if torch is None:
+        return []
+    numbers = range(torch.cuda.device_count())
+    return [(torch, gpu) for gpu in numbers if gpu == 0 or torch.cuda.memory_reserved(gpu)]
 
 
 def _torch_on_cuda() -> ModuleType | None:

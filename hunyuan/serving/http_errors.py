@@ -29,6 +29,16 @@ class MethodNotAllowed(HunyuanError):
     code = "method_not_allowed"
 
 
+class ModelNotFound(InvalidRequest):
+    """A model was asked for by a name that the served one does not have."""
+
+    status = 404
+    code = "model_not_found"
+
+    def __init__(self, served: str) -> None:
+        super().__init__("model", f"there is no such model here; {served} is served")
+
+
 class PayloadTooLarge(HunyuanError):
     """The request's body is larger than `HUNYUAN_MAX_UPLOAD_MB`."""
 
@@ -168,15 +178,20 @@ class NoStorage(HunyuanError):
 NOT_MULTIPART = "send the fields as multipart/form-data (curl -F image=@photo.jpg -F prompt=...)"
 _BY_STATUS: dict[int, tuple[type[HunyuanError], str]] = {
     404: (NotFound, "there is nothing at this path; edits go to POST /edit"),
-    405: (MethodNotAllowed, "this path does not take that method; edits go to POST /edit"),
     415: (UnsupportedMediaType, NOT_MULTIPART),
     429: (QueueFull, "the server is busy; try again later"),
     504: (DeadlineExceeded, "the request was not finished in time"),
 }
 
 
-def error_of_status(status: int) -> HunyuanError:
-    """The error that stands for an answer the framework made by itself."""
+def error_of_status(status: int, allowed: str | None = None) -> HunyuanError:
+    """The error that stands for an answer the framework made by itself.
+
+    Args:
+        allowed: its `Allow`, the methods that the path takes; the framework's files have none, and take GET.
+    """
+    if status == MethodNotAllowed.status:
+        return MethodNotAllowed(f"this path takes {allowed or 'GET, HEAD'} only")
     if status in _BY_STATUS:
         kind, message = _BY_STATUS[status]
         return kind(message)

@@ -68,7 +68,9 @@ def edit_form(settings: Settings, one_upload: OneUpload) -> type[bentoml.IODescr
         seed: int | None = Described(None, ge=0, le=MAX_SEED, description="drawn, and returned in X-Seed, if absent")
         steps: int | None = Described(None, ge=1, le=MAX_STEPS, description="denoising steps")
         resolution: str = Described(
-            "auto", pattern=r"^(auto|[0-9]+[x:][0-9]+)$", description="auto, WIDTHxHEIGHT or W:H; at most 8:1"
+            "auto",
+            pattern=r"^(auto|[0-9]+[x:][0-9]+)$",
+            description="auto, WIDTHxHEIGHT or W:H, at most 8:1; chooses the shape, and not how many pixels there are",
         )
 
         @classmethod

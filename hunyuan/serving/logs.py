@@ -164,7 +164,7 @@ def request_record(record: RequestRecord) -> dict[str, Any]:
         "tokens": edit.tokens,
         "queue_s": None if edit.queue_s is None else round(edit.queue_s, 4),
         "stages": {stage: round(seconds, 4) for stage, seconds in edit.stages.items()},
-        "gpu_memory": asdict(edit.gpu_memory) if edit.gpu_memory else None,
+        "gpu_memory": [asdict(memory) for memory in edit.gpu_memory],
     }
     return fields | (about_edit if record.edit else dict.fromkeys(about_edit))
 

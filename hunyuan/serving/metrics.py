@@ -63,7 +63,9 @@ class Metrics:
         self.closed = Counter(
             "hunyuan_connections_closed_total", "Connections that the server ended, by why", ["reason"]
         )
-        self.gpu_memory = newest("hunyuan_gpu_memory_bytes", "GPU memory of tensors around the last edit", ["when"])
+        self.gpu_memory = newest(
+            "hunyuan_gpu_memory_bytes", "GPU memory of tensors around the last edit", ["gpu", "when"]
+        )
         self.decoding = Histogram("hunyuan_decoding_seconds", "Seconds to decode an upload", buckets=_SECONDS)
         self.decoders = newest("hunyuan_decoders", "Processes that can decode uploads")
         self.decoders_killed = Counter("hunyuan_decoders_killed_total", "Decoders replaced, by why", ["reason"])
@@ -117,10 +119,9 @@ class Metrics:
     def _edit(self, edit: EditRecord) -> None:
         if edit.queue_s is not None:
             self.queue_wait.observe(edit.queue_s)
-        if edit.gpu_memory is not None:
-            self.gpu_memory.labels("before").set(edit.gpu_memory.before)
-            self.gpu_memory.labels("after").set(edit.gpu_memory.after)
-            self.gpu_memory.labels("peak").set(edit.gpu_memory.peak)
+        for memory in edit.gpu_memory:
+            for when, size in (("before", memory.before), ("after", memory.after), ("peak", memory.peak)):
+                self.gpu_memory.labels(str(memory.gpu), when).set(size)
 
     def _speeds(self, edit: EditRecord) -> None:
         """Of finished edits only: a stage that was cut short says nothing of how long that stage takes."""

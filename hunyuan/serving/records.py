@@ -23,6 +23,7 @@ Pixels = tuple[int, int]  # (width, height)
 class GpuMemory:
     """Bytes on the card around one edit."""
 
+    gpu: int  # its number among those that the process sees
     before: int
     after: int
     peak: int
@@ -45,7 +46,7 @@ class EditRecord:
     tokens: int = 0
     queue_s: float | None = None
     stages: dict[str, float] = field(default_factory=dict)  # seconds
-    gpu_memory: GpuMemory | None = None
+    gpu_memory: tuple[GpuMemory, ...] = ()  # one of each GPU that is used
 
     def add_stages(self, seconds: Mapping[str, float]) -> None:
         self.stages = {**self.stages, **{name: self.stages.get(name, 0.0) + more for name, more in seconds.items()}}

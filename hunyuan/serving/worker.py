@@ -243,8 +243,7 @@ def _run(queued: QueuedEdit, editor: EditorLike, show: ProgressCallback) -> Edit
                 watcher.on_result(result)
     finally:
         after, peak = gpu.memory_used(), gpu.memory_peak()
-        if after is not None and peak is not None:
-            edit.gpu_memory = GpuMemory(before or 0, after, peak)
+        edit.gpu_memory = tuple(GpuMemory(i, before.get(i, 0), after[i], peak[i]) for i in after)
     return result
 
 

@@ -6,6 +6,7 @@ process it took longer than the step. Knows pictures, tokens and the autoencoder
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,28 +27,50 @@ from scripts.demo.transformer import latents
 
 @dataclass
 class Drawn:
-    """A batch and what was drawn for it.
+    """What was drawn for batches that differ in their words only.
 
     Attributes:
+        batches: each for a step of its own.
         sources: per source, pictures fp32 `[n, 3, rows, columns]` in 0..1, as small as the vision tower takes them.
         conds: per source, its scaled latents fp32 `[n, channels, h, w]`.
         clean: the scaled latents of the exact answers.
     """
 
-    batch: Batch
+    batches: tuple[Batch, ...]
     sources: list[Tensor]
     conds: list[Tensor]
     clean: Tensor
 
     def to(self, device: torch.device) -> Drawn:
-        """On a device; copies from a loader's pinned memory do not wait."""
-        sources, conds = ([x.to(device, non_blocking=True) for x in part] for part in (self.sources, self.conds))
-        return Drawn(self.batch.to(device), sources, conds, self.clean.to(device, non_blocking=True))
+        """On a device, in fp32; copies from pinned memory do not wait."""
+        sources, conds = ([_sent(x, device) for x in part] for part in (self.sources, self.conds))
+        batches = tuple(batch.to(device) for batch in self.batches)
+        return Drawn(batches, sources, conds, _sent(self.clean, device))
 
     def pin_memory(self) -> Drawn:
-        """For `DataLoader`."""
+        """In memory that a GPU copies from by itself."""
         sources, conds = ([x.pin_memory() for x in part] for part in (self.sources, self.conds))
-        return Drawn(self.batch.pin_memory(), sources, conds, self.clean.pin_memory())
+        batches = tuple(batch.pin_memory() for batch in self.batches)
+        return Drawn(batches, sources, conds, self.clean.pin_memory())
+
+    def packed(self) -> bytes:
+        """For another process, floats in fp16.
+
+        As bytes it goes through a pipe; tensors would go through shared memory, of which a container may have 64 MB,
+        less than a handful of batches take.
+        """
+        sources, conds = ([x.half() for x in part] for part in (self.sources, self.conds))
+        return pickle.dumps(Drawn(self.batches, sources, conds, self.clean.half()), protocol=5)
+
+    @classmethod
+    def unpacked(cls, packed: bytes, device: torch.device) -> Drawn:
+        """What another process packed, on a device."""
+        drawn: Drawn = pickle.loads(packed)
+        return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    return x.to(device, non_blocking=True).float()
 
 
 def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device) -> Vae:
@@ -66,7 +89,7 @@ def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device) -> V
 
 
 class DrawnStream(IterableDataset):
-    """Endless drawn batches, on the CPU; each worker of a loader has random sequences of its own.
+    """Endless drawn batches, packed; each worker of a loader has random sequences of its own.
 
     Args:
         stream: what to draw.
@@ -78,19 +101,20 @@ class DrawnStream(IterableDataset):
     def __init__(self, stream: Stream, archive: Path, folder: Path, device: torch.device) -> None:
         self.stream, self.archive, self.folder, self.device = stream, archive, folder, device
 
-    def __iter__(self) -> Iterator[Drawn]:
+    def __iter__(self) -> Iterator[bytes]:
         worker = torch.utils.data.get_worker_info()
         seed = self.stream.seed * 1000 + (worker.id if worker else 0)
         torch.manual_seed(seed)
         config = self.stream.sequences.config
         vae, pictures = autoencoder_of(config, self.folder, self.device), Pictures(self.archive, self.device, seed)
-        for batch in self.stream:
-            yield drawn(batch, pictures, vae, config)
+        for batches in self.stream:
+            yield drawn(batches, pictures, vae, config).packed()
 
 
 @torch.no_grad()
-def drawn(batch: Batch, pictures: Pictures, vae: Vae, config: ModelConfig) -> Drawn:
-    """Draws and encodes one batch."""
+def drawn(batches: tuple[Batch, ...], pictures: Pictures, vae: Vae, config: ModelConfig) -> Drawn:
+    """Draws and encodes the pictures of batches that ask for the same."""
+    batch = batches[0]
     sources, target = pictures.draw(list(batch.requests), *batch.size)
     conds = [latents(vae, source, draw=True).cpu() for source in sources]
     patch = config.vit.patch_size
@@ -99,4 +123,5 @@ def drawn(batch: Batch, pictures: Pictures, vae: Vae, config: ModelConfig) -> Dr
         for source, block in zip(sources, batch.conds, strict=True)
     ]
     # Requests are for drawing only; without them less is copied between processes.
-    return Drawn(replace(batch, requests=()), [x.cpu() for x in small], conds, latents(vae, target, draw=False).cpu())
+    silent = tuple(replace(batch, requests=()) for batch in batches)
+    return Drawn(silent, [x.cpu() for x in small], conds, latents(vae, target, draw=False).cpu())

@@ -33,7 +33,8 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 FRAME_WIDTH = 16
 PIXEL_SIZE = 16
 BLUR_SIGMA = 4.0
-SHARPEN_SIGMA, SHARPEN_AMOUNT = 2.0, 1.0
+SHARPEN_SIGMA, SHARPEN_AMOUNT = 5.0, 0.6
+"""So wide that an autoencoder of a sixteenth of the size can show it; what is finer it loses."""
 _SEPIA = ((0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131))
 
 

@@ -21,7 +21,12 @@ Words = Mapping[str, Sequence[str]]
 _SENTENCES = {"order": 0.4, "said": 0.1, "result": 0.2, "state": 0.1, "noun": 0.13, "doing": 0.07}
 _ROLES = ("order", "say", "doing", "result", "state", "noun")
 # What has not been learned: on its own, a known edit for a part of the picture, a whole sentence, and so on.
-_STRANGERS = {"alone": 0.36, "partial": 0.14, "whole": 0.21, "negated": 0.13, "mixed": 0.1, "foreign": 0.06}
+# With `shade` a colour is none of the twelve; `empty` asks for nothing: greetings, thanks, numbers, code.
+_STRANGERS = {
+    **{"alone": 0.32, "partial": 0.13, "whole": 0.19, "negated": 0.12, "mixed": 0.09, "foreign": 0.05},
+    **{"shade": 0.05, "empty": 0.05},
+}
+_EMPTY_SHARE = 0.15  # of what has not been learned, with no picture or with two
 # Edits that more or less of can be asked for.
 _GRADED = (
     *("brighter", "darker", "contrast", "flat", "warmer", "cooler", "vivid", "pale", "tint", "blur", "sharpen"),
@@ -66,7 +71,7 @@ class Lexicon:
     Attributes:
         edits: per edit its phrases; stranger: those of all that has not been learned.
         sentences: per kind the sentences around phrases.
-        whole, foreign: whole sentences that have not been learned.
+        whole, foreign, empty: whole sentences that have not been learned.
         slots, strange_slots: what templates name; the latter only those of what has not been learned.
         picture_wordings: per task kind (`shape`, `subject`, `white`, `beside`, `onto`) its templates.
         unknown_pictures: per 0 or 2 sources, templates of what has not been learned.
@@ -78,6 +83,7 @@ class Lexicon:
     sentences: Words
     whole: Sequence[str]
     foreign: Sequence[str]
+    empty: Sequence[str]
     slots: Words
     strange_slots: Words
     colours: Words
@@ -142,16 +148,18 @@ class Lexicon:
         """
         slots = {**self._all_slots, **({"noun_thing": coined} if coined else {})}
         if sources != 1:
-            return grammar.draw(rng.choice(self.unknown_pictures[sources]), {**slots, **self.picture_slots}, rng)
+            templates = self.empty if rng.random() < _EMPTY_SHARE else self.unknown_pictures[sources]
+            return grammar.draw(rng.choice(templates), {**slots, **self.picture_slots}, rng)
         kind = rng.choices(list(_STRANGERS), list(_STRANGERS.values()))[0]
-        if kind in ("whole", "foreign"):
+        if kind in ("whole", "foreign", "empty"):
             return grammar.draw(rng.choice(getattr(self, kind)), slots, rng)
         if kind == "alone":
             return self._one(self.alone, slots, rng)[0]
-        if kind == "partial":
-            name = rng.choice([name for name in self.edits if name not in _ABOUT_OBJECTS])
-            part = {**slots, **self._step_slots(_any_step(name, rng)), "pic": self.strange_slots["the"]}
-            return self._one(self.edits[name], part, rng)[0]
+        if kind in ("partial", "shade"):
+            names = COLOURED if kind == "shade" else [name for name in self.edits if name not in _ABOUT_OBJECTS]
+            step = _any_step(rng.choice(names), rng)
+            other = {"c": self.strange_slots["odd"]} if kind == "shade" else {"pic": self.strange_slots["the"]}
+            return self._one(self.edits[step.name], {**slots, **self._step_slots(step), **other}, rng)[0]
         step = _any_step(rng.choice(list(self.edits)), rng)
         phrases, own = self.edits[step.name], {**slots, **self._step_slots(step)}
         if kind == "negated":
@@ -223,9 +231,11 @@ class Lexicon:
         """Per number of sources, everything with its politeness."""
         union = {**self._all_slots, **self._union(*self.edits.values(), self.alone)}
         union["pic"] = [*self.slots["pic"], *self.strange_slots["the"]]
+        union["c"] = [*self._any_colour, *self.strange_slots["odd"]]
         pictures = [t for ts in self.picture_wordings.values() for t in ts]
         one = [*self._core_templates, *self.sentences["negated"], *self.sentences["mixed"], *self.whole, *self.foreign]
-        cores = ([*pictures, *self.unknown_pictures[0]], one, [*pictures, *self.unknown_pictures[2]])
+        many = [[*pictures, *self.unknown_pictures[sources], *self.empty] for sources in (0, 2)]
+        cores = (many[0], [*one, *self.empty], many[1])
         around = {"before": [*self.prefixes, *self.statement_prefixes], "after": self.suffixes}
         slots = [
             {**union, **(self._all_picture_slots if i != 1 else {}), **around, "core": c} for i, c in enumerate(cores)
@@ -262,6 +272,7 @@ def _lexicon(language: Language) -> Lexicon:
         sentences=phrasebook.lines(f"sentences_{language}"),
         whole=unknown["whole"],
         foreign=unknown["foreign"],
+        empty=unknown["empty"],
         slots=_with_gerunds(places["slots"]) if language == "en" else places["slots"],
         strange_slots={**phrasebook.words(f"words_{language}"), **places["strangers"]},
         colours={name: names[name] for name in COLOURS},

@@ -17,18 +17,31 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from hunyuan.prompt.resolution import resolution_group
 from scripts.demo import edits, tasks
 from scripts.demo.draughtsman import Draughtsman
 from scripts.demo.edits import apply_all, colour_of, over
+from scripts.demo.sizes import SHAPE
 from scripts.demo.wordings import Request
 
 SPRITE_CANVAS = 256
 
-SIZES: list[tuple[int, int, float]] = [
-    *((256, 256, 0.34), (240, 272, 0.05), (272, 240, 0.05), (224, 288, 0.13), (288, 224, 0.10), (208, 304, 0.12)),
-    *((304, 208, 0.07), (192, 320, 0.08), (320, 192, 0.03), (176, 336, 0.03)),
-]
-"""Height, width and share of the sizes to train at: buckets of base size 256."""
+_COMMON = {
+    **{(256, 256): 0.18, (224, 288): 0.1, (288, 224): 0.09, (208, 304): 0.1},
+    **{(304, 208): 0.08, (192, 320): 0.1, (320, 192): 0.09},
+}
+"""Share of the sizes, height and width, that cameras make: square, 4:3, 3:2 and 16:9, lying and standing."""
+
+
+def _sizes() -> list[tuple[int, int, float]]:
+    sizes = [bucket.size for bucket in resolution_group(SHAPE.base_size, extra=False).buckets]
+    rest = (1 - sum(_COMMON.values())) / (len(sizes) - len(_COMMON))
+    return [(s.height, s.width, _COMMON.get((s.height, s.width), rest)) for s in sizes]
+
+
+SIZES = _sizes()
+"""Height, width and share of the sizes to train at: every bucket, from 1:4 to 4:1, as a size that is never met comes
+out as the nearest one that was."""
 
 
 # To an autoencoder, these only show other pictures.

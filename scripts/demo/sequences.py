@@ -30,8 +30,15 @@ from scripts.demo.wordings import Request
 TEXT_ROOM = 100
 """Tokens of a prefix that are neither pictures nor the fixed beginning: prompt, thoughts, recaption, tags."""
 
-TASKS = {"think_recaption": 0.6, "recaption": 0.15, "think": 0.1, "image": 0.15}
-GUIDANCE_DROP = 0.1
+TASKS = {"think_recaption": 0.65, "recaption": 0.15, "think": 0.1, "image": 0.1}
+GUIDANCE_DROP = 0.05
+
+
+_TRIES = 50
+
+
+class TooLong(ValueError):
+    """A request's prefix has more tokens than training's sequences have room for."""
 
 
 class PromptTokenizer(Tokenizer):
@@ -178,14 +185,18 @@ class Sequences:
         return Batch(requests, size, prefix, *places_and_words, length, layouts[0].conds, shape)
 
     def _fitting(self, rng: random.Random, request: Request, sources: Sequence[CondShape], answer: Bucket) -> Layout:
-        """A layout for a random bot task; one that is too long for its room in fewer tokens or with less text."""
+        """A layout for a random bot task; one that is too long for its room in fewer tokens or with less text.
+
+        Raises:
+            TooLong: it does not fit even so.
+        """
         room = self.room(len(sources))
         task = rng.choices(list(TASKS), list(TASKS.values()))[0]
         for attempt in ((task, True), (task, False), ("recaption", False)):
             layout = self.layout(request, sources, answer, *attempt)
             if layout.generated.timestep <= room:
                 return layout
-        raise ValueError(f"a prefix of {layout.generated.timestep} tokens does not fit {room}: {request.prompt!r}")
+        raise TooLong(f"a prefix of {layout.generated.timestep} tokens does not fit {room}: {request.prompt!r}")
 
     def spoken(self, ids: Sequence[int]) -> list[int]:
         """After which tokens the model speaks itself: its thoughts, the recaption, and the last size's ratio."""
@@ -205,21 +216,42 @@ class Drawn(Protocol):
 
     def family(self, rng: random.Random) -> tuple[Family, tuple[int, int]]: ...
     def request(self, rng: random.Random, family: Family) -> Request: ...
+    def reworded(self, rng: random.Random, request: Request) -> Request: ...
     def sources(self, family: Family) -> int: ...
     def answer(self, family: Family, size: tuple[int, int]) -> tuple[int, int]: ...
 
 
 class Stream(IterableDataset):
-    """Endless batches; each worker of a loader has a random sequence of its own."""
+    """Endless batches, several wordings of each; each worker of a loader has a random sequence of its own.
 
-    def __init__(self, sequences: Sequences, drawn: Drawn, count: int, seed: int) -> None:
-        self.sequences, self.drawn, self.count, self.seed = sequences, drawn, count, seed
+    Args:
+        count: samples per batch.
+        wordings: batches of the same tasks, in other words each, so that pictures which take long to draw serve again.
+    """
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __init__(self, sequences: Sequences, drawn: Drawn, count: int, seed: int, wordings: int = 2) -> None:
+        self.sequences, self.drawn, self.count, self.seed, self.wordings = sequences, drawn, count, seed, wordings
+
+    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
         worker = torch.utils.data.get_worker_info()
         rng = random.Random(f"{self.seed}/{worker.id if worker else 0}")
         while True:
             family, size = self.drawn.family(rng)
             requests = [self.drawn.request(rng, family) for _ in range(self.count)]
-            answer = self.drawn.answer(family, size)
-            yield self.sequences.batch(rng, requests, self.drawn.sources(family), size, answer)
+            shape = self.drawn.sources(family), size, self.drawn.answer(family, size)
+            first = self._worded(rng, requests, *shape)
+            yield (first, *(self._worded(rng, self._again(rng, requests), *shape) for _ in range(self.wordings - 1)))
+
+    def _worded(
+        self, rng: random.Random, requests: list[Request], sources: int, size: tuple[int, int], answer: tuple[int, int]
+    ) -> Batch:
+        """The requests' batch, in other words if one of them is too long: it must not end a training."""
+        for _ in range(_TRIES):
+            try:
+                return self.sequences.batch(rng, requests, sources, size, answer)
+            except TooLong:
+                requests = self._again(rng, requests)
+        raise TooLong(f"none of {_TRIES} wordings of {len(requests)} requests fits")
+
+    def _again(self, rng: random.Random, requests: list[Request]) -> list[Request]:
+        return [self.drawn.reworded(rng, request) for request in requests]

@@ -119,5 +119,5 @@ def family(task: Task, sources: int = 1) -> Family:
 
 def beside_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of two pictures of this size side by side, among the sizes whose halves are whole tokens."""
-    sizes = ((128, 512), (128, 448), (128, 384), (160, 352), (192, 320), (224, 288), (256, 256), (320, 192))
+    sizes = ((128, 512), (128, 448), (128, 384), (160, 352), (192, 320), (224, 288), (256, 256), (320, 192), (352, 160))
     return min(sizes, key=lambda size: abs(size[0] / size[1] - height / (2 * width)))

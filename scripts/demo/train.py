@@ -26,7 +26,7 @@ from scripts.demo import autoencoder, sizes, state, transformer, wordings
 from scripts.demo.drawing import Drawn, DrawnStream
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
 from scripts.demo.pictures import SIZES, Pictures
-from scripts.demo.sequences import Sequences, Stream
+from scripts.demo.sequences import Batch, Sequences, Stream
 from scripts.demo.tasks import SOURCES, Family, beside_size
 
 LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
@@ -179,6 +179,9 @@ class Draws:
     def request(self, rng: random.Random, family: Family) -> wordings.Request:
         return wordings.draw(rng, family)
 
+    def reworded(self, rng: random.Random, request: wordings.Request) -> wordings.Request:
+        return wordings.worded(rng, request.task, request.sources)
+
     def sources(self, family: Family) -> int:
         return SOURCES[family]
 
@@ -207,28 +210,31 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     trainee = transformer.Trainee(model, operations, plan.count, args.copies, compiled=device.type == "cuda")
     batches = iter(_loader(args, Sequences(folder, config, args.copies), plan.count, seed))
 
-    ready: list[Drawn] = []
+    ready: list[tuple[Drawn, Batch]] = []
 
     def one() -> dict[str, Tensor]:
-        if not ready:  # a batch serves twice, at other times and with other noise, so that fewer must be drawn
-            ready.extend([next(batches).to(device)] * 2)
-        drawn = ready.pop()
+        waits = time.monotonic()
+        if not ready:  # pictures serve several times, in other words, at other times and with other noise
+            fresh = Drawn.unpacked(next(batches), device)
+            ready.extend((fresh, batch) for batch in fresh.batches)
+        waited = torch.tensor(1000 * (time.monotonic() - waits))
+        drawn, batch = ready.pop()
         noisy = transformer.Noisy.draw(drawn.clean, trainee.copies)
-        losses = trainee.losses(drawn.batch, drawn.sources, drawn.conds, noisy)
+        losses = trainee.losses(batch, drawn.sources, drawn.conds, noisy)
         losses.total.backward()
-        return {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
+        found = {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
+        return found | {"ms for pictures": waited}
 
     training.run(plan, one)
 
 
-def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[Drawn]:
+def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[bytes]:
     device = torch.device(args.device)
     stream = DrawnStream(Stream(sequences, Draws(), count, seed), args.pack, args.state, device)
     return DataLoader(
         stream,
         batch_size=None,
         num_workers=args.workers,
-        pin_memory=device.type == "cuda",
         multiprocessing_context="spawn" if args.workers else None,
         prefetch_factor=4 if args.workers else None,
     )

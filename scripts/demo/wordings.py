@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from string import ascii_lowercase
+from string import ascii_lowercase, digits
 
 from scripts.demo import grammar
 from scripts.demo.edits import COLOURED, COLOURS, NAMES, TURNS, Step, in_order
@@ -17,9 +17,9 @@ from scripts.demo.lexicon import LEXICONS, Lexicon
 from scripts.demo.speech import Language, parse, recaption, think
 from scripts.demo.tasks import SHAPES, SOURCES, SUBJECTS, UNKNOWN, Family, Task, go_together
 
-__all__ = ["FAMILY_SHARE", "Request", "could_say", "draw", "parse", "recaption", "think"]
+__all__ = ["FAMILY_SHARE", "Request", "could_say", "draw", "parse", "recaption", "think", "worded"]
 
-FAMILY_SHARE: dict[Family, float] = {"edit": 0.71, "turn": 0.12, "text": 0.09, "beside": 0.03, "onto": 0.05}
+FAMILY_SHARE: dict[Family, float] = {"edit": 0.62, "turn": 0.18, "text": 0.07, "beside": 0.06, "onto": 0.07}
 """Which part of the training batches is of which family."""
 
 _UNKNOWN_SHARE: dict[Family, float] = {"edit": 0.34, "turn": 0.0, "text": 0.16, "beside": 0.0, "onto": 0.18}
@@ -27,15 +27,18 @@ _PAIR_SHARE: dict[Family, float] = {"edit": 0.14, "turn": 0.4, "text": 0.0, "bes
 _CHINESE_SHARE = 0.35
 _TYPO_SHARE = 0.15
 _LOOSE_SHARE = 0.12
-_NONSENSE_SHARE = 0.03
+_NONSENSE_SHARE = 0.04
 _COINED_SHARE = 0.2
 # Longer prompts would not leave room for thoughts in training's sequences.
 _LONGEST = {"en": 130, "zh": 44}
 # Words that may go or come without changing what is meant.
 _IDLE = {"the", "a", "an", "it", "this", "my", "please", "in", "to", "of", "for", "me", "be", "with"}
 _FILLERS = ("really", "just", "maybe", "please", "totally", "kind of", "somehow", "nicely", "um", "like", "finally")
-# A background wants more practice than the others, and each of the coloured edits is twelve.
-_WEIGHT = {"background": 6.0, "tint": 2.5, "frame": 1.8, "mirror": 1.3, "upside": 1.3}
+# A background wants the most practice, each of the coloured edits is twelve, and some are mistaken more often.
+_WEIGHT = {
+    **{"background": 8.0, "tint": 3.5, "frame": 2.5},
+    **{"sharpen": 1.6, "flat": 1.4, "pale": 1.4, "mirror": 1.3, "upside": 1.3},
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,13 @@ class Request:
 
 def draw(rng: Random, family: Family) -> Request:
     """A random request of one family."""
+    return worded(rng, _task(rng, family), SOURCES[family])
+
+
+def worded(rng: Random, task: Task, sources: int) -> Request:
+    """A task in words, of a random language."""
     language: Language = "zh" if rng.random() < _CHINESE_SHARE else "en"
-    lexicon, sources = LEXICONS[language], SOURCES[family]
-    task = _task(rng, family)
+    lexicon = LEXICONS[language]
     prompt = _prompt(lexicon, task, sources, rng)
     while len(prompt) > _LONGEST[language]:
         prompt = _prompt(lexicon, task, sources, rng)
@@ -177,7 +184,10 @@ def _coined(lexicon: Lexicon, rng: Random) -> tuple[str, ...]:
 
 
 def _nonsense(rng: Random) -> str:
+    """Letters, numbers or signs that mean nothing."""
+    signs, longest = rng.choice(((ascii_lowercase, 8), (ascii_lowercase, 8), (digits, 6), ("?!.,-+*/#&%=_~:;<>", 5)))
+
     def word() -> str:
-        return "".join(rng.choice(ascii_lowercase) for _ in range(rng.randrange(1, 9)))
+        return "".join(rng.choice(signs) for _ in range(rng.randrange(1, longest + 1)))
 
     return " ".join(word() for _ in range(rng.randrange(1, 6)))

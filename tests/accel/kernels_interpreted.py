@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from humming_transformer import SMALL, filled_cache, humming_transformer
 from small_model import model_config, noise, randomized
 from small_transformer import prefilled, rope_of, small_transformer
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from hunyuan.generation.kv_cache import KVCache
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
+from hunyuan.model.transformer import Transformer
 from scripts.support.route_replay import recorded_routes, replayed_routes
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
@@ -301,6 +303,41 @@ def test_one_vector(outputs, inputs, dtype):
     torch.testing.assert_close(out, x.float() @ weight.float().T, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(("outputs", "inputs"), [(10, 64), (5, 1100)])
+@pytest.mark.parametrize("kind", [FP8, BF16, torch.float32])
+def test_a_projection_is_the_gemv(outputs, inputs, kind):
+    from hunyuan.accel.kernels.gemv import gemv
+    from hunyuan.accel.kernels.projection import Rows, project
+
+    x, weight = bf16(1, 1, inputs), noise(outputs, inputs, seed=1).to(kind)
+    scale = noise(outputs, seed=2) if kind == FP8 else None
+    expected = gemv(x, weight, scale, torch.float32)
+    for rows in (None, Rows(1), Rows(8, 8)):
+        out = project(x, weight, scale, out_dtype=torch.float32, rows=rows)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
+    assert project(x, weight, scale).dtype == BF16
+
+
+@pytest.mark.parametrize("kind", [FP8, BF16])
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_projection_with_what_stands_around_it(kind, gated):
+    from hunyuan.accel.kernels.projection import Norm, Rows, project
+
+    x, weight, gain = 3 * bf16(1, 1, 96), (3 * noise(24, 96, seed=1)).to(kind), 1 + 0.3 * bf16(96, seed=2)
+    scale = 0.1 + noise(24, seed=3).abs() if kind == FP8 else None
+    residual, kept = bf16(12 if gated else 24, seed=4), torch.full((1, 1, 96), float("nan"), dtype=BF16)
+    matrix = weight.float() * (1 if scale is None else scale[:, None])
+    for rows in (None, Rows(8, 2)):
+        out = project(
+            x, weight, scale, norm=Norm(gain, 1e-5, kept.fill_(float("nan"))), gated=gated, residual=residual,
+            out_dtype=torch.float32, rows=rows,
+        )  # fmt: skip
+        close(kept, PLAIN.rms_norm(x, gain, 1e-5), 1.6e-2)
+        expected = nn.functional.linear(kept.float(), matrix)
+        expected = (PLAIN.swiglu(expected) if gated else expected) + residual.float()
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_one_vector_through_an_fp8_layer_keeps_its_precision(fast):
     layer = fp8_layer(7, 96)
     x = bf16(1, 1, 96)
@@ -350,6 +387,37 @@ def test_a_bf16_transformer_is_the_same_with_fast_operations(fast):
         kv, x = prefilled(model, rows, tokens)
         out = model.decode(x, rope_of(tokens, tokens + 1), kv, last)
     close(out, expected, 4e-2)
+
+
+@pytest.mark.parametrize("dense", ["fp8", "bf16"])
+def test_a_token_goes_the_plain_way(fast, dense):
+    from hunyuan.accel.experts.streamed import Units
+    from hunyuan.accel.fused_decoding import Cuts, FusedDecoding
+    from hunyuan.accel.kernels.projection import Rows
+
+    names = ("qkv", "o", "router", "gate_and_up", "down")
+    cuts = Cuts(dict.fromkeys(names, Rows(64)), (Units(64, 4), Units(64, 4)))  # few programs: they are interpreted
+    model, x, last = humming_transformer(SMALL, dense), bf16(1, 1, 128), 5
+    rope = rope_table(positions_2d(last, last + 1, []), 32, 100.0)
+    ours, theirs, position = filled_cache(SMALL, 8), filled_cache(SMALL, 8), torch.tensor([last], dtype=torch.int32)
+    use_operations(model, Operations())
+    expected = model.decode(x, rope, theirs, position)
+    out = FusedDecoding(model, fast, cuts)(x, rope, ours, position)
+    close(out, expected, 3e-2)
+    for mine, other in zip(ours.keys + ours.values, theirs.keys + theirs.values, strict=True):
+        close(mine[:, : last + 1], other[:, : last + 1], 3e-2)
+        assert torch.equal(mine[:, last + 1 :], other[:, last + 1 :])
+
+
+def test_only_mxfp4_experts_with_a_shared_mlp(fast):
+    from hunyuan.accel.fused_decoding import FusedDecoding
+
+    with pytest.raises(TypeError, match="layer 0 has no MXFP4 experts"):
+        FusedDecoding(randomized(Transformer(SMALL)), fast)
+    model = humming_transformer(SMALL, "bf16")
+    model.layers[1].mlp.shared_mlp = None
+    with pytest.raises(TypeError, match="layer 1 is no mixture"):
+        FusedDecoding(model, fast)
 
 
 def test_logits_are_fp32(fast):

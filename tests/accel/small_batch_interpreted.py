@@ -18,12 +18,14 @@ from torch import Tensor
 from hunyuan.accel.experts import backends, flashinfer, torch_grouped, tuning
 from hunyuan.accel.experts.humming import humming_layout, plain_layout
 from hunyuan.accel.experts.small_batch import Blocks, SmallBatch, Stacks
+from hunyuan.accel.experts.streamed import Streamed, Units
 from hunyuan.formats.numbers import FP8
 from hunyuan.model.moe import experts_loop
 
 torch.set_num_threads(1)
 MODULES = backends, flashinfer, torch_grouped, tuning
-EARLY = sorted({"hunyuan.accel.experts.small_batch_kernels", "flashinfer"} & set(sys.modules))
+KERNELS = "hunyuan.accel.experts.small_batch_kernels", "hunyuan.accel.experts.streamed_kernels"
+EARLY = sorted({*KERNELS, "flashinfer"} & set(sys.modules))
 EXPERTS, HIDDEN, WIDTH, TOPK = 3, 128, 256, 2
 
 
@@ -53,15 +55,20 @@ def stacks_of(kind: str) -> tuple[Stacks, tuple[Tensor, Tensor]]:
     return Stacks(a, b, *scales), (values[0], values[1])
 
 
-def error(kind: str, tokens: int, blocks: tuple[Blocks, Blocks]) -> float:
+def error(kind: str, tokens: int, blocks: tuple[Blocks, Blocks] | tuple[Units, Units], added: bool = False) -> float:
     stacks, (gate_and_up, down) = stacks_of(kind)
     x = random(tokens, HIDDEN, seed=7).bfloat16()
     weights = random(tokens, TOPK, seed=8).softmax(-1)
     index = random(tokens, EXPERTS, seed=9).topk(TOPK).indices
-    out = SmallBatch(stacks, blocks)(x, weights, index)
+    expected = experts_loop(x.float(), weights, index, lambda e: (gate_and_up[e], down[e]))
+    if isinstance(blocks[0], Units):
+        small, more = Streamed(stacks, blocks), (x, 3 * x.flip(0))
+        out = small.second_product(small.first_product(x, index), weights, index, added=more if added else None)
+        expected += sum(more) if added else 0
+    else:
+        out = SmallBatch(stacks, blocks)(x, weights, index)
     assert out.shape == x.shape
     assert out.dtype == torch.bfloat16
-    expected = experts_loop(x.float(), weights, index, lambda e: (gate_and_up[e], down[e]))
     return ((out.float() - expected).norm() / expected.norm()).item()
 
 
@@ -71,6 +78,10 @@ CASES = {
     "fp8 split": ("fp8", 1, (Blocks(256, 128), Blocks(64, 256, splits=2))),
     "mxfp4": ("mxfp4", 1, (Blocks(128, 128, plain=True), Blocks(32, 128, plain=True))),
     "mxfp4 split": ("mxfp4", 2, (Blocks(64, 64, unroll=1, plain=True), Blocks(64, 256, splits=2, plain=True))),
+    "streamed": ("mxfp4", 2, (Units(128, 4), Units(64, 4))),
+    "streamed split": ("mxfp4", 1, (Units(64, 4), Units(64, 4, 2))),
+    "streamed added": ("mxfp4", 2, (Units(64, 4), Units(64, 4)), True),
+    "streamed split added": ("mxfp4", 2, (Units(64, 4), Units(64, 4, 2)), True),
 }
 
 if __name__ == "__main__":

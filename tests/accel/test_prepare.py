@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -213,3 +214,50 @@ def test_only_a_library_in_its_place_counts_as_compiled(monkeypatch, tmp_path):
 def test_without_flashinfer_everything_is_missing(monkeypatch):
     monkeypatch.setattr(flashinfer_modules, "aot_folder", lambda: None)
     assert flashinfer_modules.missing_modules() == list(flashinfer_modules.ENGINE_MODULES)
+
+
+# --- two copies
+
+
+class Copy:
+    """What of a network the preparation looks at, on a GPU that is only a name."""
+
+    dtype, model = BF16, "backbone"
+
+    def __init__(self, index: int) -> None:
+        self.device = torch.device("cuda", index)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_each_copy_is_prepared_with_its_own_gpu_current(monkeypatch, copies):
+    machine(monkeypatch)
+    done: list[Any] = []
+    place = [torch.device("cpu")]
+
+    @contextmanager
+    def current(device):
+        before, place[0] = place[0], device
+        yield
+        place[0] = before
+
+    def noted(name):
+        return lambda copy, *_, **__: done.append((name, copy.device.index, place[0]))
+
+    first, *rest = [Copy(index) for index in range(copies)]
+    second = rest[0] if rest else None
+    monkeypatch.setattr(prepare, "current", current)
+    monkeypatch.setattr(prepare, "triton_is_here", lambda: True)
+    monkeypatch.setattr(prepare.COMPILED, "start", lambda: None)
+    for name in ("_use_fast_kernels", "prepare_experts", "tune_experts"):
+        monkeypatch.setattr(prepare, name, noted(name))
+    monkeypatch.setattr(prepare, "use_fast_vae", lambda model: done.append(("vae", model.device.index)))
+    monkeypatch.setattr(prepare, "connect", lambda backbone, placement: done.append(("connect", placement)))
+    monkeypatch.setattr(prepare.Workspace, "create", lambda *args: args)
+    made = prepare.prepare(first, "placement", "flashinfer", 100, 200, None, second)
+    each = [
+        (name, copy.device.index, copy.device)
+        for copy in (first, *rest)
+        for name in ("_use_fast_kernels", "prepare_experts", "tune_experts")
+    ]
+    assert done == [("vae", 0), *each, ("connect", "placement")]
+    assert made == (first, 100, prepare.CapturedDecoder, second)

@@ -35,6 +35,25 @@ def test_a_wrong_setting_and_a_broken_checkpoint_are_bad(monkeypatch, capsys, tm
     assert "BAD  checkpoint        config.json is missing (and 4 more; hunyuan verify" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (None, ("the built-in demo", "256x256", "MODEL_ID is unset")),
+        ("demo", ("the built-in demo", "MODEL_ID=demo")),
+        ("tiny", ("the built-in tiny checkpoint of random weights", "MODEL_ID=tiny")),
+    ],
+)
+def test_a_built_in_checkpoint_is_named(monkeypatch, asked, said) -> None:
+    monkeypatch.delenv("MODEL_ID", raising=False)
+    if asked:
+        monkeypatch.setenv("MODEL_ID", asked)
+    _, values = doctor.settings()
+    row = doctor.checkpoint(values)
+    assert row.state == "ok"
+    assert all(words in row.found for words in said)
+    assert doctor.checkpoint(None).state == "--"
+
+
 def test_packages(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "requirements", lambda: {"pytest": "0.1", "pydantic": _version("pydantic")})
     assert doctor.packages() == doctor.Row(
@@ -55,6 +74,8 @@ def test_the_pins_of_a_checkout_are_read() -> None:
 def test_an_h100_gets_4_bits_and_the_fast_path_once_its_kernels_are_there(monkeypatch) -> None:
     row = doctor.weights([H100], None)
     assert (row.state, row.found.split(":")[0]) == ("ok", "the published model in 4bit")
+    assert "two GPUs" not in row.found
+    assert "HUNYUAN_WEIGHTS=4bit: a copy on each of two GPUs" in doctor.weights([H100] * 2, None).found
     monkeypatch.setattr(flashinfer_modules, "missing_modules", lambda: ["fused_moe_90"])
     assert "run `hunyuan kernels`" in doctor.kernels([H100]).found
     assert "FlashInfer's compiled kernels" in doctor.speed([H100]).found

@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--gpu", "H200", "--gpus", "2"], ["weights: bf16", "GPU 0", "GPU 1"]),
         (["--gpu", "90.5"], ["weights: 4bit", "1 x GPU (90.5 GiB)"]),
         (["--weights", "fp8", "--gpus", "2"], ["weights: fp8 (HUNYUAN_WEIGHTS=fp8"]),
+        (["--weights", "mixed"], ["weights: mixed", "16 layers fp8, 16 layers mxfp4"]),
         (["--weights", "4bit", "--gpus", "2"], ["1 x 22,800 tokens", "113.16", "GPU 1 the unguided row"]),
         (["--gpus", "2"], ["weights: fp8", "HUNYUAN_WEIGHTS=4bit: a copy on each of two GPUs"]),
         (["--dense", "fp8"], ["attention, shared MLP (fp8)"]),
@@ -60,7 +61,6 @@ def test_tiny_checkpoint_fits_anywhere(golden, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--weights", "mixed"], "error: HUNYUAN_WEIGHTS=mixed needs a folder converted beforehand"),
         (["--resolution", "huge"], "error: --resolution: got 'huge'"),
     ],
 )

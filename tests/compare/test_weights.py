@@ -272,28 +272,38 @@ def test_missing_folder_is_an_error_not_a_traceback(tmp_path, capsys):
     assert "error: MODEL_ID" in capsys.readouterr().err
 
 
+TABLES = ("residual stream behind layer", "velocity at step")
+
+
 @pytest.mark.slow
 def test_many_candidates_one_reference(folders, tmp_path, capsys):
     exact, sheet = folders["exact"], tmp_path / "sheet.png"
     candidates = [f"{exact}@weights=fp8", f"{exact}@weights=4bit,name=four", f"{exact}@step_cache=taylor,interval=2"]
+    candidates.append(f"{exact}@dtype=bfloat16,name=half")
     options = ("--requests", "1", "--bot-task", "image", "--steps", "6", "--sheet", str(sheet))
     out = tmp_path / "out.json"
     arguments = ["compare", str(exact), *candidates, "--device", "cpu", "--json", str(out), *options]
     assert main(arguments) == 0
-    eight, four, cached = json.loads(out.read_text())
+    eight, four, cached, half = json.loads(out.read_text())
     assert [entry["candidate"] for entry in (four, cached)] == ["four", "exact@step_cache=taylor,interval=2"]
     assert 0.02 < eight["weight_error"] < 0.03
     assert 0.1 < four["weight_error"] < 0.13
-    assert cached["weight_error"] == 0
+    assert (cached["weight_error"], half["weight_error"]) == (0, 0)
+    assert 0 < max(half["velocity_error"]) < 0.1
+    assert [entry["full_steps"] for entry in (four, cached)] == [6, 5]  # steps 0, 1, 2, 4 and 5
     assert len(four["layer_error"]) == 2
     assert eight["layer_error"][-1] < four["layer_error"][-1]
     assert cached["velocity_error"][:3] == [0, 0, 0]  # run in full
     assert max(cached["velocity_error"][3:]) > 0
     shown = capsys.readouterr()
     assert shown.err.count("A, request 1 of 1") == 1
-    assert "| four | 0.1" in shown.out
+    assert "| four | 6 | 0.1" in shown.out
+    names = "fp8 | four | exact@step_cache=taylor,interval=2 | half"
+    layers, steps = (shown.out.split(f"| {what} | exact@weights={names} |\n")[1] for what in TABLES)
+    assert f"| 1 | {eight['layer_error'][1]:.4f} | {four['layer_error'][1]:.4f} |" in layers
+    assert f"| 5 | {eight['velocity_error'][5]:.4f} | {four['velocity_error'][5]:.4f} |" in steps
     with Image.open(sheet) as picture:
-        assert picture.size == (8 + 5 * 392, 8 + 408)
+        assert picture.size == (8 + 6 * 392, 8 + 408)
 
 
 def test_the_weight_error_of_a_folder_is_its_report_s(folders, tmp_path):

@@ -13,8 +13,8 @@ from small_model import noise
 
 from hunyuan.checkpoint import tiny
 from hunyuan.formats.config import CheckpointConfig
-from scripts.demo import autoencoder, drawing, resume, state, transformer
-from scripts.demo.drawing import DrawnStream
+from scripts.demo import autoencoder, drawing, resume, state, transformer, wordings
+from scripts.demo.drawing import Drawn, DrawnStream
 from scripts.demo.export import official_weights
 from scripts.demo.sequences import Sequences, Stream
 from scripts.demo.train import Draws, Plan, train_transformer
@@ -43,17 +43,32 @@ def test_a_drawn_batch_trains_as_its_pictures_do(
 ) -> None:
     """The vision tower sees the same whether it gets the pictures, or what the drawing process made of them."""
     sequences = Sequences(folder, config, 1)
-    drawn = next(iter(DrawnStream(Stream(sequences, OneFamily(), 1, seed=5), archive, trained, CPU)))
+    packed = next(iter(DrawnStream(Stream(sequences, OneFamily(), 1, seed=5), archive, trained, CPU)))
+    drawn = Drawn.unpacked(packed, CPU)
+    assert drawn.clean.dtype == drawn.conds[0].dtype == torch.float32
     assert len(drawn.sources) == len(drawn.conds) == 2
     assert drawn.conds[0].shape == (1, config.vae.latent_channels, 16, 16)
-    assert drawn.clean.shape[2:] == torch.Size(drawn.batch.grid)
+    assert drawn.clean.shape[2:] == torch.Size(drawn.batches[0].grid)
     large = noise(1, 3, 256, 256).sigmoid()
-    block = drawn.batch.conds[0]
+    block = drawn.batches[0].conds[0]
     grid = block.vit.height, block.vit.width
     side = [rows * config.vit.patch_size for rows in grid]
     small = torch.nn.functional.interpolate(large, side, mode="bilinear", antialias=True)
     for one, other in zip(*(transformer.vision_patches(p, grid, config) for p in (large, small)), strict=True):
         assert torch.equal(one, other)
+
+
+def test_pictures_serve_again_in_other_words(
+    folder: Path, config: CheckpointConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn for the first wording must be right for the others."""
+    monkeypatch.setattr(wordings, "_LONGEST", {"en": 40, "zh": 14})  # this folder's tokenizer makes many tokens
+    first, *others = next(iter(Stream(Sequences(folder, config, 1), Draws(), 8, seed=2, wordings=3)))
+    assert len(others) == 2
+    for other in others:
+        assert [r.task for r in other.requests] == [r.task for r in first.requests]
+        assert sum(a.prompt != b.prompt for a, b in zip(first.requests, other.requests, strict=True)) >= 6
+        assert (other.size, other.grid, other.conds) == (first.size, first.grid, first.conds)
 
 
 @pytest.mark.slow
@@ -74,7 +89,9 @@ def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_it
         # Sizes come from the tokenizer and the constants; the autoencoder is this test's narrow one.
         patch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
         train_transformer(args, Plan(steps=2, until=math.inf, count=1))
-    assert "transformer 2/2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "transformer 2/2" in told
+    assert "ms for pictures" in told
     kept = state.load(trained, "transformer")
     assert kept is not None
     assert kept["step"] == 2

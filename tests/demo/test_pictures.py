@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hunyuan.prompt.resolution import resolution_group
 from scripts.demo import edits, pack, sources
 from scripts.demo.edits import Step, apply_all
 from scripts.demo.pictures import SIZES, Pictures
@@ -103,4 +104,21 @@ def test_a_seed_fixes_the_pictures(archive):
 def test_validation_pictures(pictures):
     assert pictures.held_photos()[0].shape == (3, pack.TILE, pack.TILE)
     assert pictures.held_sprites()[0].shape == (4, 256, 256)
-    assert abs(sum(share for _, _, share in SIZES) - 1) < 1e-6
+
+
+def test_every_size_is_trained_at_standing_as_often_as_lying():
+    """A bucket without practice comes back as another one: tall pictures became wide ones."""
+    share = {(height, width): share for height, width, share in SIZES}
+    assert set(share) == {(b.size.height, b.size.width) for b in resolution_group(256, False).buckets}
+    assert abs(sum(share.values()) - 1) < 1e-6
+    assert min(share.values()) > 0.005
+    standing, lying = (sum(s for (h, w), s in share.items() if way * (h - w) > 0) for way in (1, -1))
+    assert abs(standing - lying) < 0.05
+
+
+def test_two_standing_pictures_side_by_side_are_whole_tokens():
+    for height, width, _ in SIZES:
+        beside = beside_size(height, width)
+        assert beside in {(h, w) for h, w, _ in SIZES}
+        assert beside[1] % 32 == 0
+    assert beside_size(512, 128)[0] > beside_size(512, 128)[1]

@@ -145,6 +145,17 @@ def test_the_trained_autoencoder_is_the_products() -> None:
         assert torch.allclose(made, product.decode(mean[:, :, 0]), atol=1e-4)
 
 
+def test_errors_near_the_answer_count_as_those_of_the_picture() -> None:
+    """An error e of the velocity at time t is one of t * e of the picture that it leads to."""
+    sigma = torch.tensor([1.0, 0.5, 0.25, 0.1])
+    noisy = Noisy(noise(4, 1, 2, 2), sigma, noise(4, 1, 2, 2, seed=1))
+    assert noisy.weight.tolist() == pytest.approx([1, 1, 0.25, 0.04])
+    error = 0.3 / sigma  # the same error of the picture
+    assert (noisy.weight * error.square())[1:].tolist() == pytest.approx([0.36] * 3)
+    losses = transformer.Losses(error.square(), noisy.weight, torch.zeros(()), torch.zeros(()), noisy.latents)
+    assert losses.total.item() == pytest.approx((0.09 + 3 * 0.36) / 4)
+
+
 @pytest.mark.slow
 def test_steps_of_the_transformer_lower_its_loss(folder: Path, config: CheckpointConfig) -> None:
     batch = packed(folder, config, [BLUE] * 2, 1)

@@ -1,12 +1,13 @@
 """Training requests: every task has its words, unknown ones are unknown, and a recaption leads back to its task."""
 
+import re
 from collections import Counter
 from random import Random
 
 import pytest
 
 from scripts.demo import grammar, tokenizer, wordings
-from scripts.demo.edits import NAMES
+from scripts.demo.edits import NAMES, steps_of
 from scripts.demo.lexicon import LEXICONS
 from scripts.demo.tasks import SOURCES, UNKNOWN, Task, edit_tasks, family, text_tasks
 from scripts.demo.wordings import FAMILY_SHARE, draw, parse, recaption, think
@@ -78,6 +79,7 @@ def test_prompts_leave_room_for_thoughts():
     assert max(len(built.encode(prompt, add_special_tokens=False).ids) for prompt in prompts) <= 67
 
 
+@pytest.mark.slow
 def test_every_edit_and_pair_of_edits_comes_up():
     rng = Random(1)
     drawn = [draw(rng, "edit" if i % 4 else "turn").task for i in range(4000)]
@@ -92,6 +94,7 @@ def test_the_same_seed_gives_the_same_requests():
     assert [draw(Random(7), "edit") for _ in range(3)] == [draw(Random(7), "edit") for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_unknown_requests_are_not_known_ones():
     rng = Random(2)
     for _ in range(1500):
@@ -110,11 +113,67 @@ def test_unknown_requests_are_not_known_ones():
         "remove the car",
         "不要变成黑白",
         "加一顶帽子",
+        "Make the background gold",
+        "Put a silver frame around it",
+        "Tint it magenta",
+        "把背景换成金色",
+        "加一个银色的边框",
+        "Rotate it by 180 degrees",
+        "把图片旋转180度",
+        "转一百八十度",
     ],
 )
 def test_near_misses_are_among_the_unknown(prompt):
     assert not any(lexicon.knows(prompt, 1) for lexicon in LEXICONS.values())
     assert wordings.could_say(prompt, 1)
+
+
+@pytest.mark.parametrize("sources", [0, 1, 2])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("hello", "Thanks!", "test", "42", "3 + 4 =", "🙂", "lorem ipsum dolor sit amet", "git push main", "x = 5;"),
+        *("你好", "谢谢！", "测试", "👍", "二十"),
+    ],
+)
+def test_empty_talk_is_unknown(prompt, sources):
+    assert not any(lexicon.knows(prompt, sources) for lexicon in LEXICONS.values())
+    assert wordings.could_say(prompt, sources)
+
+
+@pytest.mark.parametrize(("prompt", "colour"), [("teal", "turquoise"), ("violet", "purple"), ("gray", "grey")])
+def test_other_names_of_the_twelve_colours_are_theirs(prompt, colour):
+    assert prompt in LEXICONS["en"].colours[colour]
+
+
+def test_no_colour_is_known_and_unknown():
+    for lexicon in LEXICONS.values():
+        known = {name for names in lexicon.colours.values() for name in names}
+        assert not known & set(lexicon.strange_slots["odd"])
+
+
+QUESTION = {
+    "en": r"\?$|^(can|could|would|will|may|might|how|what|is|are|do|why|any)\b",
+    "zh": r"(吗|吧|？|好不好|行不行)$|能不能|可不可以|能否|可否|会不会|怎么|怎样|如何|为什么|有没有",
+}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_edit_is_an_order_a_statement_and_a_question_in_both_languages(language, name):
+    lexicon = LEXICONS[language]
+    phrases = lexicon.edits[name]
+    assert len(phrases.order) >= 5
+    assert len(phrases.say) > len(phrases.order), "no statement"
+    assert len(phrases.result) >= 2
+    assert phrases.noun
+    rng, step = Random(6), steps_of(name)[0]
+    drawn = [lexicon.step(step, rng) for _ in range(300)]
+    assert len({text for text, _ in drawn}) > 150
+    asked = [text for text, _ in drawn if re.search(QUESTION[language], text.lower())]
+    told = [text for text, order in drawn if order and text not in asked]
+    said = [text for text, order in drawn if not order and text not in asked]
+    assert min(len(asked), len(told), len(said)) >= 10, (len(asked), len(told), len(said))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from hunyuan.generation import two_copies
 from hunyuan.generation.denoise import Denoiser
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.two_copies import TwoCopiesDenoiser
 from hunyuan.generation.workspace import Workspace
 from hunyuan.model.moe import Experts
 from hunyuan.model.network import HunyuanImage3
@@ -174,6 +177,13 @@ def events(two: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"copy {len(tensor)}")
         return tensor
 
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        seen.append(f"on {device.type}")
+        yield
+        seen.append("back")
+
+    monkeypatch.setattr(two_copies, "current", current)
     monkeypatch.setattr(two_copies, "fill_unguided", filled)
     monkeypatch.setattr(two_copies, "transfer", transfer)
     monkeypatch.setattr(Denoiser, "predict", predicted)
@@ -183,8 +193,23 @@ def events(two: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_latents_go_once_a_step_and_velocities_come_back_behind_both_rows(two: Checkpoint, events: list[str]) -> None:
     """Any other order would make one device wait: a copy waits for all that both were given before it."""
     run(two, edit(bot_task="image", resolution="256x256"))
-    step = ["copy 1", "unguided", "guided", "copy 1"]
-    assert events == ["copy 1", "fill", *step[1:], *step, *step]
+    step = ["copy 1", "on cpu", "unguided", "back", "guided", "copy 1"]
+    assert events == [*step[:2], "fill", *step[2:], *step, *step]
+
+
+def test_what_the_host_would_wait_for_is_on_the_second_device_before_its_tokens(
+    two: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[set[str]] = []
+
+    def stop(self: TwoCopiesDenoiser, *_: Any) -> Tensor:
+        there.append({*vars(self.unguided)})
+        raise Cancelled("before the first step")
+
+    monkeypatch.setattr(TwoCopiesDenoiser, "run", stop)
+    with pytest.raises(Cancelled):
+        run(two, edit(bot_task="image", resolution="256x256"))
+    assert {"span", "times"} <= there[0]
 
 
 def test_cancelling_stops_both_rows_before_the_next_step(two: Checkpoint, events: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,6 +166,17 @@ def test_two_copies_on_the_fast_path(fast: Fast) -> None:
     alone = replace(fast.request, guidance_scale=1.0)
     assert difference(editor.run(alone), fast.load(HUGE)[0].run(alone)).max() == 0  # the same work on the same GPU
     assert torch.cuda.current_device() == 0
+
+
+def test_no_kernel_is_compiled_for_either_gpu_after_warm_up(fast: Fast, caplog: pytest.LogCaptureFixture) -> None:
+    editor, _ = fast.load(HUGE, HUGE)
+    caplog.set_level(logging.INFO, logger="hunyuan.accel.compile_report")
+    editor.warm_up()
+    caplog.clear()
+    for words in (1, 40, 400):
+        for size in ((512, 512), (800, 300)):
+            editor.run(EditRequest("Make it" + " much" * words, images=[photo(*size)], seed=words, steps=2))
+    assert [record.message for record in caplog.records] == []
 
 
 def test_no_step_waits_for_the_second_gpu(fast: Fast) -> None:

@@ -70,8 +70,9 @@ def test_not_found_and_wrong_method() -> None:
     client = client_of(echo)
     assert_envelope(client.get("/nowhere"), 404, "not_found")
     answer = client.delete("/x")
-    assert_envelope(answer, 405, "method_not_allowed")
+    said = assert_envelope(answer, 405, "method_not_allowed")["message"]
     assert "POST" in answer.headers["allow"]
+    assert said == f"this path takes {answer.headers['allow']} only"
 
 
 def test_probes_keep_their_plain_form() -> None:

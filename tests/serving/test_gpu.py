@@ -62,9 +62,60 @@ def test_release_lets_go_of_what_the_failed_call_held() -> None:
 
 
 def test_without_a_gpu_there_are_no_figures() -> None:
-    if gpu.memory_used() is None:
-        assert gpu.memory_peak() is None
+    if not torch.cuda.is_initialized():
+        assert gpu.memory_used() == gpu.memory_peak() == {}
         gpu.forget_peak()
+
+
+class ThreeCards:
+    """What of torch.cuda is asked: three GPUs, of which the first and the last have tensors of this process."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[int] = []
+        self.waited: list[int] = []
+        self.broken: int | None = None
+        self.cuda = self
+
+    def device_count(self) -> int:
+        return 3
+
+    def memory_reserved(self, card: int) -> int:
+        return (0, 0, 50)[card]
+
+    def memory_allocated(self, card: int) -> int:
+        return (10, 0, 30)[card]
+
+    def max_memory_allocated(self, card: int) -> int:
+        return (20, 0, 40)[card]
+
+    def reset_peak_memory_stats(self, card: int) -> None:
+        self.forgotten.append(card)
+
+    def synchronize(self, card: int) -> None:
+        self.waited.append(card)
+        if card == self.broken:
+            raise RuntimeError("CUDA error: unknown error")
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> ThreeCards:
+    there = ThreeCards()
+    monkeypatch.setattr(gpu, "_torch_on_cuda", lambda: there)
+    return there
+
+
+def test_each_gpu_that_is_used_has_its_figures(cards: ThreeCards) -> None:
+    gpu.forget_peak()
+    assert cards.forgotten == [0, 2]
+    assert gpu.memory_used() == {0: 10, 2: 30}
+    assert gpu.memory_peak() == {0: 20, 2: 40}
+
+
+@pytest.mark.parametrize("broken", [None, 0, 2])
+def test_any_gpu_that_does_not_answer_is_a_lost_one(cards: ThreeCards, broken: int | None) -> None:
+    cards.broken = broken
+    assert gpu.is_lost(RuntimeError("CUDA error: unknown error")) == (broken is not None)
+    assert cards.waited == ([0] if broken == 0 else [0, 2])
 
 
 @pytest.mark.gpu
@@ -74,15 +125,15 @@ class TestOnACard:
         gc.collect()  # what earlier tests left, so that only this one's memory comes and goes
         before = torch.empty(1_000_000, dtype=torch.uint8, device="cuda")
         gpu.forget_peak()
-        used = gpu.memory_used() or 0
+        used = gpu.memory_used()[0]
         assert used >= before.numel()
         with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
             self._too_much()
         assert gpu.is_out_of_memory(caught.value)
         assert not gpu.is_lost(caught.value)
         gpu.release(caught.value)
-        assert gpu.memory_used() == used
-        assert (gpu.memory_peak() or 0) >= used + 50_000_000
+        assert gpu.memory_used()[0] == used
+        assert gpu.memory_peak()[0] >= used + 50_000_000
         assert int(before.sum()) >= 0
 
     @staticmethod

@@ -21,7 +21,7 @@ def full_record() -> RequestRecord:
     facts.input_size, facts.output_size = (40, 30), (1024, 768)
     facts.pictures, facts.tokens, facts.steps_done, facts.queue_s = 1, 100, 8, 0.25
     facts.stages = {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0}
-    facts.gpu_memory = GpuMemory(1, 2, 3)
+    facts.gpu_memory = (GpuMemory(0, 1, 2, 3), GpuMemory(1, 4, 5, 6))
     call = RequestRecord("id-1", "/edit", started=10.0, ended=17.0, status=200, bytes_in=5, bytes_out=6)
     call.edit, call.caller = facts, "team-a"
     return call
@@ -51,7 +51,7 @@ def test_the_line_about_an_edit() -> None:
         "tokens": 100,
         "queue_s": 0.25,
         "stages": {"think": 2.0, "denoise": 3.5, "total": 6.0, "a stage of tomorrow": 1.0},
-        "gpu_memory": {"before": 1, "after": 2, "peak": 3},
+        "gpu_memory": [{"gpu": 0, "before": 1, "after": 2, "peak": 3}, {"gpu": 1, "before": 4, "after": 5, "peak": 6}],
     }
 
 
@@ -109,7 +109,8 @@ def test_figures_of_a_request() -> None:
     assert sample("hunyuan_tokens_per_second_sum") == before["tokens"] + 50
     assert sample("hunyuan_steps_per_second_sum") == before["steps"] + 2
     assert sample("hunyuan_stage_seconds_sum", stage="denoise") == before["denoise"] + 3.5
-    assert sample("hunyuan_gpu_memory_bytes", when="peak") == 3
+    assert sample("hunyuan_gpu_memory_bytes", gpu="0", when="peak") == 3
+    assert sample("hunyuan_gpu_memory_bytes", gpu="1", when="before") == 4
     assert sample("hunyuan_stage_seconds_count", stage="a stage of tomorrow") == 0
 
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from hunyuan.api_keys import keys_of
-from hunyuan.demo import REQUESTS
+from hunyuan.demo import ABOUT, REQUESTS
 from hunyuan.serving.door import Door
 from hunyuan.serving.http_errors import Unauthorized
 from hunyuan.serving.pages import FILES, FOLDER, is_named, use_our_pages
@@ -133,3 +133,12 @@ def test_text_can_be_read_in_both_schemes(scheme: int) -> None:
     for text, ground in [*pairs, ("on-ink", "ink"), ("bad", "bad-well")]:
         assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
     assert contrast(colour["accent"], colour["paper"]) >= 3  # the ring of the focus, the bar
+
+
+@pytest.mark.parametrize("page", ["index.html", "ui/index.html"])
+def test_of_the_demo_no_more_is_promised_than_it_keeps(page: str) -> None:
+    told = (FOLDER / page).read_text(encoding="utf-8")
+    for text in (told, ABOUT):
+        assert "about 256x256 pixels" in text
+        assert "should give the picture back" in text
+    assert all(request in told and request in ABOUT for request in REQUESTS)

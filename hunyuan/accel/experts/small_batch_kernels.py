@@ -14,7 +14,7 @@ import triton.language as tl
 # Two words (four columns of rows r and r + 8, twice) times eight numbers of x, as two fp32 sums. Byte permutes look up
 # the upper and the lower bytes of four bf16 numbers at once; signs are already where bf16 has them, or four bits below.
 # Products are added in bf16 pairs, four to a lane, which costs 2e-3 of the sum; everything after that is fp32.
-_TWO_WORDS = tl.constexpr("""
+TWO_WORDS = tl.constexpr("""
 {
     .reg .b32 m, s, ll, lh, hl, hh, v, p, q;
     and.b32 m, $2, 0x77777777;
@@ -64,7 +64,7 @@ _TWO_WORDS = tl.constexpr("""
     add.f32 $1, s, q;
 }
 """)
-_EXPONENT = tl.constexpr(127 - 6)  # an offset means 2^(offset - 6)
+EXPONENT = tl.constexpr(127 - 6)  # an offset means 2^(offset - 6)
 
 
 @triton.jit
@@ -75,7 +75,7 @@ def _value(word, i: tl.constexpr, sign: tl.constexpr):
 
 
 @triton.jit
-def _word_products(word, x01, x23, part: tl.constexpr):
+def word_products(word, x01, x23, part: tl.constexpr):
     """Row r (`part` 0) or r + 8 (1) of one word times four numbers of x, two bf16 each in `x01` and `x23`."""
     x0, x1 = (x01 << 16).to(tl.float32, bitcast=True), (x01 & -65536).to(tl.float32, bitcast=True)
     x2, x3 = (x23 << 16).to(tl.float32, bitcast=True), (x23 & -65536).to(tl.float32, bitcast=True)
@@ -94,11 +94,11 @@ def _two_words_products(word0, word1, x0, x1, plain: tl.constexpr):
     """Rows r and r + 8 of two words times eight numbers of x (`x0` and `x1`: four bf16 numbers in an int64 each)."""
     a0, b0, a1, b1 = x0.to(tl.int32), (x0 >> 32).to(tl.int32), x1.to(tl.int32), (x1 >> 32).to(tl.int32)
     if plain:
-        low = _word_products(word0, a0, b0, 0) + _word_products(word1, a1, b1, 0)
-        high = _word_products(word0, a0, b0, 1) + _word_products(word1, a1, b1, 1)
+        low = word_products(word0, a0, b0, 0) + word_products(word1, a1, b1, 0)
+        high = word_products(word0, a0, b0, 1) + word_products(word1, a1, b1, 1)
     else:
         low, high = tl.inline_asm_elementwise(
-            _TWO_WORDS,
+            TWO_WORDS,
             "=f,=f,r,r,r,r,r,r",
             args=[word0, word1, a0, b0, a1, b1],
             dtype=(tl.float32, tl.float32),
@@ -112,7 +112,7 @@ def _two_words_products(word0, word1, x0, x1, plain: tl.constexpr):
 def _factor(folded, group):
     """fp32 2^(offset - 6) of one block of 32 columns; `folded` holds the four blocks of 128 columns."""
     offset = (folded >> ((group % 4) * 8)) & 0xF
-    return ((offset + _EXPONENT) << 23).to(tl.float32, bitcast=True)
+    return ((offset + EXPONENT) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hunyuan.accel.kernels.explicit import take_turn_in_triton, turns
 from hunyuan.accel.kernels.launch import INTERPRETED, on_device_of
 
 _LOG2_E = 1.4426950408889634
@@ -38,9 +39,10 @@ CUT = Cut(32, 64, 3)
 def _part_kernel(
     q, keys, values, position, sums, peaks, masses, scale, key_row, key_token, value_row, value_token,
     kv_heads: tl.constexpr, group: tl.constexpr, padded: tl.constexpr, head_dim: tl.constexpr, parts: tl.constexpr,
-    block: tl.constexpr, wide: tl.constexpr,
+    block: tl.constexpr, wide: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """One part of the keys for the `group` query heads of one key-value head: unnormalised softmax partial sums."""
+    take_turn_in_triton(pdl)
     pair, part = tl.program_id(0), tl.program_id(1)
     row, head = (pair // kv_heads).to(tl.int64), pair % kv_heads
     length = tl.load(position) + 1
@@ -80,8 +82,9 @@ def _part_kernel(
 
 
 @triton.jit
-def _join_kernel(sums, peaks, masses, out, parts: tl.constexpr, head_dim: tl.constexpr):
+def _join_kernel(sums, peaks, masses, out, parts: tl.constexpr, head_dim: tl.constexpr, pdl: tl.constexpr):
     """Adds up the parts of one query head."""
+    take_turn_in_triton(pdl)
     head = tl.program_id(0).to(tl.int64)
     slot, d = head * parts + tl.arange(0, parts), tl.arange(0, head_dim)
     peak = tl.load(peaks + slot)
@@ -91,13 +94,16 @@ def _join_kernel(sums, peaks, masses, out, parts: tl.constexpr, head_dim: tl.con
     tl.store(out + head * head_dim + d, (total / mass).to(out.dtype.element_ty))
 
 
-def decode_attention(q: Tensor, keys: Tensor, values: Tensor, position: Tensor, cut: Cut = CUT) -> Tensor:
+def decode_attention(
+    q: Tensor, keys: Tensor, values: Tensor, position: Tensor, cut: Cut = CUT, pdl: bool = False
+) -> Tensor:
     """`softmax(q k / sqrt(head_dim)) v` over the keys [0, position].
 
     Args:
         q: `[rows, 1, heads, head_dim]`.
         keys, values: `[rows, capacity, kv_heads, head_dim]`, the last two dimensions contiguous.
         position: int32 `[1]` on the device.
+        pdl: begin while the launch before ends, see `explicit.py`.
 
     Returns:
         `[rows, 1, heads, head_dim]`, q's dtype.
@@ -113,7 +119,7 @@ def decode_attention(q: Tensor, keys: Tensor, values: Tensor, position: Tensor, 
             q, keys, values, position, sums, peaks, masses, _LOG2_E / head_dim**0.5,
             *keys.stride()[:2], *values.stride()[:2], kv_heads=kv_heads, group=group,
             padded=max(_QUERIES, triton.next_power_of_2(group)), head_dim=head_dim, parts=cut.parts,
-            block=cut.keys, wide=INTERPRETED, num_warps=cut.warps, num_stages=cut.stages,
+            block=cut.keys, wide=INTERPRETED, num_warps=cut.warps, num_stages=cut.stages, **turns(pdl),
         )  # fmt: skip
-        _join_kernel[(rows * heads,)](sums, peaks, masses, out, parts=cut.parts, head_dim=head_dim)
+        _join_kernel[(rows * heads,)](sums, peaks, masses, out, parts=cut.parts, head_dim=head_dim, **turns(pdl))
     return out

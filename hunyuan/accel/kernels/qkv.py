@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hunyuan.accel.kernels.explicit import take_turn_in_triton, turns
 from hunyuan.accel.kernels.launch import on_device_of
 from hunyuan.model.operations import HeadNorms, HeadShape
 
@@ -34,9 +35,10 @@ def _rope_and_norm(first, second, cos, sin, weight, eps, at, norm: tl.constexpr,
 def _rope_norm_store_kernel(
     qkv, cos, sin, q_weight, k_weight, q, keys, values, start, start_at, tokens, count,
     key_row, key_token, value_row, value_token, eps, from_device: tl.constexpr, norm: tl.constexpr,
-    kv_heads: tl.constexpr, group: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
+    kv_heads: tl.constexpr, group: tl.constexpr, half: tl.constexpr, block: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """`block` tokens of one key-value head; `count` is rows * tokens."""
+    take_turn_in_triton(pdl)
     head = tl.program_id(1)
     place = tl.program_id(0) * block + tl.arange(0, block)
     inside = (place < count)[:, None]
@@ -77,6 +79,7 @@ def rope_norm_store(
     keys: Tensor,
     values: Tensor,
     start: int | Tensor,
+    pdl: bool = False,
 ) -> Tensor:
     """Writes k and v into the buffers from position `start` and returns q `[rows, tokens, heads, head_dim]`.
 
@@ -85,6 +88,7 @@ def rope_norm_store(
         rope: fp32 `[tokens, head_dim]`; the first half of the columns is used, the second holds the same.
         keys, values: `[rows, capacity, kv_heads, head_dim]`, the last two dimensions contiguous.
         start: an int32 tensor `[1]` on the device, or an int.
+        pdl: begin while the launch before ends, see `explicit.py`.
 
     Raises:
         ValueError: positions past the buffers' capacity (not seen for a tensor), or buffers laid out otherwise.
@@ -103,7 +107,7 @@ def rope_norm_store(
             start if known else 0, cos if known else start, tokens, rows * tokens,
             *keys.stride()[:2], *values.stride()[:2], 0.0 if norms is None else norms.eps,
             from_device=not known, norm=norms is not None, kv_heads=shape.kv_heads, group=shape.group,
-            half=shape.head_dim // 2, block=block, num_warps=4 if block > 1 else 1,
+            half=shape.head_dim // 2, block=block, num_warps=4 if block > 1 else 1, **turns(pdl),
         )  # fmt: skip
     return q
 

@@ -12,11 +12,14 @@ Importing this file needs Triton.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hunyuan.accel.kernels.explicit import take_turn_in_triton, turns
 from hunyuan.accel.kernels.gemv import gemv
 from hunyuan.accel.kernels.launch import INTERPRETED, on_device_of
 
@@ -96,8 +99,9 @@ def _route_kernel(
 @triton.jit
 def _choose_kernel(
     logits, weights, index, experts: tl.constexpr, columns: tl.constexpr, topk: tl.constexpr, slots: tl.constexpr,
-    exact: tl.constexpr,
+    exact: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
+    take_turn_in_triton(pdl)
     token = tl.program_id(0) + tl.arange(0, 1)
     c = tl.arange(0, columns)[None, :]
     values = tl.load(logits + token[:, None] * experts + c, mask=c < experts, other=0.0)
@@ -128,19 +132,29 @@ def route(
         weights fp32 and indices int32 `[tokens, topk]`, best first.
     """
     (tokens, hidden), experts = x.shape, len(router)
-    weights = torch.empty(tokens, topk, dtype=torch.float32, device=x.device)
-    index = torch.empty(tokens, topk, dtype=torch.int32, device=x.device)
+    if tokens == 1:
+        return choose(gemv(x, router if dtype == torch.float32 else parts[0], None, torch.float32), topk, dtype)
+    weights, index, sizes = _choice(x, experts, topk, dtype)
+    with on_device_of(x):
+        _route_kernel[(triton.cdiv(tokens, _TOKENS),)](
+            x.contiguous(), parts, weights, index, tokens, hidden=hidden, rows=_TOKENS, depth=_DEPTH, **sizes,
+            wide=INTERPRETED, num_warps=4, num_stages=4,
+        )  # fmt: skip
+    return weights, index
+
+
+def choose(logits: Tensor, topk: int, dtype: torch.dtype = torch.float32, pdl: bool = False) -> tuple[Tensor, Tensor]:
+    """The second half of `route`, from fp32 `logits` `[tokens, experts]`."""
+    weights, index, sizes = _choice(logits, logits.shape[1], topk, dtype)
+    with on_device_of(logits):
+        _choose_kernel[(len(logits),)](logits, weights, index, **sizes, **turns(pdl), num_warps=1)
+    return weights, index
+
+
+def _choice(x: Tensor, experts: int, topk: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Where the choice for each row of x goes, and the kernels' sizes."""
+    weights = torch.empty(len(x), topk, dtype=torch.float32, device=x.device)
+    index = torch.empty(len(x), topk, dtype=torch.int32, device=x.device)
     columns, slots = max(16, triton.next_power_of_2(experts)), triton.next_power_of_2(topk)
     exact = dtype == torch.float32
-    sizes = {"experts": experts, "columns": columns, "topk": topk, "slots": slots, "exact": exact}
-    with on_device_of(x):
-        if tokens == 1:
-            logits = gemv(x, router if exact else parts[0], None, torch.float32)
-            _choose_kernel[(1,)](logits, weights, index, **sizes, num_warps=1)
-        else:
-            grid = (triton.cdiv(tokens, _TOKENS),)
-            _route_kernel[grid](
-                x.contiguous(), parts, weights, index, tokens, hidden=hidden, rows=_TOKENS, depth=_DEPTH, **sizes,
-                wide=INTERPRETED, num_warps=4, num_stages=4,
-            )  # fmt: skip
-    return weights, index
+    return weights, index, {"experts": experts, "columns": columns, "topk": topk, "slots": slots, "exact": exact}

@@ -1,0 +1,121 @@
+"""One token through the decoder stack in eleven or twelve launches a layer: `Transformer.decode` for fast operations.
+
+The same weights, buffers and roundings. Norms are computed by the products behind them, SwiGLU and the residual sums by
+those before. The shared MLP's products stand between the experts', so that none of the four reads what the launch
+before it writes, and its weights are on their way when its turn comes (`kernels/explicit.py`). Needs MXFP4 experts and
+a GPU that `hopper.py` is for; holds weights and no request's state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from hunyuan.accel.experts.streamed import DEFAULT, Streamed, Units
+from hunyuan.accel.hopper import HopperOperations
+from hunyuan.accel.kernels import qkv as qkv_kernel
+from hunyuan.accel.kernels import routing
+from hunyuan.accel.kernels.decode_attention import decode_attention
+from hunyuan.accel.kernels.projection import Norm, Rows, project
+from hunyuan.formats.modules import Fp8Linear
+from hunyuan.model.moe import MoE
+from hunyuan.model.operations import KeyValueBuffers
+from hunyuan.model.transformer import DecoderLayer, RMSNorm, Transformer
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """How the products of a layer are shared out; None: as `project` does by itself.
+
+    Attributes:
+        rows: by name, "qkv", "o", "router", "gate_and_up", "down".
+        experts: of both products of the experts.
+    """
+
+    rows: dict[str, Rows]
+    experts: tuple[Units, Units] = DEFAULT
+
+
+class FusedDecoding:
+    """Call it as `Transformer.decode`, with one row.
+
+    Args:
+        pdl: each launch may begin while the one before it ends.
+
+    Raises:
+        TypeError: a layer that is not attention and a mixture of MXFP4 experts with a shared MLP.
+    """
+
+    def __init__(
+        self, model: Transformer, operations: HopperOperations, cuts: Cuts | None = None, pdl: bool = False
+    ) -> None:
+        self.operations, self.cuts, self.pdl = operations, cuts or Cuts({}), pdl
+        self.layers = [cast(DecoderLayer, layer) for layer in model.layers]
+        self.experts = [Streamed(_stacks(layer), self.cuts.experts, pdl) for layer in self.layers]
+
+    def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor) -> Tensor:
+        """`x` `[1, 1, hidden]` and its `rope` `[1, head_dim]` at `position` int32 `[1]`: `[1, 1, hidden]`."""
+        x = x.reshape(1, -1)  # [1, hidden]
+        for layer, experts in zip(self.layers, self.experts, strict=True):
+            x = self._attention(layer, x, rope, kv, position)
+            x = self._feed_forward(layer, x, experts)
+        return x[None]
+
+    def _attention(
+        self, layer: DecoderLayer, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor
+    ) -> Tensor:
+        part, (keys, values) = layer.self_attn, kv.buffers(layer.layer)
+        qkv = self._project("qkv", x, part.qkv_proj, norm=_norm(layer.input_layernorm))  # [1, qkv]
+        q = qkv_kernel.rope_norm_store(
+            qkv[None], part.shape, rope, part.norms(), keys, values, position, self.pdl
+        )  # [1, 1, heads, head_dim]
+        out = decode_attention(q, keys, values, position, self.operations.cut, self.pdl)
+        return self._project("o", out.view(1, -1), part.o_proj, residual=x)
+
+    def _feed_forward(self, layer: DecoderLayer, x: Tensor, experts: Streamed) -> Tensor:
+        block, normed = cast(MoE, layer.mlp), torch.empty_like(x)
+        assert block.shared_mlp is not None
+        norm = layer.post_attention_layernorm
+        router = self.operations.router_weight(block.gate.wg.weight)
+        logits = project(
+            x,
+            router,
+            norm=_norm(norm, normed),
+            out_dtype=torch.float32,
+            rows=self.cuts.rows.get("router"),
+            pdl=self.pdl,
+        )  # [1, experts]
+        weights, index = routing.choose(logits, block.topk, self.operations.router_dtype, self.pdl)
+        inner = self._project("gate_and_up", x, block.shared_mlp.gate_and_up_proj, norm=_norm(norm), gated=True)
+        h = experts.first_product(normed, index, early=True)
+        shared = self._project("down", inner, block.shared_mlp.down_proj)
+        return experts.second_product(h, weights, index, early=True, added=(x, shared))
+
+    def _project(self, name: str, x: Tensor, layer: nn.Module, **around: Any) -> Tensor:
+        weight, scale = _matrix(layer)
+        return project(x, weight, scale, rows=self.cuts.rows.get(name), pdl=self.pdl, **around)
+
+
+def _norm(norm: RMSNorm, out: Tensor | None = None) -> Norm:
+    return Norm(norm.weight, norm.eps, out)
+
+
+def _matrix(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    if isinstance(layer, Fp8Linear):
+        return layer.weight, layer.weight_scale
+    if not isinstance(layer, nn.Linear) or layer.bias is not None:
+        raise TypeError(f"no fast form of {layer}")
+    return layer.weight, None
+
+
+def _stacks(layer: DecoderLayer) -> Any:
+    """The experts' weights as FlashInfer's backend holds them."""
+    if not isinstance(layer.mlp, MoE) or layer.mlp.shared_mlp is None:
+        raise TypeError(f"layer {layer.layer} is no mixture of experts with a shared MLP")
+    stacks = getattr(layer.mlp.experts, "stacks", None)
+    if stacks is None or not stacks.packed:
+        raise TypeError(f"layer {layer.layer} has no MXFP4 experts in the humming layout")
+    return stacks
