@@ -289,9 +289,11 @@ def test_a_distilled_checkpoint_takes_one_gpu_and_says_so(real, asked):
     assert choice.option == "one GPU is used: a distilled checkpoint has no unguided row"
 
 
-def test_a_gpu_that_stays_idle_is_explained(real):
-    choice = choose(real, "4bit", "bf16", [H100, Gpu("small", 40 * GIB)])
-    assert choice.option == "one GPU is used: GPU 1 is too small for a second copy"
+@pytest.mark.parametrize("second", [H200, Gpu("H100", 40 * GIB)], ids=str)
+def test_a_gpu_that_stays_idle_is_explained(real, second):
+    choice = choose(real, "4bit", "bf16", [H100, second])
+    assert len(choice.gpus) == 1
+    assert choice.option == "one GPU is used: GPU 1 is of another kind or too small for a copy"
 
 
 def test_one_gpu_has_no_option(real):
