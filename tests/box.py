@@ -82,7 +82,7 @@ class Box:
         return sum(map(int, found))
 
 
-def configuration(replicas: Sequence[Server], port: int, figures: int, digests: Path, **changes: str) -> str:
+def configuration(replicas: Sequence[Server], port: int, figures: int, keys: Path, **changes: str) -> str:
     """deploy/haproxy.cfg for replicas on this machine; each of `changes` replaces a line's beginning and its value."""
     text = (ROOT / "deploy/haproxy.cfg").read_text()
     for number, replica in enumerate(replicas):
@@ -91,7 +91,7 @@ def configuration(replicas: Sequence[Server], port: int, figures: int, digests: 
     text = "".join(line for line in text.splitlines(True) if not any(f"gpu{n}" in line for n in absent))
     text = replaced(text, "bind :8000", f"bind 127.0.0.1:{port}")
     text = replaced(text, "bind :8404", f"bind 127.0.0.1:{figures}")
-    text = replaced(text, "/keys/digests.txt", str(digests))
+    text = replaced(text, "/keys/", f"{keys}/")
     text = replaced(text, "172.30.0.16/28", "127.0.0.1/32")
     for name, value in changes.items():
         words = name.replace("_", " ")
@@ -117,10 +117,10 @@ def proxy_before(
     folder.mkdir(exist_ok=True)
     port = port or free_port()
     figures, log = free_port(), folder / "haproxy.log"
-    keys, digests, file = folder / "keys", folder / "digests.txt", folder / "haproxy.cfg"
+    keys, file = folder / "keys", folder / "haproxy.cfg"
     keys.write_text(f"# of the test\nbox : {KEY}\n")
-    file.write_text(configuration(replicas, port, figures, digests, **changes))
-    command = [str(ROOT / "deploy/haproxy.sh"), str(keys), str(digests), "haproxy", "-W", "-db", "-f", str(file)]
+    file.write_text(configuration(replicas, port, figures, folder, **changes))
+    command = [str(ROOT / "deploy/haproxy.sh"), str(keys), str(folder), "haproxy", "-W", "-db", "-f", str(file)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=os.environ | DEFAULTS | (variables or {}), stdout=output, stderr=subprocess.STDOUT

@@ -1,7 +1,7 @@
 """Background jobs of a real server, by BentoML's own clients and by hand: every way that a job can go.
 
-The editor is the scripted one of the fault tests; the queue, the disk and the processes are real. The tiny checkpoint
-does a job in `test_server_process.py`'s manner at the end.
+The editor is the scripted one of the fault tests; the queue, the disk and the processes are real. A checkpoint does a
+job in `test_server_process.py`.
 """
 
 from __future__ import annotations
@@ -514,18 +514,3 @@ def test_two_servers_do_not_share_a_folder(tmp_path: Path, server: Server) -> No
     finally:
         second.stop()
     assert "another process keeps its jobs there" in second.log.read_text()
-
-
-# --- the whole model
-
-
-def test_the_tiny_checkpoint_does_a_job(tmp_path: Path, photo: Path) -> None:
-    with running(tmp_path) as whole, sync_client(whole) as client:
-        task = client.edit.submit(image=photo, prompt="Make the sky red", seed=42, steps=2)
-        until(lambda: task.get_status().value in END, 300)
-        png = bytes(task.get())
-        assert png == bytes(client.edit(image=photo, prompt="Make the sky red", seed=42, steps=2))
-        other = client.edit.submit(image=photo, prompt="Make the sky red", steps=100)
-        until(lambda: other.get_status().value == "in_progress")
-        other.cancel()
-        assert other.get_status().value == "canceled"

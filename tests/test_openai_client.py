@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -153,7 +154,24 @@ def test_low_quality_paints_faster_and_something_else(client: openai.OpenAI) -> 
 
 def test_there_is_one_model(server: Server, client: openai.OpenAI) -> None:
     served = httpx.get(f"{server.url}/readyz").headers["x-model"]
-    assert [model.id for model in client.models.list()] == [served]
+    (listed,) = client.models.list()
+    assert listed.id == served
+    assert client.models.retrieve(served) == listed
+
+
+@pytest.mark.parametrize("name", ["gpt-image-1", "tiny/more", "{model:path}", "ünï"])
+def test_another_model_is_not_found(server: Server, client: openai.OpenAI, name: str) -> None:
+    before = endpoints_counted(server)
+    with pytest.raises(openai.NotFoundError, match="no such model here") as caught:
+        client.models.retrieve(name)
+    error = caught.value
+    assert (error.code, error.param, error.type) == ("model_not_found", "model", "invalid_request_error")
+    assert endpoints_counted(server) == before
+
+
+def endpoints_counted(server: Server) -> set[str]:
+    """Names that somebody tries must not become figures: there is no end of them."""
+    return set(re.findall(r'endpoint="(/v1/models/[^"]*)"', httpx.get(f"{server.url}/metrics").text))
 
 
 @pytest.mark.parametrize(

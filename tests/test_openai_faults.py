@@ -14,10 +14,11 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from openai_events import assert_error, assert_error_body, events_of
-from server_process import Server
-from test_faults import STEP_S, edit, faulty, record, until_recorded
+from server_process import Server, start
+from test_faults import FAULTY, STEP_S, TARGET, edit, faulty, record, until_recorded
 
 pytestmark = pytest.mark.server
 
@@ -202,3 +203,34 @@ def test_a_stop_of_the_process_lets_the_running_stream_finish_and_tells_the_othe
     assert lines["running"] == (200, None)
     assert lines["waiting"] == (200, "shutting_down")
     assert len(lines) == 3
+
+
+def test_a_stop_that_does_not_wait_ends_a_stream_with_its_error(tmp_path: Path) -> None:
+    """`--timeout-graceful-shutdown 1`: the work is cut, and who reads is told; so is who waits for one answer."""
+    arguments = ("--timeout-graceful-shutdown", "1")
+    server = start(tmp_path, TARGET, FAULTY, arguments=arguments, FAULTS_RECORD=str(tmp_path / "record"))
+    try:
+        server.wait_until()
+        with ThreadPoolExecutor(2) as pool:
+            cut = pool.submit(stream, server, "good cut", 90)
+            until_recorded(server, "step cut")
+            server.process.terminate()
+            events = cut.result()
+        assert any(event["type"] == "hunyuan.stage" for event in events)
+        assert_ends_with_error(events, "shutting_down")
+        assert server.process.wait(15) == 0
+    finally:
+        server.stop()
+    line = server.request_line("cut")
+    assert (line["status"], line["error"], line["pictures"]) == (200, "shutting_down", 0)
+    assert not [line for line in server.lines() if "Traceback" in str(line.get("traceback"))]
+
+
+def test_a_killed_process_leaves_no_stream_that_looks_whole(tmp_path: Path) -> None:
+    with faulty(tmp_path) as server, ThreadPoolExecutor() as pool:
+        cut = pool.submit(stream, server, "good cut", 90)
+        until_recorded(server, "step cut")
+        for process in psutil.Process(server.process.pid).children(recursive=True):
+            process.kill()
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+            cut.result()

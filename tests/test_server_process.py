@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from server_process import ROOT, Server, running, start
+from test_jobs import END, OLD_PYDANTIC, sync_client, until
 
 pytestmark = [
     pytest.mark.server,
@@ -123,6 +124,19 @@ def test_curl_gets_a_clear_error(
     assert (answer.status, answer.error["error"]) == (status, code)
     assert message in answer.error["message"]
     assert answer.error["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.filterwarnings(*OLD_PYDANTIC)
+def test_a_job_is_the_same_edit_and_stops_when_cancelled(server: Server, photo: Path) -> None:
+    with sync_client(server) as client:
+        task = client.edit.submit(image=photo, prompt="Make the sky red", seed=42, steps=2)
+        until(lambda: task.get_status().value in END, 300)
+        png = bytes(task.get())
+        assert png == bytes(client.edit(image=photo, prompt="Make the sky red", seed=42, steps=2))
+        other = client.edit.submit(image=photo, prompt="Make the sky red", steps=100)
+        until(lambda: other.get_status().value == "in_progress")
+        other.cancel()
+        assert other.get_status().value == "canceled"
 
 
 def test_a_large_upload_is_refused_without_breaking_the_connection(server: Server, tmp_path: Path) -> None:

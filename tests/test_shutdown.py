@@ -19,7 +19,7 @@ from test_faults import FAULTY, TARGET, edit, faulty, until_recorded
 
 pytestmark = pytest.mark.server
 
-TERM, INT = signal.SIGTERM, signal.SIGINT
+TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 ENDS_WITHIN_S = 15
 WAITING = 4
 
@@ -41,6 +41,8 @@ def to_the_group(server: Server, number: signal.Signals) -> None:
         (to_the_master, [TERM, TERM]),
         (to_the_group, [TERM, TERM]),
         (to_the_group, [INT]),
+        (to_the_master, [HUP]),
+        (to_the_group, [HUP]),
     ],
 )
 def test_every_request_is_accounted_for(
@@ -68,6 +70,23 @@ def test_every_request_is_accounted_for(
     lines = {line["request_id"]: line["status"] for line in server.requests()}
     assert len(server.requests()) == len(names)
     assert lines == {name: 200 if name == "running" else 503 for name in names}
+
+
+def test_who_started_it_with_nohup_may_close_the_terminal(tmp_path: Path) -> None:
+    before = signal.signal(HUP, signal.SIG_IGN)  # which a process that is started now inherits
+    try:
+        server = start(tmp_path, TARGET, FAULTY, FAULTS_RECORD=str(tmp_path / "record"))
+    finally:
+        signal.signal(HUP, before)
+    try:
+        server.wait_until()
+        to_the_group(server, HUP)
+        assert edit(server, "good", "after").status_code == 200
+        assert len([line for line in server.lines() if str(line.get("message", "")).startswith("ready: ")]) == 1
+        to_the_master(server, TERM)
+        assert server.process.wait(ENDS_WITHIN_S) == 0
+    finally:
+        server.stop()
 
 
 def test_who_comes_while_the_running_edit_finishes_is_told(tmp_path: Path) -> None:

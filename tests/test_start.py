@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from server_process import ROOT, Server, running, start
+from server_process import ROOT, Server, start
+from test_faults import faulty
 
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.serving import metric_files
@@ -84,7 +85,7 @@ def test_two_workers_are_refused(tmp_path: Path, workers: str) -> None:
 
 @pytest.mark.server
 def test_a_worker_ends_with_a_master_that_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path, MODEL_ID="tiny") as server:
+    with faulty(tmp_path) as server:
         workers = psutil.Process(server.process.pid).children(recursive=True)
         assert workers
         os.kill(server.process.pid, signal.SIGKILL)
@@ -148,6 +149,7 @@ def test_without_shared_figures_nothing_is_made(monkeypatch: pytest.MonkeyPatch)
     metric_files.reserve()
 
 
+@pytest.mark.slow
 def test_the_master_does_not_import_the_model() -> None:
     """Each process would hold 500 MB for it, and the worker imports it on the editor's own thread."""
     code = "import service, sys; print([name for name in ('torch', 'transformers') if name in sys.modules])"

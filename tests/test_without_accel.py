@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = """
-import runpy
 import sys
 
 import torch  # looks for Triton by itself
@@ -34,9 +35,23 @@ from hunyuan import Editor, Settings
 Editor.load(settings=Settings(device="cpu", moe_impl="torch"))
 """
 GOLDENS = """
-sys.argv = ["check_goldens.py", "tests/data/golden_a"]
-runpy.run_path("scripts/check_goldens.py", run_name="__main__")
+import json
+
+from scripts import check_goldens
+
+check_section = check_goldens.check_section
+
+def told(golden, section):
+    check = check_section(golden, section)
+    facts = {"failures": check.failures, "present": check.present}
+    facts |= {"compared": sorted(check.compared), "left_out": check.left_out}
+    print("FACTS", json.dumps({section: facts}), flush=True)
+    return check
+
+check_goldens.check_section = told
+sys.exit(check_goldens.main(["tests/data/golden_a"]))
 """
+SECTIONS = json.loads((ROOT / "tests/data/golden_a/manifest.json").read_text())["sections"]
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +60,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_an_edit_runs_plainly_and_says_so():
     done = run(EDIT)
     assert done.returncode == 0, done.stderr
@@ -52,14 +68,32 @@ def test_an_edit_runs_plainly_and_says_so():
     assert done.stderr.count("hunyuan.accel is not there") == 1
 
 
+@pytest.mark.slow
 def test_a_fast_backend_that_is_not_there_is_refused():
     done = run(REFUSED)
     assert done.returncode != 0
     assert "HUNYUAN_MOE_IMPL=torch needs hunyuan.accel" in done.stderr.splitlines()[-1]
 
 
+@pytest.fixture(scope="module")
+def goldens() -> subprocess.CompletedProcess[str]:
+    return run(GOLDENS)
+
+
 @pytest.mark.slow
-def test_the_goldens_pass():
-    done = run(GOLDENS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "every section agrees" in done.stdout
+def test_the_goldens_pass(goldens):
+    assert goldens.returncode == 0, goldens.stdout + goldens.stderr
+    assert "every section agrees" in goldens.stdout
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.slow
+def test_everything_recorded_in_a_section_is_compared_or_named(goldens, section):
+    told: dict[str, Any] = {}
+    for line in goldens.stdout.splitlines():
+        told |= json.loads(line.removeprefix("FACTS ")) if line.startswith("FACTS ") else {}
+    check = told[section]
+    present, compared = set(check["present"]), set(check["compared"])
+    assert check["failures"] == []
+    assert present == (compared | set(check["left_out"])) & present
+    assert compared & present

@@ -22,6 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
+from hunyuan.serving.cors import Cors
 from hunyuan.serving.envelope import Envelope, HideExpectedErrors, TrueStatus
 from hunyuan.serving.jobs.openapi import operations
 from hunyuan.serving.pages import use_our_pages
@@ -65,9 +66,9 @@ class AppHooks:
     """What the service hands over for its ASGI app.
 
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
-    request that is over; `before` is called once, before there is an app; `admit` and `waited_s` are what `Envelope`
-    asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options say;
-    `routes` are ours beside the framework's; `v1` describes those under /v1, given the codes of errors by status.
+    request that is over; `before` is called once, before there is an app; `admit`, `waited_s` and `has_path` are what
+    `Envelope` asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options
+    say; `routes` are ours beside the framework's; `v1` describes those under /v1, given the codes of errors by status.
     """
 
     max_body_bytes: int
@@ -79,6 +80,7 @@ class AppHooks:
     waited_s: Callable[[Scope], float] = lambda scope: 0.0
     cors_origins: Collection[str] = ()
     routes: Sequence[Route] = ()
+    has_path: Callable[[str], bool] = lambda path: False
     v1: Callable[[dict[int, str]], dict[str, tuple[str, dict[str, Any]]]] = lambda errors: {}
 
 
@@ -135,9 +137,10 @@ def _wrap(app: Starlette, hooks: AppHooks) -> None:
         on_end=hooks.on_end,
         admit=hooks.admit,
         waited_s=hooks.waited_s,
+        has_path=hooks.has_path,
     )
     if cors is not None:
-        app.add_middleware(CORSMiddleware, **cors)
+        app.add_middleware(Cors, **cors)
 
 
 def _take_cors_out(app: Starlette) -> dict[str, Any] | None:
@@ -167,12 +170,12 @@ def configured_workers(name: str) -> int | str:
 
 
 def _paths_of(app: Starlette) -> frozenset[str]:
-    """Every path that is answered with something: no route here has a parameter."""
+    """Every path that is answered with something, but those of routes with a parameter: `AppHooks.has_path`."""
     paths = {route.path for route in app.routes if isinstance(route, Route)}
     for mount in (route for route in app.routes if isinstance(route, Mount)):
         if isinstance(mount.app, Starlette):
             inside = (route for route in mount.app.routes if isinstance(route, Route))
-            paths.update(f"{mount.path}{route.path}" for route in inside)
+            paths.update(f"{mount.path}{route.path}" for route in inside if not route.param_convertors)
         elif isinstance(mount.app, StaticFiles):
             folder = Path(str(mount.app.directory))
             files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())

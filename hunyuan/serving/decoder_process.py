@@ -42,8 +42,8 @@ def memory_limit(max_pixels: int) -> int:
 
 def main(descriptor: int, parent: int) -> None:
     _end_with(parent)
-    # Both come to the whole process group from a terminal or a supervisor; the service says when this process ends.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # They come to the whole process group from a terminal or a supervisor; the service says when this process ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would put somebody's picture on a disk
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and its message too

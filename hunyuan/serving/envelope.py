@@ -80,6 +80,14 @@ def refusal(error: HunyuanError) -> Response:
     return Response(status_code=error.status)
 
 
+def error_content(error: HunyuanError, path: str, request_id: str) -> bytes:
+    """The body that tells of an error: the envelope, or OpenAI's shape where the path is one of theirs."""
+    body: dict[str, Any] = {"error": error.code, "message": str(error), "request_id": request_id}
+    if is_openai(path):
+        body = error_body(error)
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
 def let_go(error: BaseException | None) -> None:
     """Drops the frames that an error's traceback keeps alive, and with them the upload and the decoded picture.
 
@@ -115,6 +123,7 @@ class Envelope:
         admit: called before anything of a request's body is read; returns the name of the caller's key, None where no
             key is needed, or raises what the caller gets instead of an answer.
         waited_s: how long a request has waited in front of this process, which counts towards its time.
+        has_path: whether a path that is none of `known_paths` is answered all the same; may raise what is said instead.
     """
 
     def __init__(
@@ -126,6 +135,7 @@ class Envelope:
         on_end: Callable[[RequestRecord], None] = lambda record: None,
         admit: Callable[[Scope], str | None] = lambda scope: None,
         waited_s: Callable[[Scope], float] = lambda scope: 0.0,
+        has_path: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
@@ -134,6 +144,7 @@ class Envelope:
         self.on_end = on_end
         self.admit = admit
         self.waited_s = waited_s
+        self.has_path = has_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -171,7 +182,8 @@ class Envelope:
             await answer.fail(failed())
 
     def _check_path(self, scope: Scope) -> None:
-        if self.known_paths is not None and scope["path"] not in self.known_paths:
+        known, path = self.known_paths, scope["path"]
+        if known is not None and path not in known and not self.has_path(path):
             raise error_of_status(404)
 
     def _check_announced_length(self, scope: Scope) -> None:
@@ -245,10 +257,7 @@ class _Answer:
         """Sends the envelope of `error`, keeping what a client needs of the answer it replaces."""
         self.started = self._replaced = True
         self._record.status, self._record.error = error.status, error
-        body: dict[str, Any] = {"error": error.code, "message": str(error), "request_id": self._record.request_id}
-        if is_openai(self._record.path):
-            body = error_body(error)
-        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+        content = error_content(error, self._record.path, self._record.request_id)
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(content))})
         given = Headers(raw=replaced.get("headers", []) if replaced else [])
         for name, value in given.items():

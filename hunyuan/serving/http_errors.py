@@ -29,6 +29,16 @@ class MethodNotAllowed(HunyuanError):
     code = "method_not_allowed"
 
 
+class ModelNotFound(InvalidRequest):
+    """A model was asked for by a name that the served one does not have."""
+
+    status = 404
+    code = "model_not_found"
+
+    def __init__(self, served: str) -> None:
+        super().__init__("model", f"there is no such model here; {served} is served")
+
+
 class PayloadTooLarge(HunyuanError):
     """The request's body is larger than `HUNYUAN_MAX_UPLOAD_MB`."""
 
@@ -178,10 +188,10 @@ def error_of_status(status: int, allowed: str | None = None) -> HunyuanError:
     """The error that stands for an answer the framework made by itself.
 
     Args:
-        allowed: what `Allow` says: the methods that the path takes.
+        allowed: its `Allow`, the methods that the path takes; the framework's files have none, and take GET.
     """
     if status == MethodNotAllowed.status:
-        return MethodNotAllowed(f"this path takes {allowed or 'other methods'} only")
+        return MethodNotAllowed(f"this path takes {allowed or 'GET, HEAD'} only")
     if status in _BY_STATUS:
         kind, message = _BY_STATUS[status]
         return kind(message)

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HANGUP = signal.SIGHUP  # a terminal that was closed: means SIGTERM here, unless the caller ignores it (nohup)
 
 
 class Drain:
@@ -56,10 +57,13 @@ class Drain:
         self._loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._on_signal)
+        if signal.getsignal(_HANGUP) is signal.SIG_DFL:
+            signal.signal(_HANGUP, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Runs between any two instructions of the main thread, so it takes no lock: the loop does the work."""
         assert self._loop is not None
+        number = signal.SIGTERM if number == _HANGUP else number
         if self._begun:
             self._pass_on(number)
             return

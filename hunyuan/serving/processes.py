@@ -40,6 +40,18 @@ def prepare_master(workers: int | str) -> None:
     os.environ[_MASTER] = str(os.getpid())
     if threading.current_thread() is threading.main_thread():
         signal.signal(_GIVE_UP, _give_up)
+    _end_at_hangup()
+
+
+def _end_at_hangup() -> None:
+    """A terminal that was closed ends the master as SIGTERM does, or not at all where SIGHUP is ignored (nohup).
+
+    Circus would start the worker anew, and for as long as the model loads there would be no service.
+    """
+    from circus.sighandler import SysHandler
+
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    SysHandler.handle_hup = SysHandler.handle_winch if ignored else SysHandler.handle_term
 
 
 def join_master() -> None:

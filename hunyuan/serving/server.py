@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -24,6 +25,7 @@ from hunyuan.serving.arrival import Arrivals
 from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.door import Door
+from hunyuan.serving.editor_like import EditorLike
 from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import max_body_bytes
@@ -37,6 +39,7 @@ from hunyuan.serving.lifecycle import Drain, web_server
 from hunyuan.serving.logs import ServiceLog, log_job, log_request
 from hunyuan.serving.memory import return_large_blocks
 from hunyuan.serving.metrics import metrics
+from hunyuan.serving.openai.models import is_model_path
 from hunyuan.serving.openai.schema import operations
 from hunyuan.serving.pace import Least
 from hunyuan.serving.peers import Peers
@@ -45,11 +48,12 @@ from hunyuan.serving.queue import EditQueue
 from hunyuan.serving.records import RequestRecord
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.uploads import Upload, Uploads
-from hunyuan.serving.worker import EditorLike, EditorWorker
+from hunyuan.serving.worker import EditorWorker
 from hunyuan.settings import Settings, ignored_variables
 
 MAX_UPLOADS = 32
 READY_EVERY_S = 1.0
+LAST_WORDS_S = 2.0  # that requests have which the web server has cut off
 STOP_MARGIN_S = 20  # after the last edit's deadline the process is ended by force
 PROCESSES = 2  # that decode pictures, and threads that encode them
 
@@ -69,7 +73,8 @@ class EditServer:
         self.name, self.version, self.settings = name, version, settings
         self.log = ServiceLog(settings.log_format)
         self.tracing = Tracing()
-        self.queue = EditQueue(settings.queue_size, on_depth=show_depth)
+        usual = statistics.median if settings.text_batch == 1 else statistics.fmean
+        self.queue = EditQueue(settings.queue_size, on_depth=show_depth, usual=usual)
         self.worker = EditorWorker(
             load, self.queue, settings.stuck_s, self.cannot_serve, self.say_ready, self.log.progress
         )
@@ -97,6 +102,7 @@ class EditServer:
             show_decoders,
         )
         self._telling: asyncio.Task[None] | None = None
+        self._requests: set[asyncio.Task[None]] | None = None  # the web server's own
         self.encoding = ThreadPoolExecutor(PROCESSES, thread_name_prefix="encode")
         self.jobs = self._jobs()
 
@@ -127,6 +133,7 @@ class EditServer:
             Arrivals(self.peers).waited_s,
             self.settings.cors_origins or (),
             job_routes(API_PATH, self.jobs, self.settings, self.one_upload),
+            partial(is_model_path, self.worker),
             partial(operations, self.settings),
         )
 
@@ -142,7 +149,9 @@ class EditServer:
         self.jobs.store.open()
         self.watch_connections()
         server = web_server()
-        self.jobs.start(None if server is None else server.server_state.tasks)
+        if server is not None:
+            self._requests = server.server_state.tasks
+        self.jobs.start(self._requests)
         self.drain.install()
         self.decoders.start()
         self.worker.start()
@@ -158,6 +167,8 @@ class EditServer:
             self._telling.cancel()
         self.worker.shut_down()
         await self.jobs.stop()
+        if self._requests:  # after --timeout-graceful-shutdown the web server has cancelled them, and waits no more
+            await asyncio.wait(set(self._requests), timeout=LAST_WORDS_S)
         self.queue.stop_running()
         self.decoders.stop()
         self.tracing.stop()

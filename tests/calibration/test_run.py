@@ -199,6 +199,7 @@ def test_mixed_keeps_the_layer_in_fp8_whose_output_loses_most(source, requests, 
     assert [n for n, kind in enumerate(formats) if kind == "fp8"] == [worst]
 
 
+@pytest.mark.slow
 def test_the_command_line(source, requests, tmp_path, capsys):
     arguments = ["quantize", str(source), str(tmp_path / "out"), "--device", "cpu"]
     assert main([*arguments, "--weights", "fp8", "--calibrate"]) == 2
@@ -210,6 +211,7 @@ def test_the_command_line(source, requests, tmp_path, capsys):
     assert "calibrated" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_adapters_are_in_the_weights_that_are_calibrated(source, requests, tmp_path):
     layers = LinearLayers(read_config(source))
     lora = adapters_of(f"{write_peft(tmp_path / 'ink', random_pairs(layers, layers.specs))}:0.5")

@@ -22,6 +22,7 @@ def packed_folder(packed_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return folder
 
 
+@pytest.mark.slow
 def test_the_demo_is_unpacked_once_and_whole(
     packed_folder: Path, packed_tiny: Path, tmp_path: Path, monkeypatch
 ) -> None:

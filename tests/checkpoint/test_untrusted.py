@@ -349,12 +349,14 @@ def test_deep_python_is_refused(tmp_path: Path, source: str) -> None:
         assert refused(SystemPrompts.read, tmp_path).startswith("system_prompt.py: cannot be parsed")
 
 
+@pytest.mark.slow
 def test_the_densest_python_stays_small(tmp_path: Path) -> None:
     """As many nodes a byte as a syntax tree can have."""
     (tmp_path / "system_prompt.py").write_text("x=[" + "1," * (MOST_SOURCE // 2 - 4) + "]")
     assert cost_of(SystemPrompts.read, tmp_path).mib < 400
 
 
+@pytest.mark.slow
 def test_the_densest_json_stays_small(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'{"a":[' + b"[]," * (MOST_JSON // 3 - 6) + b"[]]}")
     assert cost_of(read_config, tmp_path).mib < 800

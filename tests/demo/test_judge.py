@@ -9,6 +9,8 @@ from scripts.demo import edits
 from scripts.demo.judge import Answer, Case, Finding, cases, judge, recaption_of, sheet, table
 from scripts.demo.speech import recaption
 
+pytestmark = pytest.mark.slow  # to draw the hundred
+
 
 @pytest.fixture(scope="module")
 def hundred() -> list[Case]:

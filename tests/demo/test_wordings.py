@@ -79,6 +79,7 @@ def test_prompts_leave_room_for_thoughts():
     assert max(len(built.encode(prompt, add_special_tokens=False).ids) for prompt in prompts) <= 67
 
 
+@pytest.mark.slow
 def test_every_edit_and_pair_of_edits_comes_up():
     rng = Random(1)
     drawn = [draw(rng, "edit" if i % 4 else "turn").task for i in range(4000)]
@@ -93,6 +94,7 @@ def test_the_same_seed_gives_the_same_requests():
     assert [draw(Random(7), "edit") for _ in range(3)] == [draw(Random(7), "edit") for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_unknown_requests_are_not_known_ones():
     rng = Random(2)
     for _ in range(1500):

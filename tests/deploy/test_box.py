@@ -24,7 +24,7 @@ from scripts.support.ports import free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_haproxy]
 
-EDITS = 16
+EDITS = 10
 
 
 @pytest.fixture(scope="module")

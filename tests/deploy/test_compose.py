@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def check(path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_file_is_valid_and_a_wrong_key_would_be_seen(tmp_path: Path) -> None:
     assert check(FILE).returncode == 0, check(FILE).stdout
     wrong = tmp_path / "compose.yaml"
@@ -88,6 +90,8 @@ def test_variables_are_read_and_valid(
     replicas: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given = {**replicas["gpu0"]["environment"], "HUNYUAN_API_KEYS_FILE": str(ROOT / "tests/data/api_keys.txt")}
+    assert given["HUNYUAN_CORS_ORIGINS"] == "${CORS_ORIGINS:-}"
+    given["HUNYUAN_CORS_ORIGINS"] = ""  # which Compose makes of it where nobody has set it
     assert_read(given)
     for name, value in given.items():
         if name.startswith("HUNYUAN_"):
@@ -111,7 +115,9 @@ def test_the_proxy_knows_the_same_names_addresses_and_limits(
     assert ip_address(own) not in ip_network(network)
     subnet = ip_network(compose["networks"]["inside"]["ipam"]["config"][0]["subnet"])
     assert ip_network(network).subnet_of(subnet)
-    assert set(re.findall(r"\$\{(\w+)\}", PROXY)) == set(proxy["environment"])
+    pages = "HUNYUAN_CORS_ORIGINS"  # which haproxy.sh reads
+    assert set(re.findall(r"\$\{(\w+)\}", PROXY)) == set(proxy["environment"]) - {pages}
+    assert {service["environment"][pages] for service in replicas.values()} == {proxy["environment"][pages]}
     largest = int(proxy["environment"]["MAX_UPLOAD_BYTES"])
     assert largest == settings.max_upload_mb * MIB
     assert number("tune.bufsize") >= largest + MIB
@@ -149,10 +155,12 @@ def test_the_digests_are_those_that_the_service_keeps(tmp_path: Path) -> None:
         "# mine\n a : 3f9a-not-a-real-key-0217\r\n\n  # no:comment-0123456789abcdef\n"
         "b:71cc-not-a-real-key-5580==,c:0123456789abcdef0123\n"
     )
-    keys, digests = tmp_path / "keys", tmp_path / "digests"
+    keys, digests = tmp_path / "keys", tmp_path / "digests.txt"
     keys.write_bytes(text.encode())
-    script = [str(ROOT / "deploy/haproxy.sh"), str(keys), str(digests), "true"]
-    subprocess.run(script, check=True, timeout=10)
+    script = [str(ROOT / "deploy/haproxy.sh"), str(keys), str(tmp_path), "true"]
+    pages = {"HUNYUAN_CORS_ORIGINS": "https://a.example, http://b:81"}
+    subprocess.run(script, env=os.environ | pages, check=True, timeout=10)
+    assert (tmp_path / "origins.txt").read_text().split() == ["https://a.example", "http://b:81"]
     assert digests.read_text().split() == [key.digest.hex() for key in keys_of(text)]
     assert digests.stat().st_mode & 0o777 == 0o600
     keys.write_text("# nobody\n")

@@ -45,9 +45,9 @@ def box(replicas: list[Server], tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def test_haproxy_takes_the_file_as_it_is(tmp_path: Path) -> None:
     """With the names of the compose file, none of which is known here, and without a warning."""
-    digests = tmp_path / "digests.txt"
-    digests.write_text("0" * 64)
-    text = (ROOT / "deploy/haproxy.cfg").read_text().replace("/keys/digests.txt", str(digests))
+    (tmp_path / "digests.txt").write_text("0" * 64)
+    (tmp_path / "origins.txt").touch()
+    text = (ROOT / "deploy/haproxy.cfg").read_text().replace("/keys/", f"{tmp_path}/")
     (tmp_path / "haproxy.cfg").write_text(text)
     command = ["haproxy", "-c", "-f", str(tmp_path / "haproxy.cfg")]
     done = subprocess.run(command, env=os.environ | DEFAULTS, capture_output=True, text=True, check=False)
@@ -171,7 +171,8 @@ def error_of(answer: httpx.Response, status: int, code: str) -> None:
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["code"], error["param"]) == (code, None)
-    assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    assert error["type"] == kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 @pytest.mark.parametrize("path", ["/edit", "/v1/images/edits"])

@@ -46,6 +46,7 @@ def cloud() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.slow
 def test_kubernetes_manifest_is_valid(name: str) -> None:
     command = [
         str(Path(sys.executable).parent / "kubernetes-validate"),

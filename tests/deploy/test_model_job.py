@@ -86,6 +86,7 @@ def test_the_job_makes_what_the_deployment_serves(tmp_path: Path, source: Path) 
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_a_download_that_fails_fails_the_job(tmp_path: Path, source: Path) -> None:
     hub = write_tiny_checkpoint(tmp_path / "hub", shards=3)
     next(hub.glob("*.safetensors")).write_bytes(b"")

@@ -124,6 +124,7 @@ def test_promtool_takes_what_the_dashboard_asks(tmp_path: Path) -> None:
 
 
 @needs_promtool
+@pytest.mark.slow
 def test_every_alert_fires_when_it_should(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "alerts.yml", tmp_path)
     shutil.copy(ROOT / "tests/data/alerts_test.yml", tmp_path)

@@ -80,6 +80,7 @@ def test_a_cpu_takes_the_plain_loop_and_no_buffers(tiny, settings):
 
 
 @pytest.mark.parametrize(("weights", "kind"), [("4bit", "mxfp4"), ("fp8", "fp8")])
+@pytest.mark.slow
 def test_weights_are_quantized_while_loading_where_asked_for(tiny, weights, kind):
     engine = NativeEngine.load(tiny, Settings(device="cpu", weights=weights, dense="fp8"))
     config = engine.checkpoint.model.config

@@ -23,6 +23,7 @@ def test_everything_is_measured_and_nothing_left(tmp_path, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_an_edit_follows_where_asked_for(tmp_path, capsys):
     arguments = ["--tiny", "--device", "cpu", "--edit", "--size", "256x256", "--tokens", "3", "--steps", "1"]
     assert bench_load.main([str(tmp_path / "bench"), "--margin-gib", "0", *arguments]) == 0

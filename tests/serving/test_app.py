@@ -13,14 +13,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from openai_events import assert_error
 from server_process import ROOT, Server, assert_envelope, photo_bytes, running
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from hunyuan.demo import REQUESTS
 from hunyuan.serving.address import address_of, invitation
 from hunyuan.serving.app import _take_cors_out
+from hunyuan.serving.cors import Cors
 
 pytestmark = pytest.mark.server
 
@@ -123,9 +126,51 @@ def test_a_pages_question_before_the_edit_is_answered(server: Server) -> None:
     assert "POST" in answer.headers["access-control-allow-methods"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "method", "field"),
+    [("https://other.example", "POST", "Origin"), (ORIGIN, "DELETE", "Access-Control-Request-Method")],
+)
+def test_a_refused_question_is_an_error_like_any_other(server: Server, origin: str, method: str, field: str) -> None:
+    headers = {"Origin": origin, "Access-Control-Request-Method": method, "X-Request-ID": "asked"}
+    answer = httpx.options(f"{server.url}/edit", headers=headers)
+    assert assert_envelope(answer, 400, "invalid_field").startswith(f"{field}: ")
+    assert answer.headers["x-request-id"] == "asked"
+    assert answer.headers.get("access-control-allow-origin") == (ORIGIN if origin == ORIGIN else None)
+    assert_error(httpx.options(f"{server.url}/v1/images/edits", headers=headers), 400, "invalid_field")
+
+
+def test_what_nobody_knows_may_not_be_asked_for() -> None:
+    layer = Cors(Starlette(), allow_origins=[ORIGIN], allow_methods=["GET"], allow_headers=["X-Known"])
+    asked = {"origin": ORIGIN, "access-control-request-method": "GET", "access-control-request-headers": "X-Other"}
+    assert layer.preflight_response(Headers(asked)).status_code == 400
+    assert "Access-Control-Request-Headers" in str(layer._why(Headers(asked)))
+
+
 def test_another_site_gets_no_permission(server: Server) -> None:
     answer = edit(server, origin="https://other.example")
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/edit", "POST"),
+        ("GET", "/edit/submit", "POST"),
+        ("POST", "/edit/cancel", "PUT"),
+        ("PUT", "/edit/status", "GET"),
+        ("DELETE", "/docs.json", "GET"),
+        ("POST", "/ui/ui.css", "GET"),
+        ("GET", "/v1/images/edits", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/models/faulty", "GET"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_one(server: Server, method: str, path: str, allowed: str) -> None:
+    answer = httpx.request(method, f"{server.url}{path}")
+    assert answer.status_code == 405, answer.text
+    error = answer.json()["error"] if path.startswith("/v1") else answer.json()
+    assert re.fullmatch(rf"this path takes (?:{allowed}|GET, HEAD|HEAD, GET) only", error["message"]), error["message"]
+    assert allowed in error["message"]
 
 
 # --- what the framework counts

@@ -122,6 +122,7 @@ def test_nothing_shrinks_or_changes_a_picture_under_the_service() -> None:
     assert picture.convert("RGB").tobytes() == bytes(16 * 16 * 3)
 
 
+@pytest.mark.slow
 def test_a_waiting_process_holds_no_picture_and_uses_no_cpu() -> None:
     """Of 12 megapixels, which are 48 MB, and of more that are claimed than are there."""
 
@@ -156,6 +157,7 @@ def test_a_refusal_says_the_same_as_here() -> None:
     run(work())
 
 
+@pytest.mark.slow
 def test_a_caller_who_leaves_ends_the_work() -> None:
     async def work() -> None:
         async with pool() as decoders:
@@ -171,6 +173,7 @@ def test_a_caller_who_leaves_ends_the_work() -> None:
     run(work())
 
 
+@pytest.mark.slow
 def test_a_caller_who_leaves_in_the_line_is_never_worked_for() -> None:
     async def work() -> None:
         async with pool() as decoders:
@@ -197,6 +200,7 @@ def test_a_file_that_takes_too_long_is_refused_with_the_limit() -> None:
     run(work())
 
 
+@pytest.mark.slow
 def test_time_is_counted_for_each_file() -> None:
     async def work() -> None:
         async with pool(cpu_s=0.5) as decoders:
@@ -283,6 +287,7 @@ def test_what_memory_ran_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     run(work())
 
 
+@pytest.mark.slow
 def test_a_pool_that_cannot_be_refilled_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with pool(stuck_s=0.3) as decoders:

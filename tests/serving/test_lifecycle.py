@@ -28,7 +28,7 @@ class WebServer:
 
 @pytest.fixture(autouse=True)
 def _handlers_are_put_back() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -54,6 +54,14 @@ def test_an_idle_server_ends_at_the_first_signal() -> None:
     web_server = WebServer()
     assert drained(web_server, lambda: False, signal.SIGTERM) == ["no"]
     assert web_server.got == [signal.SIGTERM]
+
+
+def test_a_closed_terminal_means_sigterm_unless_it_is_ignored() -> None:
+    web_server = WebServer()
+    assert drained(web_server, lambda: False, signal.SIGHUP) == ["no"]
+    assert web_server.got == [signal.SIGTERM]
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert drained(web_server, lambda: False, signal.SIGHUP) == []
 
 
 def test_a_busy_one_refuses_work_first() -> None:

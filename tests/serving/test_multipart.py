@@ -144,6 +144,7 @@ def test_a_body_goes_with_its_request_and_not_with_the_collector(name: str) -> N
         gc.enable()
 
 
+@pytest.mark.slow
 def test_a_text_of_tiny_pieces_costs_no_more_than_its_bytes() -> None:
     size = 60_000
     body = part(PROMPT_HEADER, b"x" * size) + END

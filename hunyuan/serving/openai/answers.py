@@ -16,7 +16,6 @@ from PIL import Image
 from hunyuan.requests import EditResult, TokenUsage
 from hunyuan.serving.openai.call import ImageCall
 from hunyuan.serving.picture_files import encode_picture
-from hunyuan.serving.png import SOFTWARE
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,3 @@ def usage_of(usages: Sequence[TokenUsage | None]) -> dict[str, Any] | None:
         "output_tokens_details": {"image_tokens": picture, "text_tokens": thought},
         "total_tokens": text + images + thought + picture,
     }
-
-
-def models_of(name: str, created: int) -> dict[str, Any]:
-    return {"object": "list", "data": [{"id": name, "object": "model", "created": created, "owned_by": SOFTWARE}]}

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from hunyuan.errors import HunyuanError, InvalidRequest
-from hunyuan.serving.http_errors import MethodNotAllowed, NotFound
+from hunyuan.serving.http_errors import NotFound
 
 PREFIX = "/v1"
-_ROUTES = "POST /v1/images/edits, POST /v1/images/generations and GET /v1/models"
+_ROUTES = "POST /v1/images/edits, POST /v1/images/generations, GET /v1/models and GET /v1/models/NAME"
 
 
 def is_openai(path: str) -> bool:
@@ -27,8 +27,6 @@ def error_body(error: HunyuanError) -> dict[str, Any]:
 def _message(error: HunyuanError) -> str:
     if isinstance(error, NotFound):
         return f"there is nothing at this path; there are {_ROUTES}"
-    if isinstance(error, MethodNotAllowed):
-        return f"this path does not take that method; there are {_ROUTES}"
     return str(error)
 
 

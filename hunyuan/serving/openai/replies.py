@@ -54,11 +54,10 @@ class Reply:
                 return
             await sender.error(error)
         except asyncio.CancelledError:  # the web server's patience with a shutdown is over
-            if sender.started:
-                record.error = ShuttingDown()
-                await sender.error(record.error)
-                await sender.end()
-            raise
+            if not sender.started:
+                raise
+            record.error = ShuttingDown()
+            await sender.error(record.error)
         if sender.started:
             await sender.end()
         else:

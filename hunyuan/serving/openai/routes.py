@@ -16,9 +16,10 @@ from starlette.types import ASGIApp
 
 from hunyuan.errors import HunyuanError, UnknownField
 from hunyuan.serving.envelope import refusal, reporting
-from hunyuan.serving.openai.answers import Painter, models_of
+from hunyuan.serving.openai.answers import Painter
 from hunyuan.serving.openai.bodies import Body, OnBytes, read_edit, read_generation
 from hunyuan.serving.openai.call import Operation, call_of
+from hunyuan.serving.openai.models import model_of, models_of
 from hunyuan.serving.openai.replies import Reply
 from hunyuan.serving.records import record_of
 from hunyuan.serving.server import EditServer
@@ -42,6 +43,7 @@ class ImagesApi:
             Route("/images/edits", self.edits, methods=["POST"]),
             Route("/images/generations", self.generations, methods=["POST"]),
             Route("/models", self.models, methods=["GET"]),
+            Route("/models/{model:path}", self.models, methods=["GET"]),  # the envelope lets no other name through
         ]
         app = Starlette(routes=routes)
         app.router.redirect_slashes = False
@@ -54,13 +56,14 @@ class ImagesApi:
         return await self._reply(request, "image_generation", read_generation)
 
     async def models(self, request: Request) -> Response:
-        """The one model that is served."""
+        """The one model that is served, in a list or alone."""
         try:
             with reporting(request.scope):
                 self.server.worker.require_usable()
         except HunyuanError as error:
             return refusal(error)
-        return JSONResponse(models_of(self.server.worker.model_name or "", self.started))
+        tell = model_of if "model" in request.path_params else models_of
+        return JSONResponse(tell(self.server.worker.model_name or "", self.started))
 
     async def _reply(self, request: Request, operation: Operation, read: Reader) -> ASGIApp:
         """Reads and checks the whole request; the answer does the work."""

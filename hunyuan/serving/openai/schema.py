@@ -101,11 +101,20 @@ _ANSWER: Schema = {
         "usage": _USAGE,
     },
 }
+_MODEL: Schema = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by"],
+    "properties": {
+        **{name: {"type": "string"} for name in ("id", "object", "owned_by")},
+        "created": {"type": "integer"},
+    },
+}
 _MODELS: Schema = {
     "type": "object",
     "required": ["object", "data"],
-    "properties": {"object": {"type": "string"}, "data": {"type": "array", "items": {"type": "object"}}},
+    "properties": {"object": {"type": "string"}, "data": {"type": "array", "items": _MODEL}},
 }
+_MODEL_NAME = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 _NULLABLE = {"type": "string", "nullable": True}
 ERROR: Schema = {
     "type": "object",
@@ -141,11 +150,15 @@ def operations(settings: Settings, errors: dict[int, str]) -> dict[str, tuple[st
     paint = {200: _painted(), **refusals}
     models: Schema = {200: _success("the model that is served", _MODELS)}
     models |= {status: refusals[status] for status in (401, 503) if status in refusals}
+    model: Schema = {200: _success("the model", _MODEL), 404: _error("model_not_found")}
+    model |= {status: refusals[status] for status in (401, 503) if status in refusals}
+    one = _operation("v1_model", "Tells of the model by its name.", model) | {"parameters": [_MODEL_NAME]}
     edits = "Edits a picture, or makes one of up to three, as OpenAI's images API does."
     return {
         f"{PREFIX}/images/edits": ("post", _operation("v1_edits", edits, paint, edit_bodies)),
         f"{PREFIX}/images/generations": ("post", _operation("v1_generations", "Paints from words.", paint, words)),
         f"{PREFIX}/models": ("get", _operation("v1_models", "Names the one model that is served.", models)),
+        f"{PREFIX}/models/{{model}}": ("get", one),
     }
 
 

@@ -55,6 +55,7 @@ def test_the_routes_are_there_with_their_bodies() -> None:
         "/v1/images/edits": "post",
         "/v1/images/generations": "post",
         "/v1/models": "get",
+        "/v1/models/{model}": "get",
     }
     bodies = found["/v1/images/edits"][1]["requestBody"]["content"]
     assert set(bodies) == {"multipart/form-data", "application/json"}
