@@ -122,6 +122,7 @@ def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
         dense=options.dense,
         moe_impl=options.moe_impl,
         weights=options.weights,
+        text_batch=options.text_batch,
         attention=attention,
     )
     if options.device == "cpu":
@@ -324,6 +325,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="compare with the plain path instead (4 layers are enough)"
     )
+    parser.set_defaults(text_batch=1)  # bench_texts.py has more
     options = parser.parse_args(arguments)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
