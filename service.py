@@ -17,13 +17,13 @@ from hunyuan.requests import CancelToken, EditRequest, EditResult
 from hunyuan.serving.answer import headers_of
 from hunyuan.serving.app import API_PATH, configured_workers, service_class
 from hunyuan.serving.disconnect import while_connected
+from hunyuan.serving.editor_like import EditorLike
 from hunyuan.serving.envelope import reporting
 from hunyuan.serving.inputs import edit_form
 from hunyuan.serving.openai.routes import ImagesApi
 from hunyuan.serving.processes import has_master, join_master, prepare_master
 from hunyuan.serving.records import EditRecord, record_of
 from hunyuan.serving.server import EditServer
-from hunyuan.serving.worker import EditorLike
 from hunyuan.settings import Settings
 
 NAME = "HunyuanImage"

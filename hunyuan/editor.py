@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -20,6 +20,7 @@ from hunyuan.checkpoint.folder import checkpoint_name, read_json
 from hunyuan.errors import SettingsError
 from hunyuan.requests import (
     MAX_SEED,
+    Begun,
     BotTask,
     CancelToken,
     EditRequest,
@@ -53,6 +54,28 @@ class Engine(Protocol):
         on_text: TextCallback | None = None,
         on_preview: PreviewCallback | None = None,
     ) -> EditResult: ...
+
+
+@runtime_checkable
+class SharingEngine(Protocol):
+    """An engine that decodes the texts of several requests together; `finish` takes what `begin` gave, once."""
+
+    @property
+    def text_places(self) -> int: ...
+
+    def begin(
+        self,
+        request: EditRequest,
+        *,
+        seed: int,
+        steps: int,
+        on_progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
+    ) -> Begun: ...
+
+    def finish(self, job: Any) -> EditResult: ...
 
 
 class Editor:
@@ -126,9 +149,7 @@ class Editor:
             Cancelled, DeadlineExceeded: told so by `cancel`.
             OutOfMemory, InferenceFailed: the engine failed.
         """
-        validate(request, self.settings)
-        seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
-        steps = self.default_steps if request.steps is None else request.steps
+        seed, steps = self._settle(request)
         return self.engine.run(
             request,
             seed=seed,
@@ -138,6 +159,54 @@ class Editor:
             on_text=on_text,
             on_preview=on_preview,
         )
+
+    def _settle(self, request: EditRequest) -> tuple[int, int]:
+        """Checks the request; its seed and steps."""
+        validate(request, self.settings)
+        seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+        return seed, self.default_steps if request.steps is None else request.steps
+
+    # -- several texts together (HUNYUAN_TEXT_BATCH) -------------------------------------------------------------
+
+    @property
+    def text_places(self) -> int:
+        """How many edits more may be begun; 0 where each text is decoded alone."""
+        return self.engine.text_places if isinstance(self.engine, SharingEngine) else 0
+
+    def begin(
+        self,
+        request: EditRequest,
+        on_progress: ProgressCallback | None = None,
+        cancel: CancelToken | None = None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
+    ) -> Begun:
+        """Runs an edit up to its text, which is then decoded while `finish` decodes that of another, or its own.
+
+        The result is that of `run`. Arguments and errors as of `run`; what `cancel` and the callbacks raise later, in
+        another's `finish`, is raised by the edit's own. Each begun edit keeps one of `text_places` until it is finished
+        or closed.
+
+        Raises:
+            RuntimeError: there is no place.
+        """
+        if not isinstance(self.engine, SharingEngine):
+            raise RuntimeError("this engine decodes each text alone")
+        seed, steps = self._settle(request)
+        return self.engine.begin(
+            request,
+            seed=seed,
+            steps=steps,
+            on_progress=on_progress,
+            cancel=cancel,
+            on_text=on_text,
+            on_preview=on_preview,
+        )
+
+    def finish(self, begun: Begun) -> EditResult:
+        """Decodes what is missing of the edit's text, others' beside it, and paints its picture. Errors as of `run`."""
+        assert isinstance(self.engine, SharingEngine)
+        return self.engine.finish(begun)
 
     def generate_image(
         self,
@@ -210,6 +279,10 @@ def _load_engine(folder: Path, settings: Settings) -> Engine:
     if settings.engine == "official":
         if settings.lora:
             raise SettingsError("HUNYUAN_LORA: the official engine merges no adapters; use HUNYUAN_ENGINE=native")
+        if settings.text_batch > 1:
+            raise SettingsError(
+                "HUNYUAN_TEXT_BATCH: the official engine decodes each text alone; use HUNYUAN_ENGINE=native"
+            )
         from hunyuan.engines.official import OfficialEngine
 
         return OfficialEngine.load(folder, settings)

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from PIL import Image
 
@@ -33,6 +33,20 @@ ImageSource = Image.Image | str | Path
 ProgressCallback = Callable[[Stage, int, int], None]  # (stage, done, total)
 TextCallback = Callable[[str], None]  # the next piece of what the model thinks
 PreviewCallback = Callable[[int, Image.Image], None]  # (steps done, the clean picture that they predict)
+
+
+class Begun(Protocol):
+    """An edit whose text is decoded beside others' before its picture has its turn (`Editor.begin`)."""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether its text is still being decoded."""
+        ...
+
+    def close(self) -> None:
+        """Gives it up; nothing happens after `Editor.finish`."""
+        ...
+
 
 # Control and format characters, marks without a letter under them, and separators: none of them shows anything.
 _BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"})

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
         None, ge=1, le=100, description="unset: 28, Distil 8, the checkpoint's own if lower"
     )
     request_timeout_s: float = Field(300, gt=0, le=LONGEST_S)
+    text_batch: int = Field(1, ge=1, le=8, description="texts of waiting requests decoded together; 1: each alone")
     stuck_s: float = Field(120, gt=0, le=LONGEST_S)
     queue_size: int = Field(8, ge=1, le=10_000)
     max_upload_mb: float = Field(20, ge=0.001, le=4096)

@@ -44,7 +44,9 @@ class GraphSafeOperations(Operations):
         values.index_copy_(1, start.long(), v.to(qkv.dtype))
         return q.to(qkv.dtype), keys, values
 
-    def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
+    def decode_attention(
+        self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor, lanes: Tensor | None = None
+    ) -> Tensor:
         seen = (torch.arange(keys.shape[1], device=q.device) <= position)[None]  # [1, capacity]
         q, keys, values = (t.transpose(1, 2) for t in (q, keys, values))  # [rows, heads, tokens, head_dim]
         group = q.shape[1] // keys.shape[1]

@@ -47,6 +47,8 @@ def randomized(module: Module, seed: int = 0) -> Module:
 class Buffers:
     """Keys and values in plain lists, one growing tensor a layer."""
 
+    lanes: Tensor | None = None
+
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}

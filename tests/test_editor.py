@@ -25,7 +25,7 @@ from hunyuan.demo import ABOUT
 from hunyuan.editor import MAX_SEED
 from hunyuan.engines.native import NativeEngine
 from hunyuan.engines.official import OfficialEngine
-from hunyuan.errors import CheckpointError, InvalidImage, InvalidPrompt, InvalidRequest
+from hunyuan.errors import CheckpointError, InvalidImage, InvalidPrompt, InvalidRequest, SettingsError
 from hunyuan.model.vae import Posterior
 from hunyuan.requests import CancelToken, EditResult
 from hunyuan.validation import validate
@@ -82,6 +82,65 @@ def edit(**changes: Any) -> EditRequest:
 
 def same(one: Image.Image, other: Image.Image) -> bool:
     return one.size == other.size and one.tobytes() == other.tobytes()
+
+
+# --- texts of several edits together
+
+
+class SharingRecorder(RecordingEngine):
+    """Gives back what it was asked to begin."""
+
+    text_places = 3
+
+    def begin(self, request: EditRequest, **settled: Any) -> Any:
+        return {"request": request, **settled}
+
+    def finish(self, job: Any) -> EditResult:
+        return super().run(job["request"], seed=job["seed"], steps=job["steps"])
+
+
+def test_an_edit_that_is_begun_is_checked_and_filled_in_like_any_other() -> None:
+    editor = Editor(SharingRecorder(), SETTINGS, "name", default_steps=11)
+    assert editor.text_places == 3
+    token = CancelToken()
+    begun: Any = editor.begin(EditRequest("x"), cancel=token)
+    assert begun["steps"] == 11
+    assert 0 <= begun["seed"] <= MAX_SEED
+    assert begun["cancel"] is token
+    result = editor.finish(begun)
+    assert (result.seed, result.steps) == (begun["seed"], 11)
+    with pytest.raises(InvalidPrompt):
+        editor.begin(EditRequest("x" * 51))
+
+
+def test_an_engine_that_decodes_each_text_alone_begins_none(editor: Editor) -> None:
+    assert editor.text_places == 0
+    with pytest.raises(RuntimeError, match="each text alone"):
+        editor.begin(EditRequest("x"))
+
+
+def test_the_official_engine_refuses_to_decode_texts_together(tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tiny")
+    with pytest.raises(SettingsError, match="HUNYUAN_TEXT_BATCH: the official engine"):
+        Editor.load(Settings(model_id=folder, engine="official", text_batch=2))
+
+
+@pytest.mark.slow
+def test_texts_together_give_the_pictures_that_each_has_alone(golden: Path) -> None:
+    """As the service runs them, on a CPU."""
+    settings = Settings(model_id=golden / "checkpoint", device="cpu", text_batch=2)
+    editor = Editor.load(settings)
+    assert editor.text_places == 2
+    requests = [EditRequest(f"A {n} boat", seed=n, steps=1, max_new_tokens=12, resolution="1:1") for n in range(2)]
+    begun = [editor.begin(request) for request in requests]
+    assert editor.text_places == 0
+    assert all(text.thinking for text in begun)
+    together = [editor.finish(text) for text in begun]
+    assert editor.text_places == 2
+    for result, request in zip(together, requests, strict=True):
+        alone = editor.run(request)
+        assert same(result.image, alone.image)
+        assert result.cot_text == alone.cot_text
 
 
 # --- what is refused

@@ -121,6 +121,24 @@ def test_keys_and_values_are_those_of_the_engine(real):
     assert sum(t.numel() * 4 for t in cache.keys + cache.values) == 2 * kv_layer_bytes(config, work, 4)
 
 
+def test_rows_for_texts_decoded_together_are_reserved_and_shown(real):
+    alone, shared = Work.create(real), Work.create(real, texts=4)
+    more = 32 * (kv_layer_bytes(real, shared, 2) - kv_layer_bytes(real, alone, 2))
+    assert more == 4 * GIB  # 8,192 tokens of 128 KiB
+    small = Work.create(model_config(), capacity=100, texts=2)
+    assert small.text_capacity == 100
+    config = real.with_formats("mxfp4", "fp8")
+    table = render(choose(config, "4bit", "fp8", [H100], work=shared))
+    assert "keys and values, 2 x 22,800 + 4 x 8,192 tokens" in table
+    assert plan_memory(config, [H100.memory], Work.create(real, texts=8)).fits
+    needed = [plan_memory(config, [H100.memory], work).needed for work in (alone, shared)]
+    assert needed[1] - needed[0] == more
+    assert alone.pass_tokens == shared.pass_tokens
+    copies = [plan_copies(config, [H100.memory] * 2, work) for work in (alone, shared)]
+    assert all(copies)
+    assert [b.needed - a.needed for a, b in zip(copies[0].gpus, copies[1].gpus, strict=True)] == [more, 0]
+
+
 def test_experts_workspace_is_not_below_what_was_measured(real):
     assert 2.3 <= moe_workspace_bytes(real, 8240) / GIB < 2.5
 
@@ -271,9 +289,11 @@ def test_a_distilled_checkpoint_takes_one_gpu_and_says_so(real, asked):
     assert choice.option == "one GPU is used: a distilled checkpoint has no unguided row"
 
 
-def test_a_gpu_that_stays_idle_is_explained(real):
-    choice = choose(real, "4bit", "bf16", [H100, Gpu("small", 40 * GIB)])
-    assert choice.option == "one GPU is used: GPU 1 is too small for a second copy"
+@pytest.mark.parametrize("second", [H200, Gpu("H100", 40 * GIB)], ids=str)
+def test_a_gpu_that_stays_idle_is_explained(real, second):
+    choice = choose(real, "4bit", "bf16", [H100, second])
+    assert len(choice.gpus) == 1
+    assert choice.option == "one GPU is used: GPU 1 is of another kind or too small for a copy"
 
 
 def test_one_gpu_has_no_option(real):

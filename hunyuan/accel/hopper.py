@@ -6,7 +6,8 @@ from weights, and nothing of a request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +51,21 @@ class HopperOperations(Operations):
     ) -> None:
         super().__init__(router_dtype)
         self.attention, self.cut = f"{attention}, fp8" if fp8_attention else attention, cut
+        self.few = 1
         self._attend = flashinfer_attend() if attention == "fa3" else sdpa_attend
         self.fp8_block: BlockAttention | None = None
         if fp8_attention:
             self.fp8_block = flashinfer_block() if attention == "fa3" else attend_block
         self._router_parts: dict[int, tuple[Tensor, Tensor]] = {}  # by id, which holds while the weight is kept
+
+    @contextmanager
+    def for_a_few(self, tokens: int) -> Iterator[None]:
+        """Inside, up to `tokens` tokens are multiplied one by one: none's result depends on those beside it."""
+        before, self.few = self.few, tokens
+        try:
+            yield
+        finally:
+            self.few = before
 
     def prepare(self, model: nn.Module) -> None:
         """Splits the routers' weights; lays the patch layers' convolutions out with channels last."""
@@ -88,14 +99,14 @@ class HopperOperations(Operations):
         return self._linear(x, layer, x.dtype)
 
     def _linear(self, x: Tensor, layer: nn.Module, out_dtype: torch.dtype) -> Tensor:
-        single = x.numel() == x.shape[-1]
+        few = x.numel() <= self.few * x.shape[-1]
         if isinstance(layer, Fp8Linear):
-            if single:
+            if few:
                 return gemv(x, layer.weight, layer.weight_scale, out_dtype)
             return fp8_linear(x, layer.weight, layer.weight_scale).to(out_dtype)
         if not isinstance(layer, nn.Linear) or layer.bias is not None:
             raise TypeError(f"no fast form of {layer}")
-        if single:
+        if few:
             return gemv(x, layer.weight, None, out_dtype)
         return linear(x, layer.weight).to(out_dtype)
 
@@ -106,7 +117,7 @@ class HopperOperations(Operations):
         return rows.swiglu(x)
 
     def route(self, x: Tensor, router: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-        return routing.route(x, router, self._parts(router), topk, self.router_dtype)
+        return routing.route(x, router, self._parts(router), topk, self.router_dtype, self.few)
 
     def rope_norm_store(
         self,
@@ -119,15 +130,17 @@ class HopperOperations(Operations):
         start: int | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         keys, values = kv.buffers(layer)
-        return qkv_kernel.rope_norm_store(qkv, shape, rope, norms, keys, values, start), keys, values
+        return qkv_kernel.rope_norm_store(qkv, shape, rope, norms, keys, values, start, lanes=kv.lanes), keys, values
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
         if self.fp8_block is None:
             return self._attend(q, keys, values, segments)
         return attend_last_block(self._attend, self.fp8_block, q, keys, values, segments)
 
-    def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
-        return decode_attention(q, keys, values, position, self.cut)
+    def decode_attention(
+        self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor, lanes: Tensor | None = None
+    ) -> Tensor:
+        return decode_attention(q, keys, values, position, self.cut, lanes=lanes)
 
 
 def fp8_linear(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from hunyuan.accel.captured_decoding import CapturedDecoder
+from hunyuan.accel.captured_decoding import CapturedCompany, CapturedDecoder
 from hunyuan.accel.compile_report import COMPILED
 from hunyuan.accel.experts.backends import (
     BackendError,
@@ -29,7 +29,9 @@ from hunyuan.accel.vae.fast_vae import use_fast_vae
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
-from hunyuan.generation.workspace import Workspace
+from hunyuan.generation.company import TextCompany
+from hunyuan.generation.kv_cache import layer_devices
+from hunyuan.generation.workspace import Workspace, text_company
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
@@ -101,6 +103,33 @@ def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
     kernels = HopperOperations(attention, router_dtype=model.operations.router_dtype, fp8_attention=fp8)
     use_operations(model, kernels)
     log.info("kernels on %s: ours for Hopper; attention: %s", model.device, kernels.attention)
+
+
+def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:
+    """Buffers and a decoder for `rows` texts together; call after `prepare`, before any request.
+
+    Where the kernels of a decode step are not ours, texts have their turns token by token, which gains no time; that is
+    said in the log.
+
+    Args:
+        impl: the experts' backend, as for `prepare`.
+        capacity: tokens of a row, prompt and text together.
+
+    Returns:
+        None for a model over several devices: each text is decoded alone.
+    """
+    if len(set(layer_devices(model))) > 1:
+        log.warning("HUNYUAN_TEXT_BATCH=%d is for a model on one device; texts are decoded one by one", rows)
+        return None
+    if model.operations.name == "hopper" and impl == "flashinfer":
+        with model.operations.for_a_few(rows):  # all that is ever run of it is captured here
+            company = text_company(model, rows, capacity, CapturedCompany)
+    else:
+        log.warning("HUNYUAN_TEXT_BATCH=%d gains nothing here: it needs a Hopper GPU, Triton and FlashInfer", rows)
+        company = text_company(model, rows, capacity, None)
+    log.info("up to %d texts are decoded together, of up to %d tokens each with their prompts", rows, capacity)
+    COMPILED.report("preparing to decode texts together")
+    return company
 
 
 def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=positive, metavar="N", help="of a sequence; unset: the checkpoint's longest"
     )
+    parser.add_argument(
+        "--text-batch", default=1, type=positive, metavar="N", help="rows for texts decoded together; 1: none"
+    )
 
 
 def _memory(text: str) -> tuple[str, float]:
@@ -59,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     name, gib = args.gpu
     config = read_config(args.model_id)
-    work = Work.create(config, parse_resolution(args.resolution, "--resolution"), args.max_tokens)
+    texts = 0 if args.text_batch == 1 else args.text_batch
+    work = Work.create(config, parse_resolution(args.resolution, "--resolution"), args.max_tokens, texts)
     gpus = [Gpu(name, int(gib * GIB))] * args.gpus
     print(f"model: {checkpoint_name(args.model_id)}")
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -24,15 +25,17 @@ from hunyuan.engines.cpu_threads import threads_for
 from hunyuan.errors import OutOfMemory, SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
+from hunyuan.generation.company import TextCompany
 from hunyuan.generation.config import GenerationConfig
 from hunyuan.generation.job import Checkpoint, EditJob
-from hunyuan.generation.workspace import Workspace
+from hunyuan.generation.shared_text import SharedTextJob
+from hunyuan.generation.workspace import Workspace, text_company
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import PLAIN, Operations, use_operations
 from hunyuan.placement import Placement, choose_device
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
-from hunyuan.plan.memory import MOST_EXPERT_TOKENS
+from hunyuan.plan.memory import MOST_EXPERT_TOKENS, TEXT_ROW_TOKENS, Work
 from hunyuan.plan.table import render
 from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
@@ -49,8 +52,14 @@ log = logging.getLogger(__name__)
 class NativeEngine:
     """Runs edits on one device, a model spread over several, or two copies. A request's state is its `EditJob`."""
 
-    def __init__(self, checkpoint: Checkpoint, noise_on_cpu: bool = False, workspace: Workspace | None = None) -> None:
-        self.checkpoint, self.noise_on_cpu, self.workspace = checkpoint, noise_on_cpu, workspace
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        noise_on_cpu: bool = False,
+        workspace: Workspace | None = None,
+        company: TextCompany | None = None,
+    ) -> None:
+        self.checkpoint, self.noise_on_cpu, self.workspace, self.company = checkpoint, noise_on_cpu, workspace, company
 
     @classmethod
     def load(cls, folder: Path, settings: Settings) -> NativeEngine:
@@ -108,9 +117,10 @@ class NativeEngine:
             workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir, second)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
+        company = None if settings.text_batch == 1 else prepare_company(model, impl, settings.text_batch, capacity)
         layouts = LayoutBuilder(tokenizer, model.config, generation.sequence_template)
         checkpoint = Checkpoint(model, tokenizer, layouts, prompts, generation, second)
-        return cls(checkpoint, settings.noise_device == "cpu", workspace)
+        return cls(checkpoint, settings.noise_device == "cpu", workspace, company)
 
     def run(
         self,
@@ -128,9 +138,47 @@ class NativeEngine:
         job = EditJob(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
+        with self._at_work():
+            return job.run()
+
+    @property
+    def text_places(self) -> int:
+        """How many texts more may be begun; 0 where each is decoded alone."""
+        return 0 if self.company is None else self.company.places
+
+    def begin(
+        self,
+        request: EditRequest,
+        *,
+        seed: int,
+        steps: int,
+        on_progress: ProgressCallback | None,
+        cancel: CancelToken | None,
+        on_text: TextCallback | None = None,
+        on_preview: PreviewCallback | None = None,
+    ) -> SharedTextJob:
+        """See `Editor.begin`."""
+        if self.company is None:
+            raise RuntimeError("this engine decodes each text alone")
+        checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
+        job = SharedTextJob(
+            checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
+        )
+        with self._at_work():
+            job.begin(self.company)
+        return job
+
+    def finish(self, job: SharedTextJob) -> EditResult:
+        """See `Editor.finish`."""
+        with self._at_work():
+            return job.run()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        model = self.checkpoint.model
         try:
-            with threads_for(checkpoint.model.config.hidden_size, checkpoint.model.device):
-                return job.run()
+            with threads_for(model.config.hidden_size, model.device):
+                yield
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfMemory("the device ran out of memory on this request; try a smaller resolution") from error
         finally:
@@ -149,6 +197,17 @@ def acceleration() -> ModuleType | None:
         log.warning("hunyuan.accel is not there: every operation runs in its plain form")
         return None
     return prepare
+
+
+def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:
+    """For `HUNYUAN_TEXT_BATCH`; rows have `TEXT_ROW_TOKENS` or `capacity`, if that is less."""
+    capacity = min(capacity, TEXT_ROW_TOKENS)
+    accel = acceleration()
+    return (
+        text_company(model, rows, capacity, None)
+        if accel is None
+        else accel.prepare_company(model, impl, rows, capacity)
+    )
 
 
 def choose_impl(config: CheckpointConfig, device: torch.device, dtype: torch.dtype, moe_impl: str) -> str:
@@ -202,7 +261,11 @@ def choose_weights(
         return measured
 
     try:
-        choice = choose(config, settings.weights, settings.dense, gpus, itemsize=dtype.itemsize, errors=errors)
+        texts = 0 if settings.text_batch == 1 else settings.text_batch
+        work = Work.create(config, texts=texts)
+        choice = choose(
+            config, settings.weights, settings.dense, gpus, work=work, itemsize=dtype.itemsize, errors=errors
+        )
     except DoesNotFit as error:
         log.error("memory plan\n%s", render(error.choice))
         raise

@@ -134,6 +134,15 @@ class DecodeStep:
         self.at.copy_(at + (forced >= 0))
         return forced
 
+    def take_over(self, other: DecodeStep) -> None:
+        """Goes on where `other`, of the same size, stands."""
+        for ours, theirs in zip(self._buffers(), other._buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def _buffers(self) -> list[Tensor]:
+        every = (*vars(self).values(), *vars(self.parameters).values())
+        return [value for value in every if isinstance(value, Tensor)]
+
     def read(self, start: int, stop: int) -> list[int]:
         """The chosen tokens [start, stop); waits for them."""
         return self.tokens[start:stop].tolist()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from hunyuan.errors import SequenceTooLong
 from hunyuan.generation.config import GenerationConfig, Options
-from hunyuan.generation.decoding import DecodeStep, TextDecoder, TextRun
+from hunyuan.generation.decoding import TextRun
 from hunyuan.generation.denoise import Denoiser, preview_steps
 from hunyuan.generation.kv_cache import KVCache, buffers
 from hunyuan.generation.prefill import Conditions, encode_conditions, prefill
@@ -27,9 +28,9 @@ from hunyuan.generation.sampling import uniforms
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.generation.spectrum import SpectrumCache
 from hunyuan.generation.step_cache import StepCache, TaylorCache
-from hunyuan.generation.text import TextPlan, TextStream, read_text
+from hunyuan.generation.text import TextPlan, read_text, text_listener
 from hunyuan.generation.two_copies import on_two_copies
-from hunyuan.generation.workspace import Workspace, text_forward
+from hunyuan.generation.workspace import Workspace, decoder_for
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, resize, to_pil
@@ -116,10 +117,7 @@ class EditJob:
 
     def _run(self) -> EditResult:
         began = time.perf_counter()
-        self.timings = dict.fromkeys(STAGES, 0.0)
-        self.look_up()
-        with self._timed("prepare"):
-            self.prepare()
+        self._start()
         output = self._text_stage()
         latents = self._image_stage(output)
         self._report("vae", 0, 1)
@@ -133,6 +131,12 @@ class EditJob:
         )
 
     # -- before the network ------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.timings = dict.fromkeys(STAGES, 0.0)
+        self.look_up()
+        with self._timed("prepare"):
+            self.prepare()
 
     def look_up(self) -> None:
         """Reads the size that was asked for and the system prompt: what costs nothing and can be wrong comes first."""
@@ -163,11 +167,8 @@ class EditJob:
         return self._pick_ratio() if auto else fixed
 
     def _think(self, auto: bool, fixed: Bucket) -> Bucket:
-        request, tk = self.request, self.checkpoint.tokenizer
-        instruct = self.checkpoint.generation.sequence_template == "instruct"
-        plan = TextPlan.create(tk, request.bot_task, auto, instruct)
-        task: TextTask = "recaption" if request.bot_task == "recaption" else "think"
-        logits = self._prefill_prompt(task, request.max_new_tokens)
+        request, tk, plan = self.request, self.checkpoint.tokenizer, self._plan(auto)
+        logits = self._prefill_text()
         with self._timed("think"):
             new = self._decode(logits, plan)
         self.tokens = len(new)
@@ -183,42 +184,41 @@ class EditJob:
         fallback = self.images[0].bucket if self.images else self.group.square
         return fallback if index is None else self.group.buckets[index]
 
+    def _plan(self, auto: bool) -> TextPlan:
+        instruct = self.checkpoint.generation.sequence_template == "instruct"
+        return TextPlan.create(self.checkpoint.tokenizer, self.request.bot_task, auto, instruct)
+
+    def _prefill_text(self) -> Tensor:
+        task: TextTask = "recaption" if self.request.bot_task == "recaption" else "think"
+        return self._prefill_prompt(task, self.request.max_new_tokens)
+
     def _decode(self, logits: Tensor, plan: TextPlan) -> list[int]:
-        prefilled, budget, last = self._prefilled(), self.request.max_new_tokens, self._prefilled().ids[-1]
-        begin = len(prefilled.ids)
+        run, show = self._text_run(plan), self._show_text(plan)
+        decoder = decoder_for(self.model, self._prefilled().kv, run, self.workspace)
+        return self._read(decoder.decode(logits, run, self._check, partial(self._on_token, show)), run, show)
+
+    def _show_text(self, plan: TextPlan) -> Callable[..., None]:
+        return text_listener(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text)
+
+    def _text_run(self, plan: TextPlan) -> TextRun:
+        ids = self._prefilled().ids
         # The last token is not fed: one more than there are positions can be decoded.
-        most = min(budget, self.config.max_position_embeddings - begin + 1)
+        most = min(self.request.max_new_tokens, self.config.max_position_embeddings - len(ids) + 1)
         uniform = uniforms(self.random.text, most).to(self.model.device)
+        return TextRun(plan, self.options.sampling, uniform, ids[-1], len(ids))
 
-        show = self._text_stream(plan)
+    def _on_token(self, show: Callable[..., None], tokens: list[int]) -> None:
+        self._report("think", len(tokens), self.request.max_new_tokens)
+        show(tokens)
+        self._check()
 
-        def on_token(tokens: list[int]) -> None:
-            self._report("think", len(tokens), budget)
-            show(tokens)
-            self._check()
-
-        run = TextRun(plan, self.options.sampling, uniform, last, begin)
-        new = self._decoder(prefilled, most).decode(logits, run, self._check, on_token)
-        prefilled.ids += new[:-1]
+    def _read(self, new: list[int], run: TextRun, show: Callable[..., None]) -> list[int]:
+        """Takes over the whole text."""
+        self._prefilled().ids += new[:-1]
         show(new, ended=True)
-        if len(new) < budget and new[-1] not in plan.stop:
-            self._check_length(begin + len(new), "text stage")
+        if len(new) < self.request.max_new_tokens and new[-1] not in run.plan.stop:
+            self._check_length(run.position + len(new), "text stage")
         return new
-
-    def _text_stream(self, plan: TextPlan) -> Callable[..., None]:
-        """`TextStream.show` where somebody listens, otherwise nothing that takes time."""
-        if self.on_text is None:
-            return lambda tokens, ended=False: None
-        return TextStream(plan, self.checkpoint.tokenizer, self.request.bot_task, self.on_text).show
-
-    def _decoder(self, prefilled: PrefilledPrompt, most: int) -> TextDecoder:
-        """The engine's decoder, if the prompt's keys are where it looks for them and it can sample as asked."""
-        lent = None if self.workspace is None else self.workspace.decoder
-        sampling, vocab = self.options.sampling, self.config.vocab_size
-        if lent is not None and self.lent is not None and prefilled.kv.shares(self.lent) and lent.supports(sampling):
-            return lent
-        forward = text_forward(self.model, prefilled.kv)
-        return TextDecoder(DecodeStep(forward, vocab, most, self.model.device, sampling.candidates(vocab)))
 
     def _pick_ratio(self) -> Bucket:
         """One greedy step over the ratio tokens."""

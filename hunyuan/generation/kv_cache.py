@@ -21,10 +21,13 @@ class KVCache:
 
     Per layer one tensor for keys and one for values, `[rows, capacity, kv_heads, head_dim]`. Writing a position
     again replaces it in place, as the denoising steps do with the image's tokens.
+
+    Attributes:
+        lanes: which rows a call means, see `hunyuan.model.operations.KeyValueBuffers`; None: all, in order.
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
-        self.keys, self.values = keys, values
+    def __init__(self, keys: list[Tensor], values: list[Tensor], lanes: Tensor | None = None) -> None:
+        self.keys, self.values, self.lanes = keys, values, lanes
 
     @classmethod
     def allocate(
@@ -41,7 +44,8 @@ class KVCache:
         devices = [device] * layers if isinstance(device, torch.device) else list(device)
         if len(devices) != layers:
             raise ValueError(f"{len(devices)} devices for {layers} layers")
-        return cls(*([torch.empty(shape, dtype=dtype, device=d) for d in devices] for _ in range(2)))
+        keys, values = ([torch.empty(shape, dtype=dtype, device=d) for d in devices] for _ in range(2))
+        return cls(keys, values)
 
     @property
     def rows(self) -> int:
@@ -69,6 +73,10 @@ class KVCache:
 
     def _rows(self, start: int, stop: int) -> KVCache:
         return KVCache([k[start:stop] for k in self.keys], [v[start:stop] for v in self.values])
+
+    def laned(self, lanes: Tensor | None) -> KVCache:
+        """The same memory for a call whose rows are the rows `lanes` here."""
+        return KVCache(self.keys, self.values, lanes)
 
     def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores k and v `[rows, tokens, kv_heads, head_dim]` from `start`; returns everything up to their end."""

@@ -6,7 +6,7 @@ Knows which tokens are forced after which, where text ends, and how the result r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hunyuan.prompt.tokenizer import Tokenizer
@@ -51,6 +51,15 @@ def read_text(tokens: Sequence[int], plan: TextPlan, tokenizer: Tokenizer, bot_t
     stop = tokens.index(plan.end) + 1 if plan.end in tokens else len(tokens)
     opening = "<recaption>" if bot_task == "recaption" else "<think>"
     return opening + tokenizer.decode(tokens[:stop])
+
+
+def text_listener(
+    plan: TextPlan, tokenizer: Tokenizer, bot_task: BotTask, on_text: TextCallback | None
+) -> Callable[..., None]:
+    """`TextStream.show` where somebody listens, otherwise nothing that takes time."""
+    if on_text is None:
+        return lambda tokens, ended=False: None
+    return TextStream(plan, tokenizer, bot_task, on_text).show
 
 
 class TextStream:

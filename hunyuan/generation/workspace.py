@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder
+from hunyuan.generation.company import LanesForward, LaneSteps, TextCompany, one_by_one
+from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder, TextRun
 from hunyuan.generation.kv_cache import KVCache, KVPool, buffers, layer_devices
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
@@ -69,12 +70,18 @@ def rows_needed(config: ModelConfig) -> int:
     return 1 if config.cfg_distilled else 2
 
 
+def text_rope(model: HunyuanImage3, capacity: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of generated text by position, fp32 `[capacity, head_dim]`.
+
+    It stands on the diagonal at its own index, whatever images came before it.
+    """
+    config, positions = model.config, positions_2d(0, capacity, []).to(model.device)
+    return rope_table(positions, config.attention_head_dim, config.rope_theta)
+
+
 def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:
     """The network's side of a decode step, on a one-row cache; without a wait for the device."""
-    config = model.config
-    # Generated text stands on the diagonal at its own index, whatever images came before it.
-    positions = positions_2d(0, kv.capacity, []).to(model.device)
-    cos, sin = rope_table(positions, config.attention_head_dim, config.rope_theta)  # [capacity, head_dim]
+    cos, sin = text_rope(model, kv.capacity)
 
     def forward(token: Tensor, position: Tensor) -> Tensor:
         x = model.embed_tokens(token)[None]  # [1, 1, hidden]
@@ -83,3 +90,43 @@ def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:
         return model.logits(hidden[0, -1])
 
     return forward
+
+
+def decoder_for(model: HunyuanImage3, kv: KVCache, run: TextRun, workspace: Workspace | None) -> TextDecoder:
+    """The workspace's decoder, if the prompt's keys are where it looks for them and it can sample as asked; or one."""
+    sampling, vocab = run.sampling, model.config.vocab_size
+    lent = None if workspace is None else workspace.decoder
+    if workspace is not None and lent is not None and kv.shares(workspace.pool.cache) and lent.supports(sampling):
+        return lent
+    candidates = sampling.candidates(vocab)
+    return TextDecoder(DecodeStep(text_forward(model, kv), vocab, len(run.uniform), model.device, candidates))
+
+
+def lanes_forward(model: HunyuanImage3, rows: KVCache) -> LanesForward:
+    """The network's side of a step of several texts, on a row of `rows` each; without a wait for the device."""
+    cos, sin = text_rope(model, rows.capacity)
+
+    def forward(tokens: Tensor, positions: Tensor, lanes: Tensor) -> Tensor:
+        x = model.embed_tokens(tokens)[:, None]  # [n, 1, hidden]
+        rope = (cos.index_select(0, positions), sin.index_select(0, positions))  # [n, head_dim] each
+        hidden = model.model.decode(x, rope, rows.laned(lanes), positions)  # [n, 1, hidden]
+        return model.logits(hidden[:, 0])  # [n, vocab]
+
+    return forward
+
+
+def text_company(
+    model: HunyuanImage3, rows: int, capacity: int, captured: Callable[[LaneSteps, KVCache], TextCompany] | None
+) -> TextCompany:
+    """Buffers and a decoder for up to `rows` texts together, prompt and text of each in at most `capacity` tokens.
+
+    Args:
+        captured: makes one of steps that it may capture, on a model whose operations give each row of a call the bits
+            that it has alone; None: row by row from the host, which has those bits and gains no time.
+    """
+    config, kv = model.config, zeros(model, rows, capacity)
+    if captured is not None:
+        forward, make = lanes_forward(model, kv), captured
+    else:
+        forward, make = one_by_one([text_forward(model, kv.select(row)) for row in range(rows)]), TextCompany
+    return make(LaneSteps(forward, config.vocab_size, rows, capacity, model.device), kv)

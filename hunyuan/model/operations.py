@@ -8,6 +8,7 @@ tensors and the attention rule; does not know layers, checkpoints or requests. K
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +29,13 @@ class KeyValueBuffers(Protocol):
     """Where a request keeps its keys and values.
 
     `write` serves the plain operations, `buffers` fast ones, which write in place.
+
+    Attributes:
+        lanes: None: row i of a call is row i of the buffers. While texts of several requests are decoded: int32
+            `[rows]` on the device, which row of the buffers each row of the call is.
     """
+
+    lanes: Tensor | None
 
     def write(self, layer: int, start: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores k and v `[rows, tokens, kv_heads, head_dim]` at `start`; returns all up to their end."""
@@ -83,8 +90,8 @@ class Operations:
     """What the transformer computes between its weights.
 
     A position is a Python int where tokens come in stretches. While text is decoded, one token per call, it is an
-    int32 tensor `[1]` on the device, so that a captured step can be replayed with another value in it; this plain set
-    reads it on the host and cannot be captured.
+    int32 tensor on the device, so that a captured step can be replayed with other values in it: `[1]` for all rows, or
+    `[rows]`. This plain set reads it on the host and cannot be captured.
 
     Args:
         router_dtype: fp32, or bf16 as under autocast: the products of the router are then those of bf16 numbers, the
@@ -95,6 +102,10 @@ class Operations:
 
     def __init__(self, router_dtype: torch.dtype = torch.float32) -> None:
         self.router_dtype = router_dtype
+
+    def for_a_few(self, tokens: int) -> AbstractContextManager[None]:
+        """Inside, up to `tokens` tokens of a call have the bits that each has alone, where this set can do that."""
+        return nullcontext()
 
     def prepare(self, model: nn.Module) -> None:
         """Called once with the loaded model; may rearrange weights in memory, never their values."""
@@ -150,30 +161,52 @@ class Operations:
         Args:
             qkv: `[rows, tokens, kv_heads * (group + 2) * head_dim]`, per key-value head its q heads, k, v.
             rope: cosines and sines fp32 `[tokens, head_dim]`; both halves of a head have the same angles.
-            start: position of the first token; a device tensor while decoding.
+            start: position of the first token; a device tensor while decoding. With a position for each row, rows have
+                one token, and `rope` a line for each row.
 
         Returns:
             q `[rows, tokens, heads, head_dim]`, and keys and values `[rows, stop or more, kv_heads, head_dim]`.
         """
+        apart = isinstance(start, Tensor) and len(start) > 1
         q, k, v = split_heads(qkv, shape.heads, shape.kv_heads, shape.head_dim)
-        q, k = (apply_rope(t, *rope) for t in (q, k))
+        if apart:  # a row's angles as if its token were one of many
+            q, k = (apply_rope(t.transpose(0, 1), *rope).transpose(0, 1) for t in (q, k))
+        else:
+            q, k = (apply_rope(t, *rope) for t in (q, k))
         if norms is not None:
             q, k = self.rms_norm(q, norms.query, norms.eps), self.rms_norm(k, norms.key, norms.eps)
-        keys, values = kv.write(layer, int(start), k.to(qkv.dtype), v)
-        return q.to(qkv.dtype), keys, values
+        q, k = q.to(qkv.dtype), k.to(qkv.dtype)
+        if not apart and kv.lanes is None:
+            return q, *kv.write(layer, int(start), k, v)
+        assert isinstance(start, Tensor)
+        keys, values = kv.buffers(layer)
+        for i, (row, here) in enumerate(_places(len(q), start, kv.lanes)):
+            keys[row, here], values[row, here] = k[i, 0], v[i, 0]
+        return q, keys, values
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
         """Attention by segments, see `hunyuan.model.attention.attend`."""
         return attend(q, keys, values, segments)
 
-    def decode_attention(self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
-        """One query per row at `position` (int32 `[1]`, on the device), over the keys [0, position].
+    def decode_attention(
+        self, q: Tensor, keys: Tensor, values: Tensor, position: Tensor, lanes: Tensor | None = None
+    ) -> Tensor:
+        """One query per row at `position` (int32 `[1]` or `[rows]`, on the device), over the keys [0, position].
 
         q `[rows, 1, heads, head_dim]`, keys and values `[rows, position + 1 or more, kv_heads, head_dim]`
-        -> `[rows, 1, heads, head_dim]`.
+        -> `[rows, 1, heads, head_dim]`. `lanes` as in `KeyValueBuffers`.
         """
-        here = int(position)
-        return attend(q, keys, values, [Segment(here, here + 1, causal=False)])
+        out = []
+        for query, (row, here) in zip(q.split(1), _places(len(q), position, lanes), strict=True):
+            segment = Segment(here, here + 1, causal=False)
+            out.append(attend(query, keys[row : row + 1], values[row : row + 1], [segment]))
+        return torch.cat(out)
+
+
+def _places(rows: int, position: Tensor, lanes: Tensor | None) -> list[tuple[int, int]]:
+    """For each row of a decode step its row of the buffers and its token's position there, read on the host."""
+    positions = position.expand(rows).tolist()
+    return list(zip(range(rows) if lanes is None else lanes.tolist(), positions, strict=True))
 
 
 PLAIN = Operations()

@@ -19,7 +19,7 @@ from hunyuan.model.moe import GatedMlp, MoE
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, KeyValueBuffers, Operations
 
 # Which tokens a call runs: stretches at positions that the host knows, or, while decoding, the position of each
-# row's one token, int32 [1] on the device.
+# row's one token, int32 on the device, [1] for all rows or [rows].
 Positions = Sequence[Segment] | Tensor
 
 
@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
         qkv = ops.linear(x, self.qkv_proj)
         q, keys, values = ops.rope_norm_store(qkv, self.shape, rope, self.norms(), kv, layer, start)
         if isinstance(positions, Tensor):
-            out = ops.decode_attention(q, keys, values, positions)
+            out = ops.decode_attention(q, keys, values, positions, kv.lanes)
         else:
             out = ops.attend(q, keys, values, positions)
         return ops.linear(out.flatten(2), self.o_proj)
@@ -153,13 +153,13 @@ class Transformer(nn.Module):
         return self._run(x, rope, kv, segments)
 
     def decode(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor) -> Tensor:
-        """Runs one token per row, all at one position, through all layers; fast operations wait for nothing on the way.
+        """Runs one token per row through all layers; fast operations wait for nothing on the way.
 
         Args:
             x: embeddings `[rows, 1, hidden]`.
-            rope: cosines and sines `[1, head_dim]`, fp32.
+            rope: cosines and sines, fp32, `[1, head_dim]` or a line for each row.
             kv: holds the keys and values of the positions before; this token's are written at `position`.
-            position: int32 `[1]` on x's device. The plain operations read it on the host.
+            position: int32 `[1]` or `[rows]` on x's device. The plain operations read it on the host.
 
         Returns:
             The residual stream `[rows, 1, hidden]`, not normalized.

@@ -104,7 +104,7 @@ def choose(
     for name in allowed:
         plan = plan_memory(target := every[name], memories, work, itemsize)
         if weights != "auto":
-            plan = plan_copies(target, memories, work, itemsize) or plan
+            plan = _copies(target, gpus, work, itemsize) or plan
         used = tuple(gpus[: len(plan.gpus)] if plan.fits else gpus)
         reason = _reason(name, weights, stored, too_big, used) if plan.fits else "does not fit"
         choice = Choice(name, target, target.formats != config.formats, reason, used, plan)
@@ -176,6 +176,13 @@ def _reason(chosen: str, asked: str, stored: str, too_big: Sequence[Choice], gpu
     return reason
 
 
+def _copies(target: CheckpointConfig, gpus: Sequence[Gpu], work: Work, itemsize: int) -> MemoryPlan | None:
+    """A copy on each of the first two GPUs, which must be of one kind: both rows take the same kernels."""
+    if len({gpu.name for gpu in gpus[:2]}) > 1:
+        return None
+    return plan_copies(target, [gpu.memory for gpu in gpus], work, itemsize)
+
+
 def _option(
     every: Mapping[str, CheckpointConfig],
     gpus: Sequence[Gpu],
@@ -191,11 +198,14 @@ def _option(
         return "GPU 0 runs the guided row and all else, GPU 1 the unguided row; GPU 1 idles without guidance"
     if work.rows == 1:
         return "one GPU is used: a distilled checkpoint has no unguided row" if len(plan.gpus) == 1 else ""
-    memories = [gpu.memory for gpu in gpus]
-    fitting = [name for name, target in every.items() if plan_copies(target, memories, work, itemsize)]
+    fitting = [name for name, target in every.items() if _copies(target, gpus, work, itemsize)]
     if weights == "auto" and fitting:
         return f"HUNYUAN_WEIGHTS={fitting[0]}: a copy on each of two GPUs, which run the two rows of guidance at once"
-    return "one GPU is used: GPU 1 is too small for a second copy" if weights != "auto" and len(plan.gpus) == 1 else ""
+    return (
+        "one GPU is used: GPU 1 is of another kind or too small for a copy"
+        if weights != "auto" and len(plan.gpus) == 1
+        else ""
+    )
 
 
 def _refusal(

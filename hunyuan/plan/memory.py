@@ -35,24 +35,33 @@ MOE_OVERHEAD = 1.1
 of the real model where 1.3 to 2.3, depending on the weights' format, were measured."""
 
 
+TEXT_ROW_TOKENS = 8192
+"""Prompt and text of one request whose text is decoded with others'. One photograph, a long prompt and 2,048 tokens of
+text are 7,800; a request with more has its text decoded alone."""
+
+
 @dataclass(frozen=True)
 class Work:
-    """The largest request that must run.
+    """The largest request that must run, and what is kept for others meanwhile.
 
     Attributes:
         rows: of keys and values: two with classifier-free guidance, one for a distilled checkpoint.
         capacity: tokens of a whole sequence, condition images, text and painted image together.
         size: of the painted picture.
         image_tokens: of the painted picture, its special tokens included.
+        texts: rows of keys and values beside those, for texts that are decoded together; 0 where each is alone.
     """
 
     rows: int
     capacity: int
     size: Size
     image_tokens: int
+    texts: int = 0
 
     @classmethod
-    def create(cls, config: CheckpointConfig, size: Size | None = None, capacity: int | None = None) -> Work:
+    def create(
+        cls, config: CheckpointConfig, size: Size | None = None, capacity: int | None = None, texts: int = 0
+    ) -> Work:
         """The bucket nearest to `size`, or the largest one; `capacity` or all of `max_position_embeddings`."""
         group = resolution_group(config.image_base_size, config.has_extra_ratios)
         sizes = [bucket.size for bucket in group.buckets]
@@ -61,7 +70,12 @@ class Work:
         down_h, down_w = config.vae_downsample_factor
         tokens = (chosen.height // down_h) * (chosen.width // down_w) + config.num_gen_special_tokens
         capacity = min(capacity or config.max_position_embeddings, config.max_position_embeddings)
-        return cls(1 if config.cfg_distilled else 2, capacity, chosen, tokens)
+        return cls(1 if config.cfg_distilled else 2, capacity, chosen, tokens, texts)
+
+    @property
+    def text_capacity(self) -> int:
+        """Tokens of a row for texts."""
+        return min(self.capacity, TEXT_ROW_TOKENS)
 
     @property
     def prompt_tokens(self) -> int:
@@ -143,7 +157,8 @@ class MemoryPlan:
 
 def kv_layer_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> int:
     """Keys and values of one layer."""
-    return 2 * work.rows * work.capacity * config.num_key_value_heads * config.attention_head_dim * itemsize
+    tokens = work.rows * work.capacity + work.texts * work.text_capacity
+    return 2 * tokens * config.num_key_value_heads * config.attention_head_dim * itemsize
 
 
 def moe_workspace_bytes(config: CheckpointConfig, tokens: int) -> int:
@@ -241,7 +256,8 @@ def plan_copies(config: CheckpointConfig, memories: Sequence[int], work: Work, i
         workspace=moe_workspace_bytes(config, min(work.pass_tokens, MOST_EXPERT_TOKENS)),
         stage=stages.largest,
     )
-    second = replace(first, memory=memories[1], outside=weights.painting, stage=stages.layers)
+    row = layers * kv_layer_bytes(config, replace(work, texts=0), itemsize)
+    second = replace(first, memory=memories[1], outside=weights.painting, kv=row, stage=stages.layers)
     if min(first.left, second.left) < 0:
         return None
     return MemoryPlan(config, work, weights, stages, (first, second), fits=True, copies=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.plan.choice import Choice, describe
-from hunyuan.plan.memory import GIB, MOST_EXPERT_TOKENS, GpuNeed, MemoryPlan
+from hunyuan.plan.memory import GIB, MOST_EXPERT_TOKENS, GpuNeed, MemoryPlan, Work
 
 _Row = tuple[str, list[str]]  # a label and its cells
 _SEPARATOR: _Row = ("", [])
@@ -61,7 +61,7 @@ def _rows(plan: MemoryPlan) -> list[_Row]:
         *(outer(*part) for part in outside),
         row("weights", lambda g: g.weights),
         _SEPARATOR,
-        row(f"keys and values, {work.rows} x {work.capacity:,} tokens", lambda g: g.kv),
+        row(f"keys and values, {_kept_rows(work)} tokens", lambda g: g.kv),
         row(f"experts' workspace, {min(work.pass_tokens, MOST_EXPERT_TOKENS):,} tokens", lambda g: g.workspace),
         row(f"largest stage: {_largest(plan)}", lambda g: g.stage),
         row("margin: CUDA's own, allocator's gaps", lambda g: g.margin),
@@ -72,6 +72,11 @@ def _rows(plan: MemoryPlan) -> list[_Row]:
     if len(plan.gpus) > 1:
         rows.append(("layers", [str(n) for n in plan.layer_counts] + [str(sum(plan.layer_counts))]))
     return rows
+
+
+def _kept_rows(work: Work) -> str:
+    texts = f" + {work.texts} x {work.text_capacity:,}" if work.texts else ""
+    return f"{work.rows} x {work.capacity:,}{texts}"
 
 
 def _cells(values: Sequence[int]) -> list[str]:

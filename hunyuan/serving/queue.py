@@ -64,6 +64,8 @@ class EditQueue:
         size: how many may wait; one more may run.
         clock: seconds that only grow.
         on_depth: told the number of waiting edits whenever it changes; called under the lock, so it must be quick.
+        usual: of the last edits' seconds, what the next one will take. Where one edit's turn does work for the next
+            ones, turns are uneven, and only their mean says how long a line takes.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class EditQueue:
         size: int,
         clock: Callable[[], float] = time.monotonic,
         on_depth: Callable[[int], None] = lambda depth: None,
+        usual: Callable[[Sequence[float]], float] = statistics.median,
     ) -> None:
+        self._usual = usual
         self._places = size + 1
         self._clock = clock
         self._on_depth = on_depth
@@ -153,6 +157,11 @@ class EditQueue:
         queued.on_start()
         return queued
 
+    def waiting(self, most: int) -> list[QueuedEdit]:
+        """The next ones in line, who go on waiting."""
+        with self._changed:
+            return [*self._line][:most]
+
     def end(self, queued: QueuedEdit, outcome: EditResult | BaseException) -> None:
         """Frees the edit's place, and only then tells its caller."""
         with self._changed:
@@ -195,14 +204,15 @@ class EditQueue:
             return self._retry_after_s()
 
     def _retry_after_s(self) -> int:
-        """When the line in front of a newcomer should be gone, by the median of the last edits."""
-        each = statistics.median(self._durations) if self._durations else FIRST_GUESS_S
+        """When the line in front of a newcomer should be gone, by the last edits."""
+        each = self._usual(self._durations) if self._durations else FIRST_GUESS_S
         started = [queued.started_at for queued in self._edits if queued.started_at is not None]
         spent = min(self._clock() - started[0], each) if started else 0.0
         return min(max(1, math.ceil(each * len(self._edits) - spent)), LONGEST_RETRY_S)
 
     def _drop(self, queued: QueuedEdit) -> None:
         """Takes an edit that does not run out of the line. Call it with the lock held."""
+        queued.cancel.cancel()  # its text may have been begun
         queued.state = State.ENDED
         self._edits.remove(queued)
         if queued in self._line:

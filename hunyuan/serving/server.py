@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -24,6 +25,7 @@ from hunyuan.serving.arrival import Arrivals
 from hunyuan.serving.connections import Connections
 from hunyuan.serving.decoders import Decoders
 from hunyuan.serving.door import Door
+from hunyuan.serving.editor_like import EditorLike
 from hunyuan.serving.http11 import host_of, watch_over
 from hunyuan.serving.http_errors import ShuttingDown
 from hunyuan.serving.inputs import max_body_bytes
@@ -46,7 +48,7 @@ from hunyuan.serving.queue import EditQueue
 from hunyuan.serving.records import RequestRecord
 from hunyuan.serving.tracing import Tracing
 from hunyuan.serving.uploads import Upload, Uploads
-from hunyuan.serving.worker import EditorLike, EditorWorker
+from hunyuan.serving.worker import EditorWorker
 from hunyuan.settings import Settings, ignored_variables
 
 MAX_UPLOADS = 32
@@ -71,7 +73,8 @@ class EditServer:
         self.name, self.version, self.settings = name, version, settings
         self.log = ServiceLog(settings.log_format)
         self.tracing = Tracing()
-        self.queue = EditQueue(settings.queue_size, on_depth=show_depth)
+        usual = statistics.median if settings.text_batch == 1 else statistics.fmean
+        self.queue = EditQueue(settings.queue_size, on_depth=show_depth, usual=usual)
         self.worker = EditorWorker(
             load, self.queue, settings.stuck_s, self.cannot_serve, self.say_ready, self.log.progress
         )

@@ -12,52 +12,21 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from hunyuan.errors import HunyuanError, OutOfMemory
-from hunyuan.requests import (
-    CancelToken,
-    EditRequest,
-    EditResult,
-    PreviewCallback,
-    ProgressCallback,
-    Stage,
-    TextCallback,
-)
+from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
 from hunyuan.serving import gpu
+from hunyuan.serving.editor_like import EditorLike, SharingEditor
 from hunyuan.serving.http_errors import Loading, Restarting, ShuttingDown
+from hunyuan.serving.picture import Picture
 from hunyuan.serving.queue import EditQueue, QueuedEdit, State
 from hunyuan.serving.records import EditRecord, GpuMemory
-from hunyuan.serving.stage_clock import StageClock
+from hunyuan.serving.texts_ahead import TextsAhead
 from hunyuan.serving.watching import NOBODY
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
-
-
-class EditorLike(Protocol):
-    """What the service needs of `hunyuan.editor.Editor`."""
-
-    @property
-    def model_name(self) -> str: ...
-
-    @property
-    def notice(self) -> str | None: ...
-
-    @property
-    def high_steps(self) -> int: ...
-
-    def run(
-        self,
-        request: EditRequest,
-        on_progress: ProgressCallback | None = None,
-        cancel: CancelToken | None = None,
-        on_text: TextCallback | None = None,
-        on_preview: PreviewCallback | None = None,
-    ) -> EditResult: ...
-
-    def warm_up(self) -> object: ...
 
 
 class EditorWorker:
@@ -88,6 +57,7 @@ class EditorWorker:
         self._on_ready = on_ready
         self._on_progress = on_progress
         self._editor: EditorLike | None = None
+        self._ahead: TextsAhead | None = None
         self._phase = "loading"
         self._lost = self._closing = False
         # A daemon: a process told to stop while it loads 160 GB must not wait for them.
@@ -196,9 +166,13 @@ class EditorWorker:
             return
         self._editor = editor
         self._on_ready(self.describe())
+        if isinstance(editor, SharingEditor) and editor.text_places > 0:
+            self._ahead = TextsAhead(editor, self._queue)
         while True:
             queued = self._queue.next()
             self._queue.end(queued, self._outcome(queued, editor))
+            if self._ahead is not None:
+                self._ahead.forget_the_gone()
 
     def _bring_up(self) -> EditorLike | None:
         try:
@@ -218,7 +192,7 @@ class EditorWorker:
     def _outcome(self, queued: QueuedEdit, editor: EditorLike) -> EditResult | BaseException:
         """Whatever happens, the caller hears of it and the thread goes on."""
         try:
-            return _run(queued, editor, self._on_progress)
+            return _run(queued, editor, self._on_progress, self._ahead)
         except BaseException as error:
             if gpu.is_lost(error):
                 self._lost = True
@@ -229,7 +203,7 @@ class EditorWorker:
             return failure
 
 
-def _run(queued: QueuedEdit, editor: EditorLike, show: ProgressCallback) -> EditResult:
+def _run(queued: QueuedEdit, editor: EditorLike, show: ProgressCallback, ahead: TextsAhead | None) -> EditResult:
     """One edit, with its figures written down as they become known; its last picture."""
     edit, watcher = queued.edit, queued.watcher or NOBODY
     requests, queued.requests = queued.requests, ()  # their pictures go when the edit is over, not its answer
@@ -238,40 +212,13 @@ def _run(queued: QueuedEdit, editor: EditorLike, show: ProgressCallback) -> Edit
     try:
         for request in requests:
             queued.cancel.check()
-            result = _one(request, queued, editor, show)
+            picture = Picture(request, queued) if ahead is None else ahead.turn_of(request, queued)
+            result = picture.paint(editor, show)
             if watcher.on_result is not None:
                 watcher.on_result(result)
     finally:
         after, peak = gpu.memory_used(), gpu.memory_peak()
         edit.gpu_memory = tuple(GpuMemory(i, before.get(i, 0), after[i], peak[i]) for i in after)
-    return result
-
-
-def _one(request: EditRequest, queued: QueuedEdit, editor: EditorLike, show: ProgressCallback) -> EditResult:
-    """One picture; the figures of several add up."""
-    edit, watcher, clock = queued.edit, queued.watcher or NOBODY, StageClock()
-    steps_before, tokens_before = edit.steps_done, edit.tokens
-
-    def on_progress(stage: Stage, done: int, total: int) -> None:
-        clock.progress(stage, done, total)
-        show(stage, done, total)
-        if stage == "think":
-            edit.tokens = tokens_before + done
-        elif stage == "denoise":
-            edit.steps_done = steps_before + done
-        if watcher.on_progress is not None:
-            watcher.on_progress(stage, done, total)
-
-    try:
-        result = editor.run(request, on_progress, queued.cancel, watcher.on_text, watcher.on_preview)
-    except BaseException:
-        edit.add_stages(clock.so_far())
-        raise
-    edit.seed = result.seed if edit.pictures == 0 else edit.seed  # of the first
-    edit.steps, edit.output_size = result.steps, result.size
-    edit.steps_done, edit.tokens = steps_before + result.steps, tokens_before + result.tokens
-    edit.pictures += 1
-    edit.add_stages(result.timings)
     return result
 
 

@@ -9,7 +9,8 @@
 Prints, for each stage of a whole edit (one source picture, thinking first), what it took, the rate reached, and the
 shortest time that the rates measured on the same device in the same run allow; at the default set-up also what is
 aimed at on H100s; at the end, which kernels and which tiles of the experts were at work. With `--gpus 2` a second GPU
-holds a copy and runs the unguided row; a step's limit is then that of one row on one GPU. `--check` compares the fast
+holds a copy and runs the unguided row; a step's limit is then that of one row on one GPU, and how far its latents are
+from those of both rows in one pass is printed (`two_copies.py`). `--check` compares the fast
 path with the plain one instead (`engine_check.py`). Without a GPU, the tiny model runs through the same code, and no
 rate means anything. It does not know how good the pictures are, and random weights route tokens more evenly than real
 ones may.
@@ -55,6 +56,7 @@ from hunyuan.settings import Settings  # noqa: E402
 from scripts.benchmarks.engine_check import check  # noqa: E402
 from scripts.benchmarks.engine_work import Work, WorkCounter  # noqa: E402
 from scripts.benchmarks.launch_time import launch_line  # noqa: E402
+from scripts.benchmarks.two_copies import difference_line  # noqa: E402
 from scripts.support.full_size import randomize, write_small_files  # noqa: E402
 
 TIMED = (*STAGES, "total")
@@ -120,6 +122,7 @@ def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
         dense=options.dense,
         moe_impl=options.moe_impl,
         weights=options.weights,
+        text_batch=options.text_batch,
         attention=attention,
     )
     if options.device == "cpu":
@@ -322,6 +325,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="compare with the plain path instead (4 layers are enough)"
     )
+    parser.set_defaults(text_batch=1)  # bench_texts.py has more
     options = parser.parse_args(arguments)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -358,7 +362,9 @@ def main(arguments: list[str] | None = None) -> int:
         request = request_of(options, engine)
         results = run_edits(engine, request, options)
         rows = table(engine, request, results, ceilings, options)
-        lines = kernel_lines(engine) + ([launch_line(engine, request)] if options.launches else [])
+        lines = kernel_lines(engine)
+        lines += [launch_line(engine, request)] if options.launches else []
+        lines += [difference_line(engine, request)] if options.gpus == 2 else []
     finish(rows, ceilings, lines, options)
     return 0
 

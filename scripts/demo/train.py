@@ -213,14 +213,17 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     ready: list[tuple[Drawn, Batch]] = []
 
     def one() -> dict[str, Tensor]:
+        waits = time.monotonic()
         if not ready:  # pictures serve several times, in other words, at other times and with other noise
             fresh = Drawn.unpacked(next(batches), device)
             ready.extend((fresh, batch) for batch in fresh.batches)
+        waited = torch.tensor(1000 * (time.monotonic() - waits))
         drawn, batch = ready.pop()
         noisy = transformer.Noisy.draw(drawn.clean, trainee.copies)
         losses = trainee.losses(batch, drawn.sources, drawn.conds, noisy)
         losses.total.backward()
-        return {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
+        found = {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
+        return found | {"ms for pictures": waited}
 
     training.run(plan, one)
 

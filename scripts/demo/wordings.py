@@ -34,8 +34,11 @@ _LONGEST = {"en": 130, "zh": 44}
 # Words that may go or come without changing what is meant.
 _IDLE = {"the", "a", "an", "it", "this", "my", "please", "in", "to", "of", "for", "me", "be", "with"}
 _FILLERS = ("really", "just", "maybe", "please", "totally", "kind of", "somehow", "nicely", "um", "like", "finally")
-# A background wants more practice than the others, and each of the coloured edits is twelve.
-_WEIGHT = {"background": 8.0, "tint": 2.5, "frame": 1.8, "mirror": 1.3, "upside": 1.3}
+# A background wants the most practice, each of the coloured edits is twelve, and some are mistaken more often.
+_WEIGHT = {
+    **{"background": 8.0, "tint": 3.5, "frame": 2.5},
+    **{"sharpen": 1.6, "flat": 1.4, "pale": 1.4, "mirror": 1.3, "upside": 1.3},
+}
 
 
 @dataclass(frozen=True)

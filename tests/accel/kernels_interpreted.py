@@ -6,6 +6,7 @@ Run by test_kernels.py as a process of its own with TRITON_INTERPRET=1: Triton d
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -39,6 +40,14 @@ def fast() -> Operations:
 @pytest.fixture(scope="module")
 def fast_in_bf16(fast: Operations) -> Operations:
     return type(fast)(attention="sdpa", router_dtype=BF16)
+
+
+@pytest.fixture
+def company(fast: Operations) -> Iterator[Operations]:
+    """For texts of up to four requests together."""
+    with fast.for_a_few(4):
+        yield fast
+    assert fast.few == 1
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +225,37 @@ def test_too_many_tokens_for_the_buffers(fast):
         fast.rope_norm_store(bf16(2, 3, 8 * 16), shape, rope, None, kv, 0, 0)
 
 
+@pytest.mark.parametrize("laned", [False, True])
+def test_rows_at_positions_of_their_own(fast, laned):
+    """Each row's token as if the row were alone, to the last bit; and the plain form does the same."""
+    shape, config = HeadShape(6, 2, 16), model_config(num_key_value_heads=2, attention_head_dim=16)
+    qkv, places = bf16(3, 1, 10 * 16), [4, 0, 7]
+    rope = tuple(table[places] for table in rope_table(positions_2d(0, 13, []), 16, 100.0))
+    norms = HeadNorms(bf16(16, seed=1), bf16(16, seed=2), 1e-5)
+    rows = [3, 0, 2] if laned else [0, 1, 2]
+    lanes = torch.tensor(rows, dtype=torch.int32) if laned else None
+    ours, theirs, alone = (KVCache.allocate(config, 4, 13, BF16, CPU) for _ in range(3))
+    for tensor in (*ours.keys, *ours.values, *theirs.keys, *theirs.values, *alone.keys, *alone.values):
+        tensor.fill_(7)
+    if not laned:
+        ours, theirs = ours.first(3), theirs.first(3)
+    position = torch.tensor(places, dtype=torch.int32)
+    q, keys, values = fast.rope_norm_store(qkv, shape, rope, norms, ours.laned(lanes), 1, position)
+    expected, plain_keys, plain_values = PLAIN.rope_norm_store(
+        qkv, shape, rope, norms, theirs.laned(lanes), 1, position
+    )
+    close(q, expected)
+    close(keys, plain_keys)
+    assert torch.equal(values, plain_values)
+    for i, row in enumerate(rows):
+        one = tuple(table[i : i + 1] for table in rope)
+        single, *_ = fast.rope_norm_store(qkv[i : i + 1], shape, one, norms, alone.select(row), 1, position[i : i + 1])
+        assert torch.equal(q[i : i + 1], single)
+    assert torch.equal(keys, alone.keys[1][: len(keys)])
+    with pytest.raises(ValueError, match="2 tokens a row"):
+        fast.rope_norm_store(bf16(2, 2, 10 * 16), shape, rope, norms, ours.first(2), 1, position[:2])
+
+
 # --- attention
 
 
@@ -231,6 +271,18 @@ def test_one_query(fast, rows, heads, kv_heads, length):
     close(out, expected)
     assert torch.equal(out, decode_attention(q, keys, values, position, Cut(4, 16, 2)))
     close(fast.decode_attention(q, keys, values, position), expected)
+
+
+def test_queries_at_positions_of_their_own_are_as_if_alone(fast):
+    q, keys, values = bf16(3, 1, 8, 32), bf16(4, 160, 2, 32, seed=1), bf16(4, 160, 2, 32, seed=2)
+    rows, places = [3, 0, 2], [150, 0, 41]
+    lanes, position = (torch.tensor(values, dtype=torch.int32) for values in (rows, places))
+    out = fast.decode_attention(q, keys, values, position, lanes)
+    close(out, PLAIN.decode_attention(q.float(), keys.float(), values.float(), position, lanes))
+    for i, row in enumerate(rows):
+        part = slice(row, row + 1)
+        alone = fast.decode_attention(q[i : i + 1], keys[part], values[part], position[i : i + 1])
+        assert torch.equal(out[i : i + 1], alone)
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -291,6 +343,29 @@ def test_a_denoising_step_in_fp8(monkeypatch, fast):
 
 
 # --- linear
+
+
+@pytest.mark.parametrize("kind", ["fp8", "bf16", "fp32"])
+def test_a_few_vectors_are_each_as_if_alone(kind):
+    from hunyuan.accel.kernels.gemv import gemv
+
+    x, outputs = bf16(5, 1, 1100), 10
+    layer = fp8_layer(outputs, 1100)
+    weight = layer.weight if kind == "fp8" else noise(outputs, 1100).to(BF16 if kind == "bf16" else torch.float32)
+    scale = layer.weight_scale if kind == "fp8" else None
+    out = gemv(x, weight, scale, torch.float32)
+    assert out.shape == (5, 1, outputs)
+    for i in range(len(x)):
+        assert torch.equal(out[i : i + 1], gemv(x[i : i + 1], weight, scale, torch.float32))
+
+
+def test_up_to_a_few_tokens_the_router_chooses_for_each_as_if_alone(company):
+    x, router = bf16(4, 96), noise(64, 96, seed=1)
+    weights, index = company.route(x, router, 8)
+    for i in range(len(x)):
+        alone = company.route(x[i : i + 1], router, 8)
+        assert torch.equal(weights[i : i + 1], alone[0])
+        assert torch.equal(index[i : i + 1], alone[1])
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(10, 64), (5, 1100)])
@@ -389,6 +464,27 @@ def test_a_bf16_transformer_is_the_same_with_fast_operations(fast):
     close(out, expected, 4e-2)
 
 
+def test_tokens_of_several_requests_are_each_as_if_alone(company):
+    """Three of four rows, at positions of their own: the same bits as one row at a time."""
+    model, rows, places = small_transformer().bfloat16(), [2, 0, 3], [9, 4, 7]
+    for layer in model.layers:
+        layer.mlp.gate.wg.float()
+    use_operations(model, company)
+    kv, _ = prefilled(model, 4, 9)
+    for tensor in kv.keys + kv.values:
+        tensor[:, 9:] = 0
+    x, position = bf16(3, 1, model.wte.weight.shape[1]), torch.tensor(places, dtype=torch.int32)
+    alone = []
+    for i, row in enumerate(rows):
+        one = kv.select(row)
+        alone.append(model.decode(x[i : i + 1], rope_of(places[i], places[i] + 1), one, position[i : i + 1]))
+    stored = [tensor.clone() for tensor in kv.keys + kv.values]
+    rope = tuple(torch.cat(tables) for tables in zip(*(rope_of(at, at + 1) for at in places), strict=True))
+    out = model.decode(x, rope, kv.laned(torch.tensor(rows, dtype=torch.int32)), position)
+    assert torch.equal(out, torch.cat(alone))
+    assert all(torch.equal(now, then) for now, then in zip(kv.keys + kv.values, stored, strict=True))
+
+
 @pytest.mark.parametrize("dense", ["fp8", "bf16"])
 def test_a_token_goes_the_plain_way(fast, dense):
     from hunyuan.accel.experts.streamed import Units
@@ -404,6 +500,8 @@ def test_a_token_goes_the_plain_way(fast, dense):
     expected = model.decode(x, rope, theirs, position)
     out = FusedDecoding(model, fast, cuts)(x, rope, ours, position)
     close(out, expected, 3e-2)
+    with pytest.raises(ValueError, match="one token of one row"):
+        FusedDecoding(model, fast, cuts)(x.expand(2, 1, -1), rope, ours, position)
     for mine, other in zip(ours.keys + ours.values, theirs.keys + theirs.values, strict=True):
         close(mine[:, : last + 1], other[:, : last + 1], 3e-2)
         assert torch.equal(mine[:, last + 1 :], other[:, last + 1 :])

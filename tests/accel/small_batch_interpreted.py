@@ -1,5 +1,5 @@
-"""Runs the one-token kernels in Triton's interpreter on the CPU and prints, as JSON, what the backends import early and
-each case's relative error.
+"""Runs the few-token kernels in Triton's interpreter on the CPU and prints, as JSON, what the backends import early,
+each case's relative error, and whether each token's result is the same without the others.
 
 A program of its own: the interpreter must be chosen before Triton is imported. `test_backends.py` starts it.
 """
@@ -55,21 +55,28 @@ def stacks_of(kind: str) -> tuple[Stacks, tuple[Tensor, Tensor]]:
     return Stacks(a, b, *scales), (values[0], values[1])
 
 
-def error(kind: str, tokens: int, blocks: tuple[Blocks, Blocks] | tuple[Units, Units], added: bool = False) -> float:
+def error(
+    kind: str, tokens: int, blocks: tuple[Blocks, Blocks] | tuple[Units, Units], added: bool = False
+) -> tuple[float, bool]:
     stacks, (gate_and_up, down) = stacks_of(kind)
     x = random(tokens, HIDDEN, seed=7).bfloat16()
     weights = random(tokens, TOPK, seed=8).softmax(-1)
     index = random(tokens, EXPERTS, seed=9).topk(TOPK).indices
     expected = experts_loop(x.float(), weights, index, lambda e: (gate_and_up[e], down[e]))
-    if isinstance(blocks[0], Units):
-        small, more = Streamed(stacks, blocks), (x, 3 * x.flip(0))
-        out = small.second_product(small.first_product(x, index), weights, index, added=more if added else None)
-        expected += sum(more) if added else 0
-    else:
-        out = SmallBatch(stacks, blocks)(x, weights, index)
+    more = (x, 3 * x.flip(0))
+    expected += sum(more) if added else 0
+
+    def run(part: slice) -> Tensor:
+        if not isinstance(blocks[0], Units):
+            return SmallBatch(stacks, blocks)(x[part], weights[part], index[part])
+        small, sums = Streamed(stacks, blocks), (more[0][part].contiguous(), more[1][part].contiguous())
+        h = small.first_product(x[part], index[part])
+        return small.second_product(h, weights[part], index[part], added=sums if added else None)
+
+    out, alone = run(slice(None)), torch.cat([run(slice(i, i + 1)) for i in range(tokens)])
     assert out.shape == x.shape
     assert out.dtype == torch.bfloat16
-    return ((out.float() - expected).norm() / expected.norm()).item()
+    return ((out.float() - expected).norm() / expected.norm()).item(), torch.equal(out, alone)
 
 
 CASES = {
@@ -77,7 +84,7 @@ CASES = {
     "bf16 split": ("bf16", 2, (Blocks(256, 64), Blocks(128, 256, splits=2))),
     "fp8 split": ("fp8", 1, (Blocks(256, 128), Blocks(64, 256, splits=2))),
     "mxfp4": ("mxfp4", 1, (Blocks(128, 128, plain=True), Blocks(32, 128, plain=True))),
-    "mxfp4 split": ("mxfp4", 2, (Blocks(64, 64, unroll=1, plain=True), Blocks(64, 256, splits=2, plain=True))),
+    "mxfp4 split": ("mxfp4", 3, (Blocks(64, 64, unroll=1, plain=True), Blocks(64, 256, splits=2, plain=True))),
     "streamed": ("mxfp4", 2, (Units(128, 4), Units(64, 4))),
     "streamed split": ("mxfp4", 1, (Units(64, 4), Units(64, 4, 2))),
     "streamed added": ("mxfp4", 2, (Units(64, 4), Units(64, 4)), True),

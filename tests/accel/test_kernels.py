@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,34 @@ def test_triton_kernels_interpreted():
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout[-4000:]
+
+
+@pytest.mark.parametrize(("weight", "size"), [("*u8", 1), ("*bf16", 2), ("*fp32", 4)])
+@pytest.mark.slow
+def test_several_vectors_are_added_up_like_one(weight, size, monkeypatch, tmp_path):
+    """Compiled for Hopper, which needs no GPU: the same sums in the same order, between the same threads."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hunyuan.accel.kernels import gemv
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel, tile, found = gemv._gemv_kernel, gemv.TILES[size], []
+    types = {"x": "*bf16", "weight": weight, "scale": "*fp32", "out": "*bf16", "outputs": "i32", "vectors": "i32"}
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in list(types)[:5]}
+    for several in (False, True):
+        values = {"inputs": 4096, "scaled": size == 1, "fp8": size == 1, "several": several}
+        values |= {"rows": tile.rows, "columns": tile.columns}
+        constants = {(kernel.arg_names.index(name),): value for name, value in values.items()}
+        source = ASTSource(kernel, signature, constants, aligned)
+        made = triton.compile(source, GPUTarget("cuda", 90, 32), options={"num_warps": tile.warps})
+        layouts = sorted(set(re.findall(r"#ttg\.blocked<.*?>", made.asm["ttgir"])))
+        sums = re.findall(r"(?:fma\.rn|add|mul)\.f32|shfl\.sync\S*", made.asm["ptx"])
+        found.append((layouts, sums))
+    assert found[0] == found[1]
+    assert len(found[0][1]) > 30
 
 
 def test_every_part_of_a_model_takes_the_new_set():

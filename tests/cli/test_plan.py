@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--gpus", "2"], ["weights: fp8", "HUNYUAN_WEIGHTS=4bit: a copy on each of two GPUs"]),
         (["--dense", "fp8"], ["attention, shared MLP (fp8)"]),
         (["--max-tokens", "11000"], ["2 x 11,000 tokens"]),
+        (["--text-batch", "4"], ["2 x 22,800 + 4 x 8,192 tokens"]),
         (["--resolution", "1920x1080"], ["autoencoder at 1280x720"]),
         (["--size", "1920x1080"], ["autoencoder at 1280x720"]),  # its old name
     ],

@@ -301,6 +301,7 @@ def test_progress_covers_every_stage(golden_editor: Editor) -> None:
     golden_editor.run(edit(steps=3), on_progress=lambda *args: seen.append(args))
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     assert stages == ["prefill", "think", "denoise", "vae"]
+    assert {total for stage, _, total in seen if stage == "think"} == {64}  # max_new_tokens, not a forecast
     assert [done for stage, done, _ in seen if stage == "denoise"] == [0, 1, 2, 3]
     assert [(done, total) for stage, done, total in seen if stage == "vae"] == [(0, 1), (1, 1)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,13 @@ def events(two: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(f"copy {len(tensor)}")
         return tensor
 
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        seen.append(f"on {device.type}")
+        yield
+        seen.append("back")
+
+    monkeypatch.setattr(two_copies, "current", current)
     monkeypatch.setattr(two_copies, "fill_unguided", filled)
     monkeypatch.setattr(two_copies, "transfer", transfer)
     monkeypatch.setattr(Denoiser, "predict", predicted)
@@ -184,8 +193,8 @@ def events(two: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_latents_go_once_a_step_and_velocities_come_back_behind_both_rows(two: Checkpoint, events: list[str]) -> None:
     """Any other order would make one device wait: a copy waits for all that both were given before it."""
     run(two, edit(bot_task="image", resolution="256x256"))
-    step = ["copy 1", "unguided", "guided", "copy 1"]
-    assert events == ["copy 1", "fill", *step[1:], *step, *step]
+    step = ["copy 1", "on cpu", "unguided", "back", "guided", "copy 1"]
+    assert events == [*step[:2], "fill", *step[2:], *step, *step]
 
 
 def test_what_the_host_would_wait_for_is_on_the_second_device_before_its_tokens(

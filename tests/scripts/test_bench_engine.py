@@ -65,6 +65,9 @@ def test_two_copies_are_measured_and_the_host_s_part_of_a_step() -> None:
     assert "gpus=2" in done.stdout
     assert "guidance: the guided row on cpu, the unguided one on cpu" in done.stderr
     assert re.search(r"host: \d+\.\d ms to launch a step, one row on each of two devices \(median of 5\)", done.stdout)
+    found = re.search(r"two copies: the same bits twice; .*: (\S+) after 1, (\S+) after 6 steps", done.stdout)
+    assert found is not None
+    assert all(float(value) < 1e-4 for value in found.groups())
 
 
 @pytest.mark.parametrize("more", [["--distil"], ["--guidance", "1"], ["--check"]], ids=str)

@@ -72,7 +72,7 @@ def test_every_guidance_embedding_is_compared(copy: Path, monkeypatch: pytest.Mo
     [
         pytest.param("e2e_t2i_fixed", "guided_1", marks=pytest.mark.slow),
         pytest.param("e2e_t2i_fixed", "latents_3", marks=pytest.mark.slow),
-        ("e2e_t2i_fixed", "vae_in"),
+        pytest.param("e2e_t2i_fixed", "vae_in", marks=pytest.mark.slow),
         pytest.param("e2e_t2i_fixed", "sigmas", marks=pytest.mark.slow),
         ("backbone", "ln_f"),
         ("backbone", "logits_last4"),

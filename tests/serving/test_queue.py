@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import pytest
 from PIL import Image
 
@@ -167,6 +169,35 @@ def test_retry_after_follows_the_measured_edits() -> None:
     assert caught.value.retry_after_s == 16
     clock.now += 1000
     assert queue.retry_after_s() == 2 * 7  # an edit that takes longer than usual may end at any moment
+
+
+def test_retry_after_may_follow_the_mean_of_uneven_turns() -> None:
+    clock = Clock()
+    queue = EditQueue(9, clock, usual=fmean)
+    for seconds in (27, 9, 9, 9):  # the first one's turn held the texts of all
+        run_one(queue, clock, seconds)
+    for _ in range(4):
+        admitted(queue)
+    assert queue.retry_after_s() == 4 * 13.5
+
+
+def test_those_who_wait_are_seen_in_order_and_go_on_waiting() -> None:
+    queue = EditQueue(9)
+    jobs = [admitted(queue) for _ in range(3)]
+    admitted(queue, put=False)
+    assert queue.next() is jobs[0]
+    assert queue.waiting(1) == jobs[1:2]
+    assert queue.waiting(9) == jobs[1:]
+    assert (queue.depth, jobs[1].state) == (2, State.WAITING)
+
+
+def test_what_was_begun_for_one_who_waits_ends_with_its_place() -> None:
+    queue = EditQueue(9)
+    gone, sent = admitted(queue), admitted(queue)
+    queue.leave(gone)
+    assert (gone.cancel.cancelled, sent.cancel.cancelled) == (True, False)
+    queue.close(ShuttingDown)
+    assert sent.cancel.cancelled
 
 
 def test_a_failed_edit_does_not_count_as_a_measured_one() -> None:

@@ -50,3 +50,15 @@ def test_time_goes_to_the_stage_it_was_spent_in(reports: int, then: float, secon
     told = clock.so_far()
     assert told.pop("total") == pytest.approx(time.now - 100.0)
     assert {name: value for name, value in told.items() if value} == pytest.approx(seconds)
+
+
+def test_time_that_went_into_something_else_is_left_out() -> None:
+    time = Time()
+    clock = StageClock(time)
+    time.now += 2
+    clock.progress("prefill", 0, 9)
+    time.now += 50
+    clock.skip()
+    time.now += 1
+    clock.progress("prefill", 9, 9)
+    assert clock.so_far() == {"prepare": 2.0, "prefill": 1.0, "think": 0.0, "total": 3.0}

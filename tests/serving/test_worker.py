@@ -14,11 +14,12 @@ from PIL import Image
 from hunyuan.errors import CheckpointError, OutOfMemory
 from hunyuan.requests import CancelToken, EditRequest, EditResult, ProgressCallback
 from hunyuan.serving import gpu
+from hunyuan.serving.editor_like import EditorLike
 from hunyuan.serving.http_errors import Loading, QueueFull, Restarting, ShuttingDown
 from hunyuan.serving.queue import EditQueue
 from hunyuan.serving.records import EditRecord
 from hunyuan.serving.watching import Watcher
-from hunyuan.serving.worker import EditorLike, EditorWorker
+from hunyuan.serving.worker import EditorWorker
 
 STUCK_S = 1.0  # far more than collecting the garbage of a cancelled edit takes
 ILLEGAL = "CUDA error: an illegal memory access was encountered"

@@ -129,7 +129,7 @@ def prepare_experts(
         max_tokens: the most tokens of one call; FlashInfer's workspace, one per device, is made for it, and longer
             inputs go in pieces.
         cache_dir: where measured tactics are read and written.
-        small_batch: up to four tokens go through our own kernels (needs Triton), with "flashinfer" only.
+        small_batch: up to eight tokens go through our own kernels (needs Triton), with "flashinfer" only.
 
     Returns:
         the tactics with "flashinfer" (for `tune_experts`), None otherwise.

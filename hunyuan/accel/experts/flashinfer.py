@@ -50,7 +50,7 @@ class Shared:
     Attributes:
         max_tokens: of one call into FlashInfer; longer inputs go in pieces.
         workspace: uint8, FlashInfer's scratch memory for `max_tokens`; one for all, since layers run one after another.
-        small_batch: send up to four tokens to our own kernels.
+        small_batch: send up to eight tokens to our own kernels.
     """
 
     key: Key

@@ -1,9 +1,10 @@
-"""Up to four tokens through their chosen experts, in bf16, fp8 or MXFP4 weights: what decoding needs.
+"""Up to eight tokens through their chosen experts, in bf16, fp8 or MXFP4 weights: what decoding needs.
 
 Reads the very weights that the big path reads (for MXFP4 in FlashInfer's "humming" layout), so there is one copy of
-them. Activations stay bf16 with fp32 sums, which is more exact than the big path's fp8 activations. Nothing waits for
-the host and every shape is fixed, so a call can live in a CUDA graph. Knows which kernel with which blocks; the
-kernels are in `small_batch_kernels.py`, which is imported at the first call (it needs Triton).
+them. Activations stay bf16 with fp32 sums, which is more exact than the big path's fp8 activations. What becomes of a
+token does not depend on those beside it, to the last bit. Nothing waits for the host and every shape is fixed, so a
+call can live in a CUDA graph. Knows which kernel with which blocks; the kernels are in `small_batch_kernels.py`, which
+is imported at the first call (it needs Triton).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from hunyuan.accel.experts.humming import plain_layout
 from hunyuan.formats.numbers import FP8
 
-MAX_TOKENS = 4
+MAX_TOKENS = 8
 _ADDED = 512  # output rows of one program that adds splits
 
 
@@ -128,19 +129,19 @@ class SmallBatch:
         choices = index.numel()
         h = torch.empty(choices, s.width, dtype=torch.bfloat16, device=x.device)
         sizes = {"hidden": s.hidden, "width": s.width, "num_warps": cut.warps}
-        index = index.contiguous()
+        index, together = index.contiguous(), int(len(index) > 1)
         if s.packed:
             units = _dividing(cut.rows, s.width // 2)
             bg = _dividing(cut.columns // 32, s.hidden // 32)
-            kernels.gate_and_up_mxfp4[(s.width // 2 // units, choices)](
+            kernels.gate_and_up_mxfp4[_grid(s.width // 2 // units, choices, together)](
                 x.view(torch.int64), index, *_words(s.gate_and_up, s.gate_and_up_offsets), s.gate_and_up_scale, h,
-                index.shape[1], units=units, bg=bg, unroll=cut.unroll, plain=cut.plain, **sizes,
+                together, index.shape[1], units=units, bg=bg, unroll=cut.unroll, plain=cut.plain, **sizes,
             )  # fmt: skip
             return h
         rows, bk = _dividing(cut.rows, s.width), _dividing(cut.columns, s.hidden)
         scale = s.gate_and_up_scale if s.gate_and_up_scale is not None else s.gate_and_up
-        kernels.gate_and_up_dense[(s.width // rows, choices)](
-            x, index, s.gate_and_up, scale, h, index.shape[1], rows=rows, bk=bk, scaled=_scaled(s), **sizes
+        kernels.gate_and_up_dense[_grid(s.width // rows, choices, together)](
+            x, index, s.gate_and_up, scale, h, together, index.shape[1], rows=rows, bk=bk, scaled=_scaled(s), **sizes
         )
         return h
 
@@ -150,7 +151,7 @@ class SmallBatch:
 
         s, cut = self.stacks, self.blocks[1]
         tokens, topk = index.shape
-        splits = _dividing(cut.splits, topk)
+        splits, together = _dividing(cut.splits, topk), int(tokens > 1)
         dtype = torch.bfloat16 if splits == 1 else torch.float32
         parts = torch.empty(tokens, splits, s.hidden, dtype=dtype, device=h.device)
         sizes = {"topk": topk, "hidden": s.hidden, "width": s.width, "splits": splits, "num_warps": cut.warps}
@@ -158,15 +159,15 @@ class SmallBatch:
         if s.packed:
             units = _dividing(cut.rows, s.hidden // 2)
             bg = _dividing(cut.columns // 32, s.width // 32)
-            kernels.down_mxfp4[(s.hidden // 2 // units, tokens * splits)](
-                h.view(torch.int64), index, weights, *_words(s.down, s.down_offsets), s.down_scale, parts,
+            kernels.down_mxfp4[_grid(s.hidden // 2 // units, tokens * splits, together)](
+                h.view(torch.int64), index, weights, *_words(s.down, s.down_offsets), s.down_scale, parts, together,
                 units=units, bg=bg, unroll=cut.unroll, plain=cut.plain, **sizes,
             )  # fmt: skip
         else:
             rows, bk = _dividing(cut.rows, s.hidden), _dividing(cut.columns, s.width)
             scale = s.down_scale if s.down_scale is not None else s.down
-            kernels.down_dense[(s.hidden // rows, tokens * splits)](
-                h, index, weights, s.down, scale, parts, rows=rows, bk=bk, scaled=_scaled(s), **sizes
+            kernels.down_dense[_grid(s.hidden // rows, tokens * splits, together)](
+                h, index, weights, s.down, scale, parts, together, rows=rows, bk=bk, scaled=_scaled(s), **sizes
             )
         if splits == 1:
             return parts.view(tokens, s.hidden)
@@ -174,6 +175,11 @@ class SmallBatch:
         rows = _dividing(_ADDED, s.hidden)
         kernels.add_splits[(s.hidden // rows, tokens)](parts, out, hidden=s.hidden, splits=splits, rows=rows)
         return out
+
+
+def _grid(tiles: int, choices: int, together: int) -> tuple[int, int]:
+    """The first axis runs fastest: with several `together`, all choices of a tile before the next tile."""
+    return (choices, tiles) if together else (tiles, choices)
 
 
 def _scaled(stacks: Stacks) -> bool:

@@ -155,6 +155,17 @@ def _total(products):
 
 
 @triton.jit
+def _tile_and_choice(together):
+    """A program's tile of output rows and its choice (or its part of a token's choices).
+
+    One token's programs read one expert after the other. With several tokens the programs of one tile run `together`:
+    those that read the same rows of the same expert then find them in the cache, and memory is read once.
+    """
+    first, second = tl.program_id(0), tl.program_id(1)
+    return tl.where(together != 0, second, first), tl.where(together != 0, first, second)
+
+
+@triton.jit(do_not_specialize=["together"])
 def gate_and_up_mxfp4(
     x,
     index,
@@ -162,6 +173,7 @@ def gate_and_up_mxfp4(
     scales,
     factor,
     out,
+    together,
     topk,
     hidden: tl.constexpr,
     width: tl.constexpr,
@@ -172,15 +184,15 @@ def gate_and_up_mxfp4(
 ):
     """`up * silu(gate)` of each (token, choice): `out` bf16 `[tokens * topk, width]`.
 
-    Grid (width / 2 / units, tokens * topk).
+    Grid (width / 2 / units, tokens * topk), the other way round where `together`.
 
     Args:
         x: int64 `[tokens, hidden / 4]`, four bf16 numbers each.
         words, scales: of all experts, see `_mx_products`; factor: fp32 `[experts]`.
     """
-    choice = tl.program_id(1)
+    tile, choice = _tile_and_choice(together)
     expert = tl.load(index + choice).to(tl.int64)
-    row, block, place = _unit_rows(tl.program_id(0) * units, units)
+    row, block, place = _unit_rows(tile * units, units)
     words += expert * (2 * width) * (hidden // 8)
     scales += expert * (2 * width // 64) * (hidden // 128) * 64
     x += choice // topk * (hidden // 4)
@@ -200,7 +212,7 @@ def gate_and_up_mxfp4(
     tl.store(at + 8, _swiglu(_total(up_high) * by, _total(gate_high) * by).to(tl.bfloat16))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["together"])
 def down_mxfp4(
     h,
     index,
@@ -209,6 +221,7 @@ def down_mxfp4(
     scales,
     factor,
     out,
+    together,
     topk: tl.constexpr,
     hidden: tl.constexpr,
     width: tl.constexpr,
@@ -220,10 +233,11 @@ def down_mxfp4(
 ):
     """The weighted sum over `topk / splits` of a token's choices: `out` `[tokens, splits, hidden]`.
 
-    Grid (hidden / 2 / units, tokens * splits). `h` is int64 `[tokens * topk, width / 4]`, four bf16 numbers each.
+    Grid (hidden / 2 / units, tokens * splits), or turned round. `h` is int64 `[tokens * topk, width / 4]`, four bf16
+    numbers each.
     """
-    part = tl.program_id(1)
-    row, block, place = _unit_rows(tl.program_id(0) * units, units)
+    tile, part = _tile_and_choice(together)
+    row, block, place = _unit_rows(tile * units, units)
     low_sum, high_sum = tl.zeros([bg, units, 4], tl.float32), tl.zeros([bg, units, 4], tl.float32)
     for step in range(topk // splits):
         choice = part * (topk // splits) + step
@@ -248,13 +262,14 @@ def _swiglu(up, gate):
     return up * gate / (1.0 + tl.exp(-gate))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["together"])
 def gate_and_up_dense(
     x,
     index,
     matrix,
     scale,
     out,
+    together,
     topk,
     hidden: tl.constexpr,
     width: tl.constexpr,
@@ -266,9 +281,9 @@ def gate_and_up_dense(
 
     Grid (width / rows, tokens * topk). `x` is bf16 `[tokens, hidden]`; `scale` fp32 `[experts]` where `scaled`.
     """
-    choice = tl.program_id(1)
+    tile, choice = _tile_and_choice(together)
     expert = tl.load(index + choice).to(tl.int64)
-    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    row = tile * rows + tl.arange(0, rows)
     column = tl.arange(0, bk)
     at = matrix + expert * (2 * width) * hidden + row[:, None] * hidden + column[None, :]
     x += choice // topk * hidden
@@ -285,7 +300,7 @@ def gate_and_up_dense(
     tl.store(out + choice * width + row, result.to(tl.bfloat16))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["together"])
 def down_dense(
     h,
     index,
@@ -293,6 +308,7 @@ def down_dense(
     matrix,
     scale,
     out,
+    together,
     topk: tl.constexpr,
     hidden: tl.constexpr,
     width: tl.constexpr,
@@ -302,8 +318,8 @@ def down_dense(
     scaled: tl.constexpr,
 ):
     """As `down_mxfp4` for bf16 or fp8 `matrix` `[experts, hidden, width]`; grid (hidden / rows, tokens * splits)."""
-    part = tl.program_id(1)
-    row = tl.program_id(0) * rows + tl.arange(0, rows)
+    tile, part = _tile_and_choice(together)
+    row = tile * rows + tl.arange(0, rows)
     column = tl.arange(0, bk)
     total = tl.zeros([rows, bk], tl.float32)
     for step in range(topk // splits):

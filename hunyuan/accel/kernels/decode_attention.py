@@ -37,15 +37,16 @@ CUT = Cut(32, 64, 3)
 
 @triton.jit
 def _part_kernel(
-    q, keys, values, position, sums, peaks, masses, scale, key_row, key_token, value_row, value_token,
-    kv_heads: tl.constexpr, group: tl.constexpr, padded: tl.constexpr, head_dim: tl.constexpr, parts: tl.constexpr,
-    block: tl.constexpr, wide: tl.constexpr, pdl: tl.constexpr,
+    q, keys, values, position, lanes, sums, peaks, masses, scale, key_row, key_token, value_row, value_token,
+    apart: tl.constexpr, laned: tl.constexpr, kv_heads: tl.constexpr, group: tl.constexpr, padded: tl.constexpr,
+    head_dim: tl.constexpr, parts: tl.constexpr, block: tl.constexpr, wide: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """One part of the keys for the `group` query heads of one key-value head: unnormalised softmax partial sums."""
     take_turn_in_triton(pdl)
     pair, part = tl.program_id(0), tl.program_id(1)
-    row, head = (pair // kv_heads).to(tl.int64), pair % kv_heads
-    length = tl.load(position) + 1
+    query_row, head = pair // kv_heads, pair % kv_heads
+    row = (tl.load(lanes + query_row) if laned else query_row).to(tl.int64)
+    length = tl.load(position + query_row if apart else position) + 1
     chunk = (length + parts - 1) // parts
     first = part * chunk
     last = tl.minimum(first + chunk, length)
@@ -95,15 +96,22 @@ def _join_kernel(sums, peaks, masses, out, parts: tl.constexpr, head_dim: tl.con
 
 
 def decode_attention(
-    q: Tensor, keys: Tensor, values: Tensor, position: Tensor, cut: Cut = CUT, pdl: bool = False
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    position: Tensor,
+    cut: Cut = CUT,
+    pdl: bool = False,
+    lanes: Tensor | None = None,
 ) -> Tensor:
     """`softmax(q k / sqrt(head_dim)) v` over the keys [0, position].
 
     Args:
         q: `[rows, 1, heads, head_dim]`.
         keys, values: `[rows, capacity, kv_heads, head_dim]`, the last two dimensions contiguous.
-        position: int32 `[1]` on the device.
+        position: int32 on the device, `[1]` for all rows or `[rows]`.
         pdl: begin while the launch before ends, see `explicit.py`.
+        lanes: int32 `[rows]` on the device, each query's row of the buffers; None: its own number.
 
     Returns:
         `[rows, 1, heads, head_dim]`, q's dtype.
@@ -116,8 +124,9 @@ def decode_attention(
     peaks, masses = torch.empty(2, rows * heads, cut.parts, dtype=torch.float32, device=q.device)
     with on_device_of(q):
         _part_kernel[(rows * kv_heads, cut.parts)](
-            q, keys, values, position, sums, peaks, masses, _LOG2_E / head_dim**0.5,
-            *keys.stride()[:2], *values.stride()[:2], kv_heads=kv_heads, group=group,
+            q, keys, values, position, position if lanes is None else lanes, sums, peaks, masses,
+            _LOG2_E / head_dim**0.5, *keys.stride()[:2], *values.stride()[:2], apart=len(position) > 1,
+            laned=lanes is not None, kv_heads=kv_heads, group=group,
             padded=max(_QUERIES, triton.next_power_of_2(group)), head_dim=head_dim, parts=cut.parts,
             block=cut.keys, wide=INTERPRETED, num_warps=cut.warps, num_stages=cut.stages, **turns(pdl),
         )  # fmt: skip

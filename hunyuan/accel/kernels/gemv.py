@@ -1,7 +1,9 @@
-"""A matrix times one vector in Triton: what a linear layer is while one token is decoded.
+"""A matrix times one vector, or a few, in Triton: what a linear layer is while a token is decoded.
 
 It reads each weight once and does little else, so it is as fast as memory. The vector keeps its precision, also
-where the weights are fp8 (with one scale per row); sums are fp32. Importing this file needs Triton.
+where the weights are fp8 (with one scale per row); sums are fp32. Of several vectors each is multiplied as if it were
+alone, with the same sums in the same order: a program takes them one after the other while its part of the matrix is
+in the cache. Importing this file needs Triton.
 """
 
 from __future__ import annotations
@@ -30,13 +32,11 @@ TILES = {1: Tile(4, 1024, 4), 2: Tile(4, 512, 4), 4: Tile(1, 1024, 4)}  # by the
 
 
 @triton.jit
-def _gemv_kernel(
-    x, weight, scale, out, outputs, inputs: tl.constexpr, scaled: tl.constexpr, fp8: tl.constexpr,
+def _one_vector(
+    x, line, scale, out, n, k, outputs, inputs: tl.constexpr, scaled: tl.constexpr, fp8: tl.constexpr,
     rows: tl.constexpr, columns: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0) * rows + tl.arange(0, rows)
-    k = tl.arange(0, columns)
-    line = weight + n.to(tl.int64)[:, None] * inputs + k[None, :]
+    """The rows `n` of the matrix times one vector; `line` `[rows, columns]` points at their first columns `k`."""
     total = tl.zeros([rows, columns], tl.float32)
     for at in tl.static_range(0, inputs, columns):
         deep = k < inputs - at
@@ -51,13 +51,30 @@ def _gemv_kernel(
     tl.store(out + n, result.to(out.dtype.element_ty), mask=n < outputs)
 
 
+@triton.jit(do_not_specialize=["vectors"])
+def _gemv_kernel(
+    x, weight, scale, out, outputs, vectors, inputs: tl.constexpr, scaled: tl.constexpr, fp8: tl.constexpr,
+    rows: tl.constexpr, columns: tl.constexpr, several: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * rows + tl.arange(0, rows)
+    k = tl.arange(0, columns)
+    line = weight + n.to(tl.int64)[:, None] * inputs + k[None, :]
+    if several:
+        for v in range(vectors):
+            _one_vector(
+                x + v * inputs, line, scale, out + v * outputs, n, k, outputs, inputs, scaled, fp8, rows, columns
+            )
+    else:
+        _one_vector(x, line, scale, out, n, k, outputs, inputs, scaled, fp8, rows, columns)
+
+
 def gemv(
     x: Tensor, weight: Tensor, scale: Tensor | None, out_dtype: torch.dtype | None = None, tile: Tile | None = None
 ) -> Tensor:
-    """`weight @ x`.
+    """`weight @ x` for each vector of x.
 
     Args:
-        x: `[..., inputs]` with one vector in all.
+        x: `[..., inputs]`, few vectors in all; what becomes of one does not depend on the others, to the last bit.
         weight: `[outputs, inputs]`, contiguous; float8_e4m3fn, 16 bits or fp32.
         scale: fp32 `[outputs]`, multiplied to the rows of the result.
         out_dtype: x's by default.
@@ -69,10 +86,11 @@ def gemv(
     x, fp8 = x.contiguous(), weight.dtype == FP8
     out = torch.empty(*x.shape[:-1], outputs, dtype=out_dtype or x.dtype, device=x.device)
     tile = tile or TILES[weight.element_size()]
-    columns = min(tile.columns, triton.next_power_of_2(inputs))
+    columns, vectors = min(tile.columns, triton.next_power_of_2(inputs)), x.numel() // inputs
     with on_device_of(x):
         _gemv_kernel[(triton.cdiv(outputs, tile.rows),)](
             x, weight.view(torch.uint8) if fp8 else weight, x if scale is None else scale, out, outputs,
-            inputs=inputs, scaled=scale is not None, fp8=fp8, rows=tile.rows, columns=columns, num_warps=tile.warps,
+            vectors, inputs=inputs, scaled=scale is not None, fp8=fp8, rows=tile.rows, columns=columns,
+            several=vectors > 1, num_warps=tile.warps,
         )  # fmt: skip
     return out

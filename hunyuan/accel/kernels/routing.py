@@ -3,7 +3,7 @@
 Tokens are bf16, exactly. A fp32 weight is the sum of three bf16 numbers (8 + 8 + 8 bits of its 24), so three bf16
 products, each exact in fp32, make up the fp32 product; what is left is the rounding of the sum over `hidden`, which
 the plain form has too. So both choose alike unless two logits agree to about 1e-6 of their size; of equal ones this
-takes the expert with the lower number. One token alone is multiplied in fp32 directly.
+takes the expert with the lower number. One token, or a few, are multiplied in fp32 directly.
 
 Routing in bf16 takes the first of the three numbers, which is the weight rounded to bf16, and rounds the logits. Many
 of them are then equal, and the lower number decides.
@@ -119,7 +119,7 @@ def split_weight(router: Tensor) -> Tensor:
 
 
 def route(
-    x: Tensor, router: Tensor, parts: Tensor, topk: int, dtype: torch.dtype = torch.float32
+    x: Tensor, router: Tensor, parts: Tensor, topk: int, dtype: torch.dtype = torch.float32, few: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Chooses `topk` experts per token.
 
@@ -127,12 +127,13 @@ def route(
         x: bf16 `[tokens, hidden]`.
         router: fp32 `[experts, hidden]`, and `parts` what `split_weight` makes of it.
         dtype: of the products and logits, fp32 or bf16.
+        few: up to so many tokens are multiplied one by one, with the same bits whatever is beside them.
 
     Returns:
         weights fp32 and indices int32 `[tokens, topk]`, best first.
     """
     (tokens, hidden), experts = x.shape, len(router)
-    if tokens == 1:
+    if tokens <= few:
         return choose(gemv(x, router if dtype == torch.float32 else parts[0], None, torch.float32), topk, dtype)
     weights, index, sizes = _choice(x, experts, topk, dtype)
     with on_device_of(x):
