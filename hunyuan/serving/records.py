@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from starlette.types import Scope
+from typing import TYPE_CHECKING
 
 from hunyuan.errors import HunyuanError
+
+if TYPE_CHECKING:  # as in openai/events.py
+    from starlette.types import Scope
 
 RECORD = "hunyuan.record"  # the key of the `RequestRecord` in the ASGI scope
 

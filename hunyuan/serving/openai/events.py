@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
-
-from starlette.types import Send
+from typing import TYPE_CHECKING, Any
 
 from hunyuan.errors import HunyuanError
 from hunyuan.requests import EditResult
@@ -19,6 +17,9 @@ from hunyuan.serving.openai.call import ImageCall
 from hunyuan.serving.openai.errors import error_body
 from hunyuan.serving.openai.outbox import Finished, Preview, Progress, Report, Text
 from hunyuan.serving.openai.painting import Place
+
+if TYPE_CHECKING:  # scripts/benchmarks/stream_cost.py runs where there is a GPU and no web framework
+    from starlette.types import Send
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
