@@ -57,7 +57,13 @@ class FusedDecoding:
         self.experts = [Streamed(_stacks(layer), self.cuts.experts, pdl) for layer in self.layers]
 
     def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor) -> Tensor:
-        """`x` `[1, 1, hidden]` and its `rope` `[1, head_dim]` at `position` int32 `[1]`: `[1, 1, hidden]`."""
+        """`x` `[1, 1, hidden]` and its `rope` `[1, head_dim]` at `position` int32 `[1]`: `[1, 1, hidden]`.
+
+        Raises:
+            ValueError: more than one row.
+        """
+        if x.shape[:2] != (1, 1):
+            raise ValueError(f"one token of one row at a time, not {tuple(x.shape[:2])}")
         x = x.reshape(1, -1)  # [1, hidden]
         for layer, experts in zip(self.layers, self.experts, strict=True):
             x = self._attention(layer, x, rope, kv, position)

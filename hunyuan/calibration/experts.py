@@ -21,7 +21,7 @@ from hunyuan.formats.numbers import dequantize_fp8, dequantize_mxfp4, quantize_f
 from hunyuan.model.moe import gated_mlp
 from hunyuan.model.operations import swiglu
 
-CPU_GROUP, GPU_GROUP = 1, 8
+CPU_GROUP, GPU_GROUP = 1, 16
 """Experts worked on at a time: on a GPU the work of one matrix is too little for it."""
 FEW = 32
 """An expert that fewer tokens than this chose, or fewer than a 32nd of its inputs, is rounded plainly."""

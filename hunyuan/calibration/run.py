@@ -6,8 +6,8 @@ complete. Knows the order of things and that file; the parts are this folder's o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,23 @@ class Calibration:
         name = str(self.dtype).removeprefix("torch.")
         return {"method": METHOD, "requests": fingerprint(self.requests), "count": len(self.requests), "dtype": name}
 
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        """Raises `CheckpointError` where a GPU's memory is used up: all requests' hidden states are on it."""
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise CheckpointError(
+                f"the GPU's memory is not enough to calibrate on {len(self.requests)} requests; take fewer, or smaller "
+                "pictures"
+            ) from error
+
     def start(self, weights: OpenWeights, adapters: Adapters, config: CheckpointConfig, out: Path, layer: int) -> int:
         """Embeds the requests; returns the layer to go on with: `layer`, or 0 where its hidden states are not kept."""
-        model = meta_model(config)
+        with self._enough_memory():
+            return self._start(weights, adapters, meta_model(config), out, layer)
 
+    def _start(self, weights: OpenWeights, adapters: Adapters, model: HunyuanImage3, out: Path, layer: int) -> int:
         def outside(name: str) -> bool:
             return not name.startswith("model.layers.")
 
@@ -99,9 +112,14 @@ class Calibration:
         self, layer: int, writer: ShardWriter, update: Callable[[int], object]
     ) -> tuple[dict[str, list[Measured]], dict[str, Any]]:
         """Runs a layer and writes its experts; what was measured of its weights, by tensor, and of its outputs."""
-        runner = self.runner
-        if runner is None:
+        if self.runner is None:
             raise RuntimeError("the calibration has not been started")
+        with self._enough_memory():
+            return self._quantize(self.runner, layer, writer, update)
+
+    def _quantize(
+        self, runner: LayerRunner, layer: int, writer: ShardWriter, update: Callable[[int], object]
+    ) -> tuple[dict[str, list[Measured]], dict[str, Any]]:
         routed = runner.before_experts(layer, self.hidden)
         if routed is None:
             return {}, {}

@@ -24,9 +24,18 @@ ONE_FILE = "model.safetensors"
 BESIDES = ("config.json", "generation_config.json", "tokenizer.json", "system_prompt.py")
 
 
-def problems(folder: Path) -> list[str]:
-    """What is wrong with the folder, a line each; nothing for a complete one whose config.json is its own."""
-    return _missing(folder) or identity.contradictions(identity.look(folder))
+JOURNAL = "quantization_journal.json"
+
+
+def problems(folder: Path, contents: identity.Contents | None = None) -> list[str]:
+    """What is wrong with the folder, a line each; nothing for a complete one whose config.json is its own.
+
+    Args:
+        contents: what `identity.look` has seen in it already.
+    """
+    half = os.path.lexists(folder / JOURNAL) and not os.path.lexists(folder / "config.json")  # which comes last
+    found = [f"it was being quantized ({JOURNAL}): the same hunyuan quantize command goes on from there"] * half
+    return found + _missing(folder) or identity.contradictions(contents or identity.look(folder))
 
 
 def _missing(folder: Path) -> list[str]:

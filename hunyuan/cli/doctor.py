@@ -144,11 +144,12 @@ def checkpoint(values: Settings | None) -> Row:
     if folder is None:
         why = "MODEL_ID is unset" if values.model_id is None else f"MODEL_ID={values.model_id}"
         return Row("ok", "checkpoint", f"{KINDS[values.builtin or 'demo'].about} ({why})")
-    found = problems(folder)
+    contents = identity.look(folder)
+    found = problems(folder, contents)
     more = f" (and {len(found) - 1} more; hunyuan verify {folder})" if len(found) > 1 else ""
     if found:
         return Row("BAD", "checkpoint", f"{found[0]}{more}")
-    return Row("ok", "checkpoint", f"{folder} is complete: {identity.describe(identity.look(folder))}")
+    return Row("ok", "checkpoint", f"{folder} is complete: {identity.describe(contents)}")
 
 
 def driver() -> Row:

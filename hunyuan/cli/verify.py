@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from hunyuan.checkpoint import builtin, identity, verify
     from hunyuan.checkpoint.network_fit import misfits
 
-    found = verify.problems(args.folder) or misfits(args.folder)
-    line = identity.describe(identity.look(args.folder), builtin.known_checkpoints(args.folder))
+    contents = identity.look(args.folder)
+    found = verify.problems(args.folder, contents) or misfits(args.folder)
+    line = identity.describe(contents, builtin.known_checkpoints(args.folder))
     return verify.report(args.folder, found, line)

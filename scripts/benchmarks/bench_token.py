@@ -96,10 +96,16 @@ def compile_ahead(arguments: argparse.Namespace, count: int) -> float:
 
 def run_once(cases: list[Case], share: str) -> None:
     first, count = (int(part) for part in share.split("/"))
+    failures = []
     for case in cases[first::count]:
-        case.make(1).runs[0]()
+        try:
+            case.make(1).runs[0]()
+        except Exception as error:  # the other kernels are compiled all the same
+            failures.append(f"{case.part}, {case.way}: {type(error).__name__}: {error}"[:300])
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    if failures:
+        raise SystemExit("\n".join(failures))
 
 
 def best_of(cases: list[Case], lines: list[dict[str, Any]]) -> dict[str, tuple[Case, dict[str, Any]]]:

@@ -5,7 +5,9 @@ photographs of the test set that the calibration has not seen. `--calibrate-on o
 test set, `built-in` by the requests that come with `hunyuan quantize --calibrate`. docs/weights.md quotes the tables.
 
 What is there already in WORK_FOLDER is kept: a folder that is quantized, a candidate that was compared. So it may be
-stopped at any time, also by `--minutes`, and the same command goes on; delete WORK_FOLDER to begin anew.
+stopped at any time, also by `--minutes`, and the same command goes on; delete WORK_FOLDER to begin anew. With
+`--requests 6 --calibration-requests 48` it takes 5 minutes of one core; the defaults are
+about twice the work.
 """
 
 from __future__ import annotations

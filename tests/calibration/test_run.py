@@ -17,6 +17,7 @@ from hunyuan.adapters import adapters_of
 from hunyuan.calibration.run import Calibration
 from hunyuan.checkpoint.adapters.keys import LinearLayers
 from hunyuan.checkpoint.folder import JOURNAL_FILE, OpenWeights, read_config
+from hunyuan.checkpoint.journal import Journal
 from hunyuan.checkpoint.layer_choice import LayerErrors
 from hunyuan.checkpoint.load import load_model
 from hunyuan.checkpoint.quantize import QuantizeOptions, quantize_folder
@@ -184,19 +185,50 @@ def test_other_requests_are_another_job(source, requests, tmp_path):
         quantize_folder(source, out, options(source, other))
 
 
-@pytest.mark.slow
-def test_mixed_keeps_the_layer_in_fp8_whose_output_loses_most(source, requests, tmp_path):
-    config = read_config(source)
-    one = config.with_formats(("fp8", "mxfp4", "mxfp4"), "bf16")
+def mixed(source: Path, requests: Path) -> QuantizeOptions:
+    """With the budget for one layer in fp8."""
+    one = read_config(source).with_formats(("fp8", "mxfp4", "mxfp4"), "bf16")
     size = sum(spec.nbytes for spec in expected_tensors(one).values()) + 100
-    chosen = options(source, requests, weights="mixed", budget_gib=size / 2**30, reserve_gib=0.0)
-    quantize_folder(source, tmp_path / "mixed", chosen)
-    report = json.loads((tmp_path / "mixed" / REPORT_FILE).read_text())
+    return options(source, requests, weights="mixed", budget_gib=size / 2**30, reserve_gib=0.0)
+
+
+@pytest.mark.slow
+def test_mixed_keeps_the_layer_in_fp8_whose_output_gains_most(source, requests, tmp_path, monkeypatch):
+    """Interrupted behind the choice, too: then it goes on without calibrating."""
+    out, keep = tmp_path / "mixed", Journal.choose
+
+    def choose(self: Journal, found: dict[str, Any]) -> None:
+        keep(self, found)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "choose", choose)
+        with pytest.raises(KeyboardInterrupt):
+            quantize_folder(source, out, mixed(source, requests))
+    with pytest.raises(CheckpointError, match="it was being quantized and is not complete"):
+        read_config(out)
+    again = mixed(source, requests)
+    interrupt_at(again.calibration, 0)
+    quantize_folder(source, out, again)
+    report = json.loads((out / REPORT_FILE).read_text())
     errors = {row["layer"]: LayerErrors(**row["choice"]) for row in report["layers"]}
-    worst = max(errors, key=lambda layer: errors[layer].gain)
+    best = max(errors, key=lambda layer: errors[layer].gain)
     assert all(0 < found.fp8 < found.mxfp4 for found in errors.values())
-    formats = read_config(tmp_path / "mixed").expert_formats
-    assert [n for n, kind in enumerate(formats) if kind == "fp8"] == [worst]
+    assert [n for n, kind in enumerate(read_config(out).expert_formats) if kind == "fp8"] == [best]
+    shown = table(report, read_config(out))
+    assert "in relative error of the residual stream, held out requests" in shown
+    assert "1 of 3 layers in fp8" in shown
+
+
+def test_too_many_requests_for_a_gpu_are_said(source, requests, tmp_path, monkeypatch):
+    def full(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    for place in ("hunyuan.calibration.run.embed_requests", "hunyuan.calibration.run.quantize_experts"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            with pytest.raises(CheckpointError, match="not enough to calibrate on 4 requests; take fewer"):
+                quantize_folder(source, tmp_path / "out", options(source, requests))
 
 
 @pytest.mark.slow

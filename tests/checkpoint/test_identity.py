@@ -326,6 +326,21 @@ def test_what_we_quantized(
     assert "quantized by hunyuan quantize" in line
 
 
+def test_a_half_quantized_folder_says_how_to_go_on(instruct: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("hunyuan.checkpoint.quantize.build_report", lambda *_: pytest.fail("stop"))
+        with pytest.raises(pytest.fail.Exception):
+            quantize_folder(instruct, out, QuantizeOptions())
+    status, _, wrong = verified(out, capsys)
+    assert status == 1
+    assert "the same hunyuan quantize command goes on from there" in wrong[0]
+    assert "config.json is missing" in wrong
+    quantize_folder(instruct, out, QuantizeOptions())
+    (out / verify.JOURNAL).write_text("{}")  # as after a kill behind config.json, the last file of all
+    assert verified(out, capsys)[::2] == (0, [])
+
+
 def test_what_another_program_quantized(instruct: Path) -> None:
     change_config(instruct, quantization_config={"quant_method": "compressed-tensors"})
     said = identity.describe(identity.look(instruct))
