@@ -17,7 +17,7 @@ import openai
 import psutil
 import pytest
 from openai_events import assert_error, assert_error_body, events_of
-from server_process import Server, start
+from server_process import Server, photo_bytes, start
 from test_faults import FAULTY, STEP_S, TARGET, edit, faulty, record, until_recorded
 
 pytestmark = pytest.mark.server
@@ -123,6 +123,38 @@ def test_a_full_queue_and_the_place_of_those_who_wait(server: Server) -> None:
     assert [event["ahead"] for event in events if event["type"] == "hunyuan.queue"] == [1, 0]
     assert events[0]["type"] == "hunyuan.queue"
     assert events[-1]["type"] == "image_generation.completed"
+
+
+def test_pictures_are_decoded_for_those_who_have_a_place_only(server: Server) -> None:
+    """The bound on memory that the documents tell: three pictures of `HUNYUAN_MAX_PIXELS` for each place."""
+
+    def fuse(name: str, steps: int) -> httpx.Response:
+        files = [("image[]", (f"{i}.jpg", photo_bytes(640, 640))) for i in range(3)]
+        data, headers = {"prompt": f"good {name}", "steps": str(steps)}, {"X-Request-ID": name}
+        return httpx.post(f"{server.url}/v1/images/edits", files=files, data=data, headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(8) as pool:
+        placed = [pool.submit(fuse, f"placed-{n}", 40) for n in range(2)]
+        end = time.monotonic() + 20
+        while decoded_pictures(server) < 6:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        refused = [fuse(f"refused-{n}", 2) for n in range(4)]
+        assert decoded_pictures(server) == 6
+        for answer in refused:
+            assert_error(answer, 429, "queue_full")
+        assert [one.result().status_code for one in placed] == [200, 200]
+    end = time.monotonic() + 5
+    while decoded_pictures(server):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def decoded_pictures(server: Server) -> int:
+    """That its processes hold; each is a memory file of its own."""
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    maps = [Path(f"/proc/{process.pid}/maps").read_text() for process in processes]
+    return sum(text.count("memfd:pixels") for text in maps)
 
 
 def test_openais_client_comes_back_after_a_full_queue(server: Server) -> None:

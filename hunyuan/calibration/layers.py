@@ -25,6 +25,8 @@ from hunyuan.model.transformer import DecoderLayer
 class LayerKeys:
     """The keys and values of one layer and one request; a later span writes over an earlier one's."""
 
+    lanes: Tensor | None = None
+
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
 

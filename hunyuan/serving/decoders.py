@@ -192,6 +192,7 @@ class _Slot:
                 if job is None or self._closing.is_set():
                     return
                 self._serve(job)
+                del job  # with its picture, or it would stay until the next one comes
         finally:
             self._end_process()
 
@@ -302,10 +303,9 @@ class _Slot:
             try:
                 self._start_process()
             except (OSError, EOFError) as error:
-                if self._closing.is_set():  # `stop` has killed it
-                    return False
                 failed, self._starting = True, False
-                logger.error("a decoder cannot be started: %s: %s", type(error).__name__, error)
+                if not self._closing.is_set():  # or `stop` has killed it
+                    logger.error("a decoder cannot be started: %s: %s", type(error).__name__, error)
                 self._closing.wait(POLL_S)
             else:
                 self.missing_since, self._starting = None, False

@@ -79,7 +79,12 @@ class Bench:
         ]
         # The interpreter has no loops that run to a loaded number, as attention's does.
         layers = self.layer() if self.device == "cuda" else []
-        return made + self.experts() + layers + [Case("sampling", "now", self.sampling, 0)]
+        return (
+            made
+            + self.experts()
+            + layers
+            + [Case("sampling", way, partial(self.sampling, way == "fused"), 0) for way in ("now", "fused")]
+        )
 
     def layer_of(self, outputs: int, inputs: int, name: str) -> Any:
         """A linear layer of random weights of about unit gain."""
@@ -244,8 +249,9 @@ class Bench:
         use_operations(model, self.now)
         return model, config
 
-    def sampling(self, _sets: int) -> Made:
+    def sampling(self, fused: bool, _sets: int) -> Made:
         """What follows the logits in a step."""
+        from hunyuan.accel.kernels.choosing import FusedStep
         from hunyuan.generation.decoding import DecodeStep, TextRun
         from hunyuan.generation.sampling import Sampling
         from hunyuan.generation.text import TextPlan
@@ -253,18 +259,20 @@ class Bench:
         def no_network(_token: Tensor, _position: Tensor) -> Tensor:
             raise NotImplementedError
 
-        step = DecodeStep(no_network, self.s.vocab, 64, torch.device(self.device))
+        made = (no_network, self.s.vocab, 64, torch.device(self.device))
+        step, other = FusedStep(*made) if fused else DecodeStep(*made), DecodeStep(*made)
         uniform = torch.full((64,), 0.5, dtype=torch.float64, device=self.device)
         plan, sampling = TextPlan((), frozenset(), None, (), 0), Sampling(True, 0.6, min(1024, self.s.vocab), 0.95)
-        step.fill(TextRun(plan, sampling, uniform, 1, 0))
+        for one in (step, other):
+            one.fill(TextRun(plan, sampling, uniform, 1, 0))
         logits = self.draw(self.s.vocab, dtype=torch.float32)
 
-        def run() -> Tensor:
+        def run(step: DecodeStep) -> Tensor:
             step.count.zero_()
             step.choose(logits)
             return step.token
 
-        return Made([run], run)
+        return Made([partial(run, step)], partial(run, other))
 
 
 @dataclass(frozen=True)

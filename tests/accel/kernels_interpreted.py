@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from hunyuan.formats.modules import Fp8Linear
 from hunyuan.formats.numbers import FP8
+from hunyuan.generation.decoding import DecodeStep, TextRun
 from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.sampling import Sampling, uniforms
+from hunyuan.generation.text import TextPlan
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
@@ -516,6 +519,33 @@ def test_only_mxfp4_experts_with_a_shared_mlp(fast):
     model.layers[1].mlp.shared_mlp = None
     with pytest.raises(TypeError, match="layer 1 is no mixture"):
         FusedDecoding(model, fast)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(False), Sampling(True, 0.6, 40, 0.95), Sampling(True, 1.3, 0, 1.0)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_step_chooses_the_plain_one_s_tokens(sampling, ties):
+    from hunyuan.accel.kernels.choosing import FusedStep
+
+    def never(_token: Tensor, _position: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    vocab, most = 300, 24
+    plan = TextPlan(((7, (8, 9)), (11, (12, 20))), frozenset(), 20, (30, 31, 32), 11)
+    uniform = uniforms(torch.Generator().manual_seed(4), most)
+    steps = [kind(never, vocab, most, CPU) for kind in (FusedStep, DecodeStep)]
+    for step in steps:
+        step.fill(TextRun(plan, sampling, uniform, 7, 0))
+    for number in range(most):
+        logits = 3 * noise(vocab, seed=number)
+        logits[7] += 6
+        logits[11] += 60 * (number == 8)
+        logits = logits.round() if ties else logits
+        for step in steps:
+            step.choose(logits)
+        fused, plain = steps
+        for name in ("token", "count", "at", "run_after", "tokens"):
+            assert torch.equal(getattr(fused, name), getattr(plain, name)), (number, name)
+    assert {8, 9, 12, 20} <= set(plain.tokens.tolist())
 
 
 def test_logits_are_fp32(fast):

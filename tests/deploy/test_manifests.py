@@ -13,6 +13,8 @@ import pytest
 import yaml
 from deployment_names import assert_read
 
+from hunyuan.requests import MAX_IMAGES
+from hunyuan.serving.pixel_file import PIXEL_BYTES
 from hunyuan.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,3 +189,15 @@ def assert_known(values: dict[str, Any], schema: type) -> None:
         inner = re.search(r"\.(\w+)\]$", fields[key])
         if isinstance(value, dict) and inner and hasattr(module, inner[1]):
             assert_known(value, getattr(module, inner[1]))
+
+
+def test_the_memory_of_decoded_pictures_is_told_and_fits(pod: dict[str, Any]) -> None:
+    """What tests/test_openai_faults.py sees to: three pictures for each place of the queue, and no more."""
+    settings = Settings()
+    pictures = (settings.queue_size + 1) * MAX_IMAGES
+    gib = pictures * settings.max_pixels * PIXEL_BYTES / 2**30
+    text = " ".join((ROOT / "docs/deployment.md").read_text().split())
+    assert f"{pictures} of {settings.max_pixels // 10**6} million pixels are {gib:.1f} GiB" in text
+    limit = pod["containers"][0]["resources"]["limits"]["memory"]
+    model_and_cache, decoding, uploads = 1.8 + 0.4 + 2, 2 * 1.8, 0.7  # measured; the same paragraph
+    assert model_and_cache + decoding + uploads + gib < float(limit.removesuffix("Gi"))

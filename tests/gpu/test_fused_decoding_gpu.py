@@ -1,4 +1,5 @@
-"""A token through the fused layers, compiled: against the plain way, and the same bits however launches overlap."""
+"""A token through the fused layers, compiled: against the plain way, and the same bits however launches overlap;
+and the fused choice of a token."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ from humming_transformer import filled_cache, humming_transformer
 from small_model import model_config, raw_config
 from torch import Tensor
 
+from hunyuan.generation.decoding import DecodeStep, TextRun
+from hunyuan.generation.sampling import Sampling, uniforms
+from hunyuan.generation.text import TextPlan
 from hunyuan.model.operations import Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
 
@@ -62,3 +66,27 @@ def test_overlapping_launches_give_the_plain_result_and_the_same_bits(dense: str
     use_operations(model, Operations())
     expected = model.decode(x, rope, kv, position).double()
     assert (out.double() - expected).norm() < 2e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(False), Sampling(True, 0.6, 1024, 0.95), Sampling(True, 1.3, 1000, 1.0)])
+def test_a_fused_step_chooses_the_plain_one_s_tokens(sampling: Sampling) -> None:
+    from hunyuan.accel.kernels.choosing import FusedStep
+
+    def never(_token: Tensor, _position: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    vocab, most, device = 133120, 200, torch.device("cuda")
+    plan = TextPlan(((7, (8, 9)), (11, (12, 20))), frozenset(), 20, (30, 31, 32), 11)
+    uniform = uniforms(torch.Generator(device).manual_seed(4), most)
+    fused, plain = (kind(never, vocab, most, device) for kind in (FusedStep, DecodeStep))
+    for step in (fused, plain):
+        step.fill(TextRun(plan, sampling, uniform, 7, 0))
+    generator = torch.Generator(device).manual_seed(5)
+    for number in range(most):
+        logits = 3 * torch.randn(vocab, device=device, generator=generator)
+        logits[11] += 60 * (number == 8)
+        for step in (fused, plain):
+            step.choose(logits)
+    assert torch.equal(fused.tokens, plain.tokens)
+    assert torch.equal(fused.run_after, plain.run_after)
+    assert {8, 9, 12, 20} <= set(plain.tokens.tolist())

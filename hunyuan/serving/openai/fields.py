@@ -127,5 +127,5 @@ def _of_another_kind(name: str, value: object) -> InvalidRequest:
 
 
 def _json_kind(value: object) -> str:
-    names = {list: "a list", dict: "an object", bool: "true or false", str: "text"}
+    names = {list: "a list", dict: "an object", bool: "true or false", str: "text", type(None): "null"}
     return names.get(type(value), "a number")

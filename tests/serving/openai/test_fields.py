@@ -62,9 +62,10 @@ def test_json_of_another_kind_is_refused(name: str, value: object) -> None:
     assert caught.value.field == name
 
 
-def test_a_prompt_that_is_no_text_has_the_prompts_code() -> None:
-    with pytest.raises(InvalidPrompt, match="prompt: got a list; text is allowed"):
-        from_json("prompt", ["a"])
+@pytest.mark.parametrize(("value", "kind"), [(["a"], "a list"), (None, "null"), (5, "a number")])
+def test_a_prompt_that_is_no_text_has_the_prompts_code(value: object, kind: str) -> None:
+    with pytest.raises(InvalidPrompt, match=f"prompt: got {kind}; text is allowed"):
+        from_json("prompt", value)
 
 
 def test_a_refusal_says_why_and_an_unknown_name_what_there_is() -> None:
