@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hunyuan.cli.plan import MEMORIES
-from hunyuan.cli.types import not_negative
+from hunyuan.cli.types import not_negative, positive
 from hunyuan.errors import InvalidRequest, SettingsError
 
 if TYPE_CHECKING:
@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of it, what mixed leaves beside the weights; default: all that the memory plan wants for the largest "
         "edit (`hunyuan plan`)",
     )
+    parser.add_argument(
+        "--text-batch",
+        default=1,
+        type=positive,
+        metavar="N",
+        help="with which HUNYUAN_TEXT_BATCH mixed will be served: its rows of keys and values are left free as well",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     parser.add_argument(
         "--workers", type=not_negative, default=0, help="matrices worked on at a time; 0: one per CPU, 4 on a GPU"
@@ -114,7 +121,8 @@ def reserve_gib(args: argparse.Namespace) -> float:
     from hunyuan.plan.memory import GIB, Work, plan_memory
 
     config = read_config(args.source)
-    plan = plan_memory(config, [1 << 50], Work.create(config))  # on one GPU of any size
+    work = Work.create(config, texts=0 if args.text_batch == 1 else args.text_batch)
+    plan = plan_memory(config, [1 << 50], work)  # on one GPU of any size
     return (plan.needed - plan.weights.total) / GIB
 
 

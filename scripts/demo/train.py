@@ -230,7 +230,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
 
 def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[bytes]:
     device = torch.device(args.device)
-    stream = DrawnStream(Stream(sequences, Draws(), count, seed), args.pack, args.state, device)
+    stream = DrawnStream(Stream(sequences, Draws(), count, seed, args.wordings), args.pack, args.state, device)
     return DataLoader(
         stream,
         batch_size=None,
@@ -264,6 +264,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--last", action="store_true", help="no slice follows: end with the learning rate at zero")
     parser.add_argument("--count", type=int, default=64, help="samples per step")
     parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
+    parser.add_argument("--wordings", type=int, default=2, help="steps that each drawn batch serves (transformer)")
     parser.add_argument("--workers", type=int, default=8, help="processes that draw batches (transformer)")
     parser.add_argument("--matrix-rate", type=float, default=1.5e-3, help="learning rate of matrices (Muon)")
     parser.add_argument("--other-rate", type=float, default=1e-3, help="learning rate of all others (AdamW)")

@@ -18,6 +18,7 @@ from torch.nn.functional import linear, silu
 from hunyuan.accel.experts import humming, torch_grouped, tuning
 from hunyuan.accel.experts.backends import BackendError, Shapes, prepare_experts, resolve_impl, tune_experts
 from hunyuan.accel.experts.flashinfer import power_of_two_above, quantize_tokens
+from hunyuan.accel.experts.small_batch import MAX_TOKENS
 from hunyuan.accel.experts.tactics import Tactics, Untuned
 from hunyuan.accel.experts.tuning import NoTileWorks
 from hunyuan.formats.numbers import FP8
@@ -223,10 +224,10 @@ def test_few_tokens_go_to_our_own_kernels(fake):
     if backend.small is None:
         pytest.skip("Triton is not installed")
     backend.small = lambda x, weights, index: x + 1
-    x, weights, index = choices(4)
+    x, weights, index = choices(MAX_TOKENS)
     assert torch.equal(backend(x, weights, index), x + 1)
     with pytest.raises(Untuned):
-        backend(*choices(5))
+        backend(*choices(MAX_TOKENS + 1))
 
 
 # --- tuning

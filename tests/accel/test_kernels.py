@@ -64,6 +64,32 @@ def test_several_vectors_are_added_up_like_one(weight, size, monkeypatch, tmp_pa
     assert len(found[0][1]) > 30
 
 
+@pytest.mark.parametrize(("apart", "laned"), [(True, True), (False, True), (True, False)])
+@pytest.mark.slow
+def test_kernels_of_several_texts_compile_for_hopper(apart, laned, monkeypatch, tmp_path):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hunyuan.accel.kernels.decode_attention import _part_kernel
+    from hunyuan.accel.kernels.qkv import _rope_norm_store_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    whole = ("start", "tokens", "count", "key_row", "key_token", "value_row", "value_token")
+    types = dict.fromkeys(("qkv", "q_weight", "k_weight", "q", "keys", "values"), "*bf16") | dict.fromkeys(whole, "i32")
+    types |= dict.fromkeys(("cos", "sin", "sums", "peaks", "masses"), "*fp32") | {"eps": "fp32", "scale": "fp32"}
+    types |= dict.fromkeys(("start_at", "lanes", "position"), "*i32")
+    values = {"apart": apart, "laned": laned, "kv_heads": 8, "group": 4, "half": 64, "head_dim": 128, "padded": 16}
+    values |= {"from_device": True, "norm": True, "parts": 32, "wide": False, "pdl": False}
+    for kernel, block, warps in ((_rope_norm_store_kernel, 1, 1), (_part_kernel, 64, 4)):
+        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+        known = {**values, "block": block}
+        constants = {(kernel.arg_names.index(name),): known[name] for name in kernel.arg_names if name in known}
+        source = ASTSource(kernel, signature, constants)
+        made = triton.compile(source, GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+        assert len(made.asm["cubin"]) > 1000
+
+
 def test_every_part_of_a_model_takes_the_new_set():
     model, other = HunyuanImage3(model_config()), Operations()
     users = [m for m in model.modules() if isinstance(getattr(m, "operations", None), Operations)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from hunyuan.accel import flashinfer_modules, prepare
+from hunyuan.accel.captured_decoding import CapturedCompany
 from hunyuan.accel.flashinfer_modules import PREFILL_FP8
 from hunyuan.accel.prepare import (
     HOPPER,
@@ -21,6 +23,7 @@ from hunyuan.accel.prepare import (
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.operations import Operations
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BF16 = torch.bfloat16
@@ -261,3 +264,27 @@ def test_each_copy_is_prepared_with_its_own_gpu_current(monkeypatch, copies):
     ]
     assert done == [("vae", 0), *each, ("connect", "placement")]
     assert made == (first, 100, prepare.CapturedDecoder, second)
+
+
+@pytest.mark.parametrize("impl", ["flashinfer", "torch", "eager"])
+def test_texts_together_gain_only_with_our_kernels_and_that_is_said(monkeypatch, caplog, impl):
+    caplog.set_level(logging.INFO, logger="hunyuan")
+    made, few = [], []
+    operations = Operations()
+    operations.name = "hopper"
+    monkeypatch.setattr(operations, "for_a_few", lambda tokens: few.append(tokens) or nullcontext())
+    monkeypatch.setattr(prepare, "layer_devices", lambda model: [CPU, CPU])
+    monkeypatch.setattr(prepare, "text_company", lambda model, *sizes: made.append(sizes))
+    prepare.prepare_company(SimpleNamespace(operations=operations), impl, 4, 100)
+    fast = impl == "flashinfer"
+    assert made == [(4, 100, CapturedCompany if fast else None)]
+    assert few == [4] * fast
+    assert ("HUNYUAN_TEXT_BATCH=4 gains nothing here" in caplog.text) != fast
+    assert "up to 4 texts are decoded together, of up to 100 tokens each" in caplog.text
+
+
+def test_a_model_over_several_gpus_decodes_each_text_alone(monkeypatch, caplog):
+    devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    monkeypatch.setattr(prepare, "layer_devices", lambda model: devices)
+    assert prepare.prepare_company(SimpleNamespace(), "flashinfer", 4, 100) is None
+    assert "HUNYUAN_TEXT_BATCH=4 is for a model on one device" in caplog.text

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hunyuan.checkpoint.folder import read_config
+from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.cli.main import main
+from hunyuan.cli.quantize import reserve_gib
+from hunyuan.plan.memory import Work, kv_layer_bytes
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +49,18 @@ def test_mixed_says_what_each_layer_costs_and_gains(source: Path, tmp_path: Path
 
 def test_mixed_leaves_what_the_memory_plan_wants(tmp_path: Path) -> None:
     """With the real model's config: 12.98 GiB, as `hunyuan plan` shows them."""
-    from hunyuan.checkpoint.full_size import full_size_config
-    from hunyuan.cli.quantize import reserve_gib
-
     (tmp_path / "config.json").write_text(json.dumps(full_size_config(experts="bf16")))
-    arguments = argparse.Namespace(source=tmp_path, reserve_gib=None)
-    assert reserve_gib(arguments) == pytest.approx(61.86 - 48.88, abs=0.02)
-    assert reserve_gib(argparse.Namespace(source=tmp_path, reserve_gib=3.5)) == 3.5
+
+    def reserved(given: float | None, batch: int) -> float:
+        return reserve_gib(argparse.Namespace(source=tmp_path, reserve_gib=given, text_batch=batch))
+
+    assert reserved(None, 1) == pytest.approx(61.86 - 48.88, abs=0.02)
+    work = Work.create(read_config(tmp_path), texts=4)
+    more = work.texts * work.text_capacity * kv_layer_bytes(read_config(tmp_path), replace(work, texts=0), 2)
+    more = more * 32 / (work.rows * work.capacity) / (1 << 30)
+    assert reserved(None, 4) == pytest.approx(reserved(None, 1) + more, abs=0.01)
+    assert more > 1
+    assert reserved(3.5, 4) == 3.5
 
 
 def test_quantize_refuses_in_a_line(source: Path, tmp_path: Path, capsys, monkeypatch) -> None:

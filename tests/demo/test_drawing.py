@@ -81,6 +81,7 @@ def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_it
         pack=archive,
         tokenizer=folder / "tokenizer.json",
         copies=1,
+        wordings=2,
         workers=1,
         matrix_rate=1e-3,
         other_rate=1e-3,

@@ -271,3 +271,12 @@ def test_other_failures_pass_through(monkeypatch, golden_editor):
     with pytest.raises(RuntimeError, match="shapes") as caught:
         run(monkeypatch, golden_editor, RuntimeError("shapes do not match"))
     assert not isinstance(caught.value, OutOfMemory)
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(1, 0), (4, 4)])
+def test_the_plan_reserves_rows_for_texts_together(batch: int, rows: int) -> None:
+    config = CheckpointConfig.from_dict(full_size_config(32, "bf16", "bf16"))
+    gpus = [Gpu("H100", int(79.6 * GIB))]
+    choice = native.choose_weights(config, Settings(text_batch=batch), gpus, torch.bfloat16)
+    assert choice.plan is not None
+    assert (choice.weights, choice.plan.work.texts) == ("4bit", rows)

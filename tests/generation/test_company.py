@@ -13,6 +13,7 @@ from text_tables import AUTO, CAPACITY, CPU, FIXED, GREEDY, THINK, USUAL, VOCAB,
 from torch import Tensor
 
 from hunyuan import Editor
+from hunyuan.accel.captured_decoding import CapturedCompany
 from hunyuan.errors import Cancelled
 from hunyuan.generation.company import Lane, LaneSteps, TextCompany
 from hunyuan.generation.decoding import TextRun
@@ -192,6 +193,23 @@ def test_the_network_s_step_of_several_rows_is_that_of_each(golden_editor: Edito
         torch.testing.assert_close(forward(tokens, places, rows), expected, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(together.keys + together.values, alone.keys + alone.values, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_captured_steps_are_run_where_there_is_no_gpu(golden_editor: Editor) -> None:
+    """One call for all rows; its greedy texts are those of each row by itself."""
+    model = golden_editor.engine.checkpoint.model
+    texts = []
+    for captured in (CapturedCompany, None):
+        company = text_company(model, 3, 60, captured)
+        run = TextRun(THINK, GREEDY, draws(0, 40), 5, 0)
+        lanes = [company.open() for _ in range(3)]
+        for i, lane in enumerate(lanes):
+            logits = torch.randn(model.config.vocab_size, generator=torch.Generator().manual_seed(i))
+            company.begin(lane, logits, replace(run, uniform=run.uniform[: 40 - 9 * i]), nothing, quiet)
+        texts.append([company.decode(lane) for lane in lanes])
+    assert texts[0] == texts[1]
+    assert len({tuple(text) for text in texts[0]}) == 3
 
 
 def test_without_fast_kernels_rows_are_decoded_one_after_the_other(golden_editor: Editor) -> None:

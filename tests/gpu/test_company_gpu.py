@@ -37,7 +37,7 @@ SHAPE = TinyShape(hidden=512, heads=4, kv_heads=2, head_dim=128, experts=8, topk
 FORMATS = [("bf16", "bf16"), ("4bit", "fp8")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def fast() -> Iterator[Operations]:
     from hunyuan.accel.hopper import HopperOperations
 
