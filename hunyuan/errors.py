@@ -63,7 +63,7 @@ class SequenceTooLong(InvalidRequest):
         super().__init__(
             "prompt",
             f"the {stage} needs {length} tokens, and this checkpoint's max_position_embeddings is {limit}; "
-            "shorten the prompt, send fewer images or lower max_new_tokens",
+            "shorten the prompt (or cot_text, system_prompt), send fewer images or lower max_new_tokens",
         )
         self.length = length
         self.limit = limit

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import openai
 import psutil
 import pytest
 from openai_events import assert_error, assert_error_body, events_of
-from server_process import Server, photo_bytes, start
+from server_process import Server, assert_envelope, photo_bytes, start
 from test_faults import FAULTY, STEP_S, TARGET, edit, faulty, record, until_recorded
 
 pytestmark = pytest.mark.server
@@ -237,25 +238,45 @@ def test_a_stop_of_the_process_lets_the_running_stream_finish_and_tells_the_othe
     assert len(lines) == 3
 
 
-def test_a_stop_that_does_not_wait_ends_a_stream_with_its_error(tmp_path: Path) -> None:
-    """`--timeout-graceful-shutdown 1`: the work is cut, and who reads is told; so is who waits for one answer."""
+@contextmanager
+def cut_short(folder: Path) -> Iterator[Server]:
+    """A server that gives running requests one second after SIGTERM, which comes when one named `cut` runs."""
     arguments = ("--timeout-graceful-shutdown", "1")
-    server = start(tmp_path, TARGET, FAULTY, arguments=arguments, FAULTS_RECORD=str(tmp_path / "record"))
+    server = start(folder, TARGET, FAULTY, arguments=arguments, FAULTS_RECORD=str(folder / "record"))
     try:
         server.wait_until()
-        with ThreadPoolExecutor(2) as pool:
-            cut = pool.submit(stream, server, "good cut", 90)
-            until_recorded(server, "step cut")
-            server.process.terminate()
-            events = cut.result()
-        assert any(event["type"] == "hunyuan.stage" for event in events)
-        assert_ends_with_error(events, "shutting_down")
+        yield server
         assert server.process.wait(15) == 0
     finally:
         server.stop()
     line = server.request_line("cut")
-    assert (line["status"], line["error"], line["pictures"]) == (200, "shutting_down", 0)
+    assert (line["error"], line["pictures"]) == ("shutting_down", 0)
     assert not [line for line in server.lines() if "Traceback" in str(line.get("traceback"))]
+
+
+def test_a_stop_that_does_not_wait_ends_a_stream_with_its_error(tmp_path: Path) -> None:
+    with cut_short(tmp_path) as server, ThreadPoolExecutor() as pool:
+        cut = pool.submit(stream, server, "good cut", 90)
+        until_recorded(server, "step cut")
+        server.process.terminate()
+        events = cut.result()
+        assert any(event["type"] == "hunyuan.stage" for event in events)
+        assert_ends_with_error(events, "shutting_down")
+
+
+@pytest.mark.parametrize("path", ["/edit", "/v1/images/edits"])
+def test_a_stop_that_does_not_wait_answers_who_waits_for_a_picture(tmp_path: Path, path: str) -> None:
+    with cut_short(tmp_path) as server, ThreadPoolExecutor() as pool:
+        fields = {"prompt": "good cut", "steps": "90"}
+        files, headers = {"image": ("a.jpg", photo_bytes())}, {"X-Request-ID": "cut"}
+        url = f"{server.url}{path}"
+        cut = pool.submit(httpx.post, url, data=fields, files=files, headers=headers, timeout=30)
+        until_recorded(server, "step cut")
+        server.process.terminate()
+        if path == "/edit":
+            assert_envelope(cut.result(), 503, "shutting_down")
+        else:
+            assert_error(cut.result(), 503, "shutting_down")
 
 
 def test_a_killed_process_leaves_no_stream_that_looks_whole(tmp_path: Path) -> None:

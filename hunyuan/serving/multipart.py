@@ -240,7 +240,8 @@ class _Collector:
             known = ", ".join((*self._files, *self._lists, *self._texts))
             raise UnknownField(name[:64] or "(no name)", f"there is no such field; allowed are {known}")
         if name in self.form.files or name in self.form.texts:
-            raise field_error(name, "came more than once; send it once")
+            several = f", or several as {name}[]" if f"{name}[]" in self._lists else ""
+            raise field_error(name, f"came more than once; send it once{several}")
         most = self._lists.get(name, 1)
         if len(self.form.lists.get(name, ())) >= most:
             raise field_error(name, f"came more than {most} times; {most} are allowed")

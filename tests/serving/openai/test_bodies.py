@@ -69,7 +69,7 @@ def test_a_form_with_several_pictures_keeps_their_order() -> None:
     [
         (PROMPT + END, InvalidImage, "image: this field is missing; send one PNG"),
         (file("image[]") * 4 + END, InvalidImage, r"image\[\]: came more than 3 times; 3 are allowed"),
-        (file("image") * 2 + END, InvalidImage, "image: came more than once"),
+        (file("image") * 2 + END, InvalidImage, r"image: came more than once; send it once, or several as image\[\]"),
         (file("image") + file("image[]") + PROMPT + END, InvalidImage, r"image: it came beside image\[\]"),
         (part("image", b"http://x/a.png") + END, InvalidImage, "addresses are not fetched"),
         (file("mask") + END, InvalidRequest, "mask: this model takes no mask"),
