@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from box import AUTHORIZATION, KEY, Box, needs_haproxy, proxy_before, replicas_in
 from openai_events import assert_error, events_of
@@ -90,13 +92,35 @@ def test_a_page_elsewhere_reads_the_proxys_own_errors(box: Box) -> None:
     assert_error(refused, 400, "invalid_field")
 
 
-def test_a_page_elsewhere_reads_that_no_replica_answers(box: Box) -> None:
-    """The last test of this box: its replicas end."""
+def test_a_replica_that_dies_leaves_no_stream_that_looks_whole(box: Box) -> None:
+    """And a page elsewhere reads that nobody answers any more. The last test of this box."""
+
+    def watched(name: str) -> None:
+        with (
+            httpx.Client(base_url=box.url, timeout=30) as client,
+            client.stream("POST", GENERATIONS, **wish(name, 90)) as answer,
+        ):
+            for event in events_of(answer):
+                seen.add(name)
+                assert event["type"].startswith("hunyuan.") or event["type"].endswith("partial_image")
+
+    seen = set[str]()
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(watched, f"dies-{n}") for n in range(2)]
+        end = time.monotonic() + 10
+        while len(seen) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        for server in box.replicas:
+            for process in psutil.Process(server.process.pid).children(recursive=True):
+                process.kill()
+        for one in both:
+            with pytest.raises(httpx.RemoteProtocolError):
+                one.result()
     for server in box.replicas:
         server.stop()
     box.wait_for()
-    for path in ("/edit", GENERATIONS, "/v1/models"):
-        method = "GET" if path == "/v1/models" else "POST"
+    for method, path in (("POST", "/edit"), ("POST", GENERATIONS), ("GET", "/v1/models")):
         answer = httpx.request(method, f"{box.url}{path}", headers=AUTHORIZATION | {"Origin": ORIGIN}, timeout=30)
         assert answer.status_code == 503
         assert answer.headers["access-control-allow-origin"] == ORIGIN
