@@ -46,6 +46,9 @@ def decode_together(engine: NativeEngine, request: EditRequest, count: int, step
     company = engine.company
     assert company is not None
     jobs = [begin(engine, request, seed, steps) for seed in range(count)]
+    lanes = [job.lane for job in jobs if job.lane is not None]
+    if len(lanes) < count:
+        raise SystemExit(f"prompt and text do not fit into a row of {company.capacity} tokens")
     launches, launch = Counter[int](), company.launch
 
     def counted(count: int) -> None:
@@ -53,7 +56,7 @@ def decode_together(engine: NativeEngine, request: EditRequest, count: int, step
         launch(count)
 
     company.launch = counted  # type: ignore[method-assign]
-    began, lanes = time.perf_counter(), [job.lane for job in jobs if job.lane is not None]
+    began = time.perf_counter()
     try:
         for lane in lanes:
             company.decode(lane)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hunyuan.requests import EditResult
+from hunyuan.requests import EditRequest, EditResult
 from scripts.benchmarks import bench_engine, bench_texts
 
 SHORT = ["--device", "cpu", "--size", "256x256", "--prompt-tokens", "100", "--tokens", "9", "--steps", "1"]
@@ -30,6 +30,8 @@ def test_short_run_says_what_was_measured(
         return torch.tanh(latents[:, :3]).repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
 
     monkeypatch.setattr(engine.checkpoint.model, "decode_image", decode)
+    with pytest.raises(SystemExit, match="do not fit into a row of 8192 tokens"):
+        bench_texts.decode_together(engine, EditRequest("x", max_new_tokens=9000), 1, 1)
     found = bench_texts.measure(engine, options)
     assert [row["texts"] for row in found["rows"]] == [1, 2]
     for row in found["rows"]:
