@@ -42,7 +42,7 @@ pytestmark = pytest.mark.server
 FAULTY = Path(__file__).parent / "faulty"
 ROUTES = {
     **{
-        f"{method} /edit": Bad(405, "method_not_allowed", "POST /edit", b"", None, method)
+        f"{method} /edit": Bad(405, "method_not_allowed", "takes POST only", b"", None, method)
         for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS")
     },
     **{

@@ -36,8 +36,11 @@ FAULTY = Path(__file__).parent / "faulty"
 EDITS, GENERATIONS, MODELS = "/v1/images/edits", "/v1/images/generations", "/v1/models"
 URL = "data:image/jpeg;base64," + base64.b64encode(PHOTO).decode()
 ROUTES = {
-    **{f"{method} {EDITS}": Bad(405, "method_not_allowed", EDITS, b"", None, method) for method in ("GET", "PUT")},
-    f"POST {MODELS}": Bad(405, "method_not_allowed", EDITS, b"", None, path=MODELS),
+    **{
+        f"{method} {EDITS}": Bad(405, "method_not_allowed", "takes POST only", b"", None, method)
+        for method in ("GET", "PUT")
+    },
+    f"POST {MODELS}": Bad(405, "method_not_allowed", "GET", b"", None, path=MODELS),
     **{
         f"POST {path}": Bad(404, "not_found", EDITS, IMAGE + PROMPT + END, path=path)
         for path in ("/v1", "/v1/", f"{EDITS}/", "/v1/images/variations", "/v1/chat/completions")

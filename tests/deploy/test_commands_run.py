@@ -78,6 +78,7 @@ NEEDS = {  # pattern -> what is missing here; their syntax and options are what 
     r"bentoml (cloud|deployment|deploy) ": "a BentoCloud account",
     r"scripts/image/replay_apt\.py ": "root and debootstrap (tests/deploy/test_bento.py reads the same steps)",
     r"scripts/benchmarks/bench_engine\.py": "a GPU (tests/scripts/test_bench_engine.py runs it in short on a CPU)",
+    r"scripts/benchmarks/bench_token\.py": "a GPU (tests/scripts/test_bench_token.py runs it in short on a CPU)",
     r"-m hunyuan kernels --jobs": "nvcc (tests/accel/test_build.py has what can be shown without it)",
 }
 
