@@ -2,7 +2,7 @@
 
 The same weights, buffers and roundings. Norms are computed by the products behind them, SwiGLU and the residual sums by
 those before. The shared MLP's products stand between the experts', so that none of the four reads what the launch
-before it writes, and its weights are on their way when its turn comes (`kernels/explicit.py`). Needs MXFP4 experts and
+before it writes, and its weights are on their way when its turn comes (`kernels/overlap.py`). Needs MXFP4 experts and
 a GPU that `hopper.py` is for; holds weights and no request's state.
 """
 

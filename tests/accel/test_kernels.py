@@ -36,6 +36,17 @@ def test_triton_kernels_interpreted():
     assert result.returncode == 0, result.stdout[-4000:]
 
 
+@pytest.mark.slow
+def test_what_the_engine_calls_needs_no_gluon():
+    """Triton calls it experimental; only kernels that are not in use yet are written in it."""
+    pytest.importorskip("triton")
+    seen = "print([m for m in sys.modules if m.startswith('triton.experimental.gluon')])"
+    code = f"import sys, hunyuan.accel.hopper, hunyuan.accel.experts.small_batch_kernels; {seen}"
+    clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(("weight", "size"), [("*u8", 1), ("*bf16", 2), ("*fp32", 4)])
 @pytest.mark.slow
 def test_several_vectors_are_added_up_like_one(weight, size, monkeypatch, tmp_path):

@@ -36,7 +36,7 @@ class Streamed(SmallBatch):
     Args:
         cuts: of the first and of the second product.
         pdl: each launch may begin while the one before it ends; so must the launches before and behind, or wait as
-            launches usually do (`hunyuan/accel/kernels/explicit.py`).
+            launches usually do (`hunyuan/accel/kernels/overlap.py`).
 
     Raises:
         ValueError: weights in another format, or sizes that do not divide.

@@ -11,8 +11,9 @@ from __future__ import annotations
 import triton.language as tl
 
 from hunyuan.accel.experts.small_batch_kernels import EXPONENT, TWO_WORDS, word_products
-from hunyuan.accel.kernels.explicit import gl, jit, take_turn, turns
+from hunyuan.accel.kernels.explicit import gl, jit, take_turn
 from hunyuan.accel.kernels.launch import INTERPRETED
+from hunyuan.accel.kernels.overlap import turns
 
 __all__ = ["INTERPRETED", "add_parts", "down", "gate_and_up", "gl", "turns"]
 

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hunyuan.accel.kernels.explicit import take_turn_in_triton, turns
 from hunyuan.accel.kernels.launch import INTERPRETED, on_device_of
+from hunyuan.accel.kernels.overlap import take_turn, turns
 
 _LOG2_E = 1.4426950408889634
 _QUERIES = 16  # the least rows of a product on tensor cores
@@ -42,7 +42,7 @@ def _part_kernel(
     head_dim: tl.constexpr, parts: tl.constexpr, block: tl.constexpr, wide: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """One part of the keys for the `group` query heads of one key-value head: unnormalised softmax partial sums."""
-    take_turn_in_triton(pdl)
+    take_turn(pdl)
     pair, part = tl.program_id(0), tl.program_id(1)
     query_row, head = pair // kv_heads, pair % kv_heads
     row = (tl.load(lanes + query_row) if laned else query_row).to(tl.int64)
@@ -85,7 +85,7 @@ def _part_kernel(
 @triton.jit
 def _join_kernel(sums, peaks, masses, out, parts: tl.constexpr, head_dim: tl.constexpr, pdl: tl.constexpr):
     """Adds up the parts of one query head."""
-    take_turn_in_triton(pdl)
+    take_turn(pdl)
     head = tl.program_id(0).to(tl.int64)
     slot, d = head * parts + tl.arange(0, parts), tl.arange(0, head_dim)
     peak = tl.load(peaks + slot)
@@ -110,7 +110,7 @@ def decode_attention(
         q: `[rows, 1, heads, head_dim]`.
         keys, values: `[rows, capacity, kv_heads, head_dim]`, the last two dimensions contiguous.
         position: int32 on the device, `[1]` for all rows or `[rows]`.
-        pdl: begin while the launch before ends, see `explicit.py`.
+        pdl: begin while the launch before ends, see `overlap.py`.
         lanes: int32 `[rows]` on the device, each query's row of the buffers; None: its own number.
 
     Returns:

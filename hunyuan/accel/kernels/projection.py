@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hunyuan.accel.kernels.explicit import gl, jit, take_turn, turns
+from hunyuan.accel.kernels.explicit import gl, jit, take_turn
 from hunyuan.accel.kernels.launch import on_device_of
+from hunyuan.accel.kernels.overlap import turns
 from hunyuan.formats.numbers import FP8
 
 _BYTES = 16  # of one load of one thread
@@ -112,7 +113,7 @@ def project(
         scale: fp32, one for each row of `weight`.
         residual: `[outputs]`, added to the result.
         out_dtype: x's by default.
-        pdl: begin while the launch before ends, see `explicit.py`.
+        pdl: begin while the launch before ends, see `overlap.py`.
 
     Returns:
         `[..., outputs]`.

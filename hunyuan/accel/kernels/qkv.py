@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hunyuan.accel.kernels.explicit import take_turn_in_triton, turns
 from hunyuan.accel.kernels.launch import on_device_of
+from hunyuan.accel.kernels.overlap import take_turn, turns
 from hunyuan.model.operations import HeadNorms, HeadShape
 
 _TOKENS = 8  # tokens that one program takes, of one key-value head
@@ -39,7 +39,7 @@ def _rope_norm_store_kernel(
     block: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
     """`block` tokens of one key-value head; `count` is rows * tokens."""
-    take_turn_in_triton(pdl)
+    take_turn(pdl)
     head = tl.program_id(1)
     place = tl.program_id(0) * block + tl.arange(0, block)
     inside = (place < count)[:, None]
@@ -92,7 +92,7 @@ def rope_norm_store(
         rope: fp32 `[tokens, head_dim]`; the first half of the columns is used, the second holds the same.
         keys, values: `[rows, capacity, kv_heads, head_dim]`, the last two dimensions contiguous.
         start: an int, or an int32 tensor on the device: `[1]`, or `[rows]` with one token and one line of `rope` a row.
-        pdl: begin while the launch before ends, see `explicit.py`.
+        pdl: begin while the launch before ends, see `overlap.py`.
         lanes: int32 `[rows]` on the device, each row's row of the buffers; None: its own number.
 
     Raises:

@@ -19,9 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hunyuan.accel.kernels.explicit import take_turn_in_triton, turns
 from hunyuan.accel.kernels.gemv import gemv
 from hunyuan.accel.kernels.launch import INTERPRETED, on_device_of
+from hunyuan.accel.kernels.overlap import take_turn, turns
 
 _TOKENS = 64  # tokens of one program: 8,240 are one round on 132 multiprocessors
 _DEPTH = 64
@@ -101,7 +101,7 @@ def _choose_kernel(
     logits, weights, index, experts: tl.constexpr, columns: tl.constexpr, topk: tl.constexpr, slots: tl.constexpr,
     exact: tl.constexpr, pdl: tl.constexpr,
 ):  # fmt: skip
-    take_turn_in_triton(pdl)
+    take_turn(pdl)
     token = tl.program_id(0) + tl.arange(0, 1)
     c = tl.arange(0, columns)[None, :]
     values = tl.load(logits + token[:, None] * experts + c, mask=c < experts, other=0.0)
