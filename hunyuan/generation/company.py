@@ -153,7 +153,7 @@ class TextCompany:
         self.steps.steps[place].choose(logits)
         lane.launched = 1
         self._running.append(lane)
-        self._look()
+        self._look([lane])
 
     @torch.inference_mode()
     def decode(self, wanted: Lane) -> list[int]:
@@ -165,7 +165,7 @@ class TextCompany:
         while wanted.outcome is None:
             began, at_work = time.perf_counter(), list(self._running)
             self._launch()
-            self._look()
+            self._look(list(self._running))
             for lane in at_work:
                 lane.seconds += time.perf_counter() - began
         if isinstance(wanted.outcome, BaseException):
@@ -187,9 +187,9 @@ class TextCompany:
             for lane in self._running:
                 lane.launched += 1
 
-    def _look(self) -> None:
-        """Reads the new tokens, and ends the texts that are complete."""
-        for lane in list(self._running):
+    def _look(self, lanes: Sequence[Lane]) -> None:
+        """Reads the new tokens of running lanes, and ends the texts that are complete."""
+        for lane in lanes:
             run, place = lane.run, self._running.index(lane)
             assert run is not None
             ended = False

@@ -46,18 +46,18 @@ class SharedTextJob(EditJob):
 
     @torch.inference_mode()
     def begin(self, company: TextCompany) -> None:
-        """Runs everything up to the prompt and lets the text be decoded in `company`, if it may be.
+        """Runs everything up to the prompt and lets the text be decoded in `company`; nothing where it may not be.
 
         Raises what `EditJob.run` raises, and `RuntimeError` where `company` has no place.
         """
+        if self.cot is not None or self.request.bot_task == "image" or not company.supports(self.options.sampling):
+            return
         began = time.perf_counter()
         self._start()
         self.company = company
-        wanted = self.cot is None and self.request.bot_task != "image" and company.supports(self.options.sampling)
         self.beginning = True
         try:
-            if wanted:
-                self._enter(company)
+            self._enter(company)
         except _TooLong:
             pass
         except BaseException:

@@ -221,3 +221,14 @@ def test_without_fast_kernels_rows_are_decoded_one_after_the_other(golden_editor
         logits = company.steps.forward(tokens, places, rows)
         expected = text_forward(model, zeros(model, 1, 16))(tokens[1:], places[1:])
     assert torch.equal(logits[1], expected)
+
+
+def test_who_begins_tells_no_other_of_its_tokens_again() -> None:
+    logits, heard = scripted({}), list[int]()
+    company = company_of(Rows(logits))
+    first = begin(company, logits, text(5), on_token=lambda tokens: heard.append(len(tokens)))
+    before = list(heard)
+    begin(company, logits, text(5))
+    assert heard == before
+    company.decode(first)
+    assert heard[len(before) :] == [5]

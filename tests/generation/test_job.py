@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick_edits import quick_decode
 from torch import Tensor
 
 from hunyuan import CancelToken, Editor, EditRequest, Settings
@@ -34,10 +35,7 @@ def _quick_decoder(golden_editor: Editor, monkeypatch: pytest.MonkeyPatch, reque
         return
     model = golden_editor.engine.checkpoint.model
 
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(latents[:, :3]).repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
-
-    monkeypatch.setattr(model, "decode_image", decode)
+    monkeypatch.setattr(model, "decode_image", quick_decode)
 
 
 def edit(**changes: Any) -> EditRequest:

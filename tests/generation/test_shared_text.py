@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
+from quick_edits import edit, quick_checkpoint
 
-from hunyuan import CancelToken, Editor, EditRequest, Settings
+from hunyuan import CancelToken, EditRequest
 from hunyuan.errors import Cancelled, InvalidImage
 from hunyuan.generation.company import TextCompany
 from hunyuan.generation.job import Checkpoint, EditJob
@@ -23,31 +23,13 @@ CAPACITY = 600
 
 @pytest.fixture(scope="module")
 def checkpoint(golden: Path) -> Iterator[Checkpoint]:
-    editor = Editor.load(Settings(model_id=golden / "checkpoint", device="cpu", dtype="float32", moe_impl="eager"))
-    checkpoint = editor.engine.checkpoint
-
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(latents[:, :3]).repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.model, "decode_image", decode)
+    with quick_checkpoint(golden) as checkpoint:
         yield checkpoint
 
 
 @pytest.fixture
 def company(checkpoint: Checkpoint) -> TextCompany:
     return text_company(checkpoint.model, 3, CAPACITY, None)
-
-
-def edit(**changes: Any) -> EditRequest:
-    base: dict[str, Any] = {
-        "prompt": "Make the sky orange",
-        "use_system_prompt": "custom",
-        "system_prompt": "You are a careful painter.",
-        "do_sample": False,
-        "max_new_tokens": 64,
-    }
-    return EditRequest(**{**base, **changes})
 
 
 def begun(checkpoint: Checkpoint, company: TextCompany, request: EditRequest, seed: int = 42, **more: Any) -> Any:
@@ -167,3 +149,16 @@ def test_pictures_are_not_kept_by_the_company(checkpoint: Checkpoint, company: T
     result = begun(checkpoint, company, edit(resolution="256x256")).run()
     assert isinstance(result.image, Image.Image)
     assert company._running == []
+
+
+def test_an_edit_without_a_text_to_share_does_nothing_ahead(checkpoint: Checkpoint, company: TextCompany) -> None:
+    """Its picture would lie on the device while it waits, and it takes no row that bounds how many do."""
+    token = CancelToken()
+    token.cancel()
+    request = edit(bot_task="image", images=[Path("nowhere.png")])
+    job = begun(checkpoint, company, request, cancel=token)
+    assert not job.thinking
+    assert company.places == 3
+    assert job.timings == {}
+    with pytest.raises(Cancelled):
+        job.run()

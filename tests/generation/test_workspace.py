@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from graph_safe import make_graph_safe
+from quick_edits import edit, quick_checkpoint, quick_decode
 
 from hunyuan import CancelToken, Editor, EditRequest, Settings
 from hunyuan.accel.captured_decoding import CapturedDecoder
@@ -25,34 +26,15 @@ CAPACITY = 1200
 CPU = torch.device("cpu")
 
 
-def quick_decode(latents: torch.Tensor) -> torch.Tensor:
-    """In place of the autoencoder's decoder, which is most of a tiny edit's time."""
-    return torch.tanh(latents[:, :3]).repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(golden: Path) -> Iterator[Checkpoint]:
-    editor = Editor.load(Settings(model_id=golden / "checkpoint", device="cpu", dtype="float32", moe_impl="eager"))
-    checkpoint = editor.engine.checkpoint
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.model, "decode_image", quick_decode)
+    with quick_checkpoint(golden) as checkpoint:
         yield checkpoint
 
 
 @pytest.fixture(scope="module")
 def workspace(checkpoint: Checkpoint) -> Workspace:
     return Workspace.create(checkpoint.model, CAPACITY, CapturedDecoder)
-
-
-def edit(**changes: Any) -> EditRequest:
-    base: dict[str, Any] = {
-        "prompt": "Make the sky orange",
-        "use_system_prompt": "custom",
-        "system_prompt": "You are a careful painter.",
-        "do_sample": False,
-        "max_new_tokens": 64,
-    }
-    return EditRequest(**{**base, **changes})
 
 
 def job(checkpoint: Checkpoint, request: EditRequest, workspace: Workspace | None, **more: Any) -> EditJob:
