@@ -56,14 +56,14 @@ def _memory(text: str) -> tuple[str, float]:
 def run(args: argparse.Namespace) -> int:
     from hunyuan.checkpoint.folder import checkpoint_name, read_config
     from hunyuan.plan.choice import DoesNotFit, Gpu, choose
-    from hunyuan.plan.memory import GIB, Work
+    from hunyuan.plan.memory import GIB, Work, text_rows
     from hunyuan.plan.table import render
     from hunyuan.prompt.resolution import parse_resolution
 
     name, gib = args.gpu
     config = read_config(args.model_id)
-    texts = 0 if args.text_batch == 1 else args.text_batch
-    work = Work.create(config, parse_resolution(args.resolution, "--resolution"), args.max_tokens, texts)
+    size = parse_resolution(args.resolution, "--resolution")
+    work = Work.create(config, size, args.max_tokens, text_rows(args.text_batch))
     gpus = [Gpu(name, int(gib * GIB))] * args.gpus
     print(f"model: {checkpoint_name(args.model_id)}")
     try:

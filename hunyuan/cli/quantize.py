@@ -118,10 +118,10 @@ def reserve_gib(args: argparse.Namespace) -> float:
     if args.reserve_gib is not None:
         return float(args.reserve_gib)
     from hunyuan.checkpoint.folder import read_config
-    from hunyuan.plan.memory import GIB, Work, plan_memory
+    from hunyuan.plan.memory import GIB, Work, plan_memory, text_rows
 
     config = read_config(args.source)
-    work = Work.create(config, texts=0 if args.text_batch == 1 else args.text_batch)
+    work = Work.create(config, texts=text_rows(args.text_batch))
     plan = plan_memory(config, [1 << 50], work)  # on one GPU of any size
     return (plan.needed - plan.weights.total) / GIB
 

@@ -35,7 +35,7 @@ from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import PLAIN, Operations, use_operations
 from hunyuan.placement import Placement, choose_device
 from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose
-from hunyuan.plan.memory import MOST_EXPERT_TOKENS, TEXT_ROW_TOKENS, Work
+from hunyuan.plan.memory import MOST_EXPERT_TOKENS, TEXT_ROW_TOKENS, Work, text_rows
 from hunyuan.plan.table import render
 from hunyuan.prompt.layout import LayoutBuilder
 from hunyuan.prompt.system_prompt import SystemPrompts
@@ -261,8 +261,7 @@ def choose_weights(
         return measured
 
     try:
-        texts = 0 if settings.text_batch == 1 else settings.text_batch
-        work = Work.create(config, texts=texts)
+        work = Work.create(config, texts=text_rows(settings.text_batch))
         choice = choose(
             config, settings.weights, settings.dense, gpus, work=work, itemsize=dtype.itemsize, errors=errors
         )

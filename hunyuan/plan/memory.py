@@ -40,6 +40,11 @@ TEXT_ROW_TOKENS = 8192
 text are 7,800; a request with more has its text decoded alone."""
 
 
+def text_rows(text_batch: int) -> int:
+    """Rows beside those of the picture that `HUNYUAN_TEXT_BATCH` takes; with 1 a text is decoded in the picture's."""
+    return 0 if text_batch == 1 else text_batch
+
+
 @dataclass(frozen=True)
 class Work:
     """The largest request that must run, and what is kept for others meanwhile.

@@ -148,10 +148,9 @@ def operations(settings: Settings, errors: dict[int, str]) -> dict[str, tuple[st
     words = {"application/json": {"schema": _object(fields, ["prompt"])}}
     refusals = {status: _error(codes) for status, codes in errors.items()}
     paint = {200: _painted(), **refusals}
-    models: Schema = {200: _success("the model that is served", _MODELS)}
-    models |= {status: refusals[status] for status in (401, 503) if status in refusals}
-    model: Schema = {200: _success("the model", _MODEL), 404: _error("model_not_found")}
-    model |= {status: refusals[status] for status in (401, 503) if status in refusals}
+    common = {status: refusals[status] for status in (401, 503) if status in refusals}
+    models: Schema = {200: _success("the model that is served", _MODELS), **common}
+    model: Schema = {200: _success("the model", _MODEL), 404: _error("model_not_found"), **common}
     one = _operation("v1_model", "Tells of the model by its name.", model) | {"parameters": [_MODEL_NAME]}
     edits = "Edits a picture, or makes one of up to three, as OpenAI's images API does."
     return {
