@@ -50,6 +50,7 @@ FIELDS: dict[str, Schema] = {
     "response_format": _words(("b64_json",), "no pictures are kept, so there are no addresses of any"),
     "background": _words(("opaque", "auto"), "the model paints no transparency"),
     "user": _text("taken and not used"),
+    "safety_identifier": _text("taken and not used"),
     "stream": _flag("server-sent events instead of one answer"),
     "partial_images": _whole(0, MAX_PREVIEWS, "previews of each picture; with stream"),
     "stream_progress": _flag("events about queue, stages and thinking too; with stream"),
