@@ -154,8 +154,9 @@ def editor(request: pytest.FixtureRequest, folder: Path) -> Iterator[Editor]:
 
 
 def edit(seed: int, **changes: Any) -> EditRequest:
+    """So hot that the checkpoint leaves the one text it was made to say: texts of different words and lengths."""
     base: dict[str, Any] = {"images": [photo(400, 300, grain=60.0)] * (seed % 2), "max_new_tokens": 40 + 25 * seed}
-    return EditRequest(f"Make {seed} skies orange", seed=seed, steps=2, temperature=3.0, **{**base, **changes})
+    return EditRequest(f"Make {seed} skies orange", seed=seed, steps=2, temperature=10.0, **{**base, **changes})
 
 
 def facts(result: Any) -> tuple[object, ...]:
@@ -189,6 +190,7 @@ def test_an_edit_has_the_same_bytes_alone_and_in_company(editor: Editor) -> None
     requests = [edit(seed) for seed in range(6)]
     alone = [facts(editor.run(request)) for request in requests]
     assert len({text for _, text, _, _ in alone}) == len(alone)
+    assert len({tokens for _, _, tokens, _ in alone}) > len(alone) // 2  # they leave at different times
     assert together(editor, requests) == alone
     assert together(editor, requests[::-1]) == alone[::-1]
 
