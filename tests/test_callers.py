@@ -147,3 +147,16 @@ def test_the_documents_way_to_make_and_use_keys(server: Server, tmp_path: Path) 
     use = ["bash", "-euc", BLOCKS["docs/operations.md-1"]]
     subprocess.run(use, cwd=tmp_path, env=os.environ | {"URL": server.url}, check=True, timeout=30)
     assert (tmp_path / "edited.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_call_with_a_key_in_the_document_of_http(server: Server, tmp_path: Path) -> None:
+    """tests/docs/ runs the examples of jobs and of OpenAI's API; this one is the only other."""
+    text = (ROOT / "docs/http.md").read_text(encoding="utf-8").partition("## OpenAI's images API")[0]
+    before, _, jobs = text.partition("## Jobs")
+    fences = re.findall(r"^```(\w*)\n(.*?)^```", before + jobs.partition("\n## ")[2], re.M | re.S)
+    [(language, command)] = fences
+    assert language == "bash"
+    (tmp_path / "photo.jpg").write_bytes(photo_bytes())
+    use = ["bash", "-euc", command.replace("http://127.0.0.1:8000", server.url)]
+    subprocess.run(use, cwd=tmp_path, env=os.environ | {"EDIT_API_KEY": KEY}, check=True, timeout=30)
+    assert (tmp_path / "edited.png").read_bytes().startswith(b"\x89PNG")

@@ -5,6 +5,8 @@ The server is the real one; its editor is the scripted one of the other fault te
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -102,6 +104,20 @@ def test_a_client_that_leaves_a_stream_stops_the_work_within_a_step(server: Serv
     assert 0 < line["steps_done"] < 50
     assert_next_works(server, "after-leaver")
     assert [event for _, event in record(server)].count("start leaver") == 1  # the second picture was not begun
+
+
+def test_who_closes_the_sending_side_has_left(server: Server) -> None:
+    """A connection that is half closed looks like one whose client has gone: no answer, and a line that says so."""
+    body = json.dumps(wish("good half", 90, **STREAM)).encode()
+    head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: x\r\nX-Request-ID: half\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+    line = server.request_line("half")
+    assert (line["error"], line["pictures"]) == ("cancelled", 0)
+    assert_next_works(server, "after-half")
 
 
 def test_a_full_queue_and_the_place_of_those_who_wait(server: Server) -> None:

@@ -167,6 +167,9 @@ def test_the_events_of_a_stream_are_those_of_the_documents(client: httpx.Client)
     assert events[0] == {"type": "hunyuan.queue", "ahead": 0}
     kinds = [event["type"] for event in events]
     assert set(kinds[1:]) == {"hunyuan.stage", "hunyuan.text", "image_edit.partial_image", "image_edit.completed"}
+    edits = client.get("/docs.json").json()["paths"][EDITS]["post"]
+    told = edits["responses"]["200"]["content"]["text/event-stream"]["schema"]["description"]
+    assert {*kinds, "error"} == set(told.partition(": ")[2].split(", ")), "the OpenAPI page names the same"
     made = {"size": "64x48", "quality": "medium", "background": "opaque", "output_format": "jpeg"}
     for index in (0, 1):
         mine = [event for event in events[1:] if event["index"] == index]

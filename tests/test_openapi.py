@@ -8,6 +8,7 @@ form is the same with more examples, and prints its figures:
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -19,7 +20,9 @@ import httpx
 import pytest
 from openai_events import assert_error_body
 
+from hunyuan import __version__
 from hunyuan.compare.sample_photos import encoded, photo
+from hunyuan.serving.jobs.routes import ACTIONS
 from scripts.support.local_server import STAND_IN, LocalServer, local_server
 
 if TYPE_CHECKING:  # imported where they are needed: they take as long as PyTorch, and every run collects this file
@@ -107,6 +110,21 @@ def try_many(cases: SearchStrategy[schemathesis.Case], count: int) -> None:
 
     with suppress(Unsatisfiable):  # nothing can be invalid about a GET without parameters
         attempt()
+
+
+def test_the_page_is_this_services_and_says_where_a_key_goes(server: LocalServer) -> None:
+    page = httpx.get(f"{server.url}/docs.json", timeout=20).json()
+    assert (page["info"]["title"], page["info"]["version"]) == ("hunyuan-image-bento", __version__)
+    assert page["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert "bentoml.com" not in json.dumps(page)
+    operations = {(m, path): told for path, item in page["paths"].items() for m, told in item.items()}
+    ours = {name: told for name, told in operations.items() if name[1] not in PLAIN_PATHS}
+    jobs = {(m.lower(), f"/edit/{action}") for action, m in ACTIONS.items()}
+    painting = {("post", "/edit"), ("post", "/v1/images/edits"), ("post", WORDS_ALONE)}
+    assert set(ours) == jobs | painting | {("get", "/v1/models"), ("get", "/v1/models/{model}")}
+    for name, told in ours.items():
+        assert told["security"] == [{}, {"key": []}], name
+        assert told["responses"]["401"]["description"].startswith("unauthorized"), name
 
 
 @pytest.mark.parametrize("steps", ["1", "100", None])

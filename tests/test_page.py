@@ -213,6 +213,36 @@ def test_the_field_at_fault_is_marked_and_has_the_focus(visit: Visit, field: str
     expect(visit.page.get_by_label(field)).to_have_attribute("aria-invalid", "true")
 
 
+UNCOVERED = """() => {
+  const alert = document.querySelector("[role=alert]"), { left, width, top, height } = alert.getBoundingClientRect();
+  const seen = (part) => document.elementFromPoint(left + width / 2, top + height * part);
+  return [0.05, 0.5, 0.95].every((part) => alert.contains(seen(part)));
+}"""
+
+
+@pytest.mark.parametrize("size", [(1200, 900), (1200, 600), (360, 740), (360, 500)])
+def test_an_error_is_in_sight_wherever_the_page_was(browser: Browser, server: Server, size: tuple[int, int]) -> None:
+    """The form is longer than these windows: the words must be neither below them nor under the button."""
+    viewport = {"width": size[0], "height": size[1]}
+    for visit in visiting(Visit(browser, server.url, viewport=viewport), server):
+        visit.choose(("a.jpg", PHOTO), ("notes.png", b"only words"))
+        visit.ask("good words")
+        visit.page.get_by_label("What to").press("Control+Enter")
+        expect(visit.page.get_by_role("alert")).to_contain_text("image[1]")
+        visit.page.wait_for_timeout(1000)  # a window that still scrolls has come to rest
+        assert visit.page.evaluate(UNCOVERED)
+        expect(visit.page.get_by_role("button", name="Remove picture 2, notes.png")).to_be_focused()
+        expect(visit.page.locator("#thumbs .bad")).to_have_count(1)
+        visit.page.keyboard.press("Enter")
+        expect(visit.page.locator("#thumbs .bad")).to_have_count(0)
+        visit.page.locator("#stage").evaluate("(stage) => stage.scrollIntoView()")
+        visit.ask("oom-step late", Steps="3")
+        visit.page.get_by_label("What to").press("Control+Enter")
+        expect(visit.page.get_by_role("alert")).to_contain_text("out_of_memory")
+        visit.page.wait_for_timeout(1000)
+        assert visit.page.evaluate(UNCOVERED)
+
+
 def test_a_failure_within_the_stream_is_told(visit: Visit) -> None:
     visit.ask("oom-step late", Steps="3")
     visit.press("Paint")

@@ -56,6 +56,9 @@ _ANSWER_HEADERS = {
     "X-Model": "the checkpoint's name",
     "Server-Timing": "milliseconds in the queue and in each stage",
 }
+# A key is only wanted where the server has some, which the page does not tell: `{}` is the way without.
+_KEY_SCHEME = {"key": {"type": "http", "scheme": "bearer", "description": "where the server has keys"}}
+_WITH_OR_WITHOUT_KEY: list[dict[str, list[str]]] = [{}, {"key": []}]
 _EXPOSED = (*_ANSWER_HEADERS, "Retry-After", "WWW-Authenticate")
 # Any header may be sent (OpenAI's own client sends a dozen), for none of them gives a page more rights: the key does.
 _CORS = {"allow_methods": ["GET", "POST", "PUT"], "allow_headers": ["*"]}
@@ -68,7 +71,8 @@ class AppHooks:
     `model_name` is None until it is known; `describe` is the line that /readyz answers with; `on_end` hears of every
     request that is over; `before` is called once, before there is an app; `admit`, `waited_s` and `has_path` are what
     `Envelope` asks before a body is read; pages of `cors_origins` may call, whatever the framework's own CORS options
-    say; `routes` are ours beside the framework's; `v1` describes those under /v1, given the codes of errors by status.
+    say; `routes` are ours beside the framework's; `v1` describes those under /v1, given the codes of errors by status;
+    `version` is this software's.
     """
 
     max_body_bytes: int
@@ -82,6 +86,7 @@ class AppHooks:
     routes: Sequence[Route] = ()
     has_path: Callable[[str], bool] = lambda path: False
     v1: Callable[[dict[int, str]], dict[str, tuple[str, dict[str, Any]]]] = lambda errors: {}
+    version: str = ""
 
 
 def service_class(hooks: AppHooks) -> type[bentoml.Service[Any]]:
@@ -90,13 +95,13 @@ def service_class(hooks: AppHooks) -> type[bentoml.Service[Any]]:
     class ServiceWithEnvelope(bentoml.Service[Any]):
         @property
         def openapi_spec(self) -> Any:
-            specification = super().openapi_spec
+            specification = _ours(super().openapi_spec, hooks.version)
             edit = specification.paths[API_PATH].post
             _describe_answers(edit)
             jobs = operations(edit, _ERROR_SCHEMA) if hooks.routes else {}
             ours = {f"{API_PATH}/{action}": told for action, told in jobs.items()}
             for path, (method, operation) in {**ours, **hooks.v1(_ERRORS)}.items():
-                item: dict[str, Any] = {method: operation}
+                item: dict[str, Any] = {method: {**operation, "security": _WITH_OR_WITHOUT_KEY}}
                 specification.paths[path] = PathItem(**item)
             return specification
 
@@ -197,6 +202,17 @@ def _explain_readyz(app: Starlette, describe: Callable[[], str]) -> None:
     app.router.routes.insert(0, Route(framework_route.path, readyz, name="readyz"))
 
 
+def _ours(specification: Any, version: str) -> Any:
+    """The page as one of this service: the framework's own words, version and address say nothing of it."""
+    about = {"title": "hunyuan-image-bento", "version": version, "contact": None}
+    about["description"] = "Edits and makes pictures. GET / and GET /ui are pages for people."
+    return attrs.evolve(
+        specification,
+        info=attrs.evolve(specification.info, **about),
+        components={**specification.components, "securitySchemes": _KEY_SCHEME},
+    )
+
+
 def _describe_answers(operation: dict[str, Any]) -> None:
     """The framework documents its own error bodies and JSON parts; neither is what this service does."""
     success = operation["responses"][200]
@@ -210,5 +226,6 @@ def _describe_answers(operation: dict[str, Any]) -> None:
             for status, codes in _ERRORS.items()
         },
     }
+    operation["security"] = _WITH_OR_WITHOUT_KEY
     bodies = operation["requestBody"]["content"]
     bodies.update({media_type: attrs.evolve(body, encoding=None) for media_type, body in bodies.items()})

@@ -5,6 +5,8 @@ Knows how clients get this format wrong. Does not parse: it looks at a parser's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE, MAX_BOUNDARY_LENGTH
 
@@ -16,6 +18,11 @@ _KNOWN = {
     "Maximum header size": f"a header line of a part is longer than {DEFAULT_MAX_HEADER_SIZE:,} bytes",
     "Maximum header count": f"a part has more than {DEFAULT_MAX_HEADER_COUNT} header lines",
 }
+
+
+def why_not(name: str, refused: Mapping[str, str]) -> str | None:
+    """Why a field is refused, if it is one of those; `svg[model]`, as forms spell it, is a part of `svg`."""
+    return refused.get(name) or refused.get(name.partition("[")[0])
 
 
 def no_boundary() -> InvalidRequest:

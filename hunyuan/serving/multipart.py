@@ -234,8 +234,8 @@ class _Collector:
         self.ended = True
 
     def _checked_name(self, name: str) -> str:
-        if name in self._refused:
-            raise field_error(name, self._refused[name])
+        if reason := form_faults.why_not(name, self._refused):
+            raise field_error(name[:64], reason)
         if name not in self._files and name not in self._texts and name not in self._lists:
             known = ", ".join((*self._files, *self._lists, *self._texts))
             raise UnknownField(name[:64] or "(no name)", f"there is no such field; allowed are {known}")

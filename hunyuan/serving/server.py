@@ -135,6 +135,7 @@ class EditServer:
             job_routes(API_PATH, self.jobs, self.settings, self.one_upload),
             partial(is_model_path, self.worker),
             partial(operations, self.settings),
+            self.version,
         )
 
     def start(self) -> None:

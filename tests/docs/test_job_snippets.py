@@ -1,4 +1,4 @@
-"""The examples of docs/http.md for jobs, run as they stand: curl, and Python with BentoML's client."""
+"""The examples of docs/http.md for jobs, run as they stand: curl, Python with BentoML's client, JavaScript in Node."""
 
 from __future__ import annotations
 
@@ -64,3 +64,22 @@ def test_python(server: Server, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert (folder / "edited.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
+def test_javascript(server: Server, folder: Path) -> None:
+    (folder / "job.mjs").write_text(snippet("js", server))
+    command = ["node", "job.mjs"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "edited.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_answer_that_is_shown_has_the_fields_of_a_real_one(server: Server, folder: Path) -> None:
+    shown = json.loads(snippet("json", server))
+    files = {"image": ("photo.jpg", (folder / "photo.jpg").read_bytes())}
+    real = httpx.post(f"{server.url}/edit/submit", data={"prompt": "good"}, files=files).json()
+    assert list(shown) == list(real)
+    assert real["status"] in ("pending", "in_progress")  # its turn may have come already
+    assert shown["completed_at"] is real["completed_at"] is None
+    assert len(shown["task_id"]) == len(real["task_id"])

@@ -72,7 +72,8 @@ def operations(edit: dict[str, Any], error_schema: dict[str, Any]) -> dict[str, 
     found = {}
     for action, method in ACTIONS.items():
         answers = edit["responses"]
-        errors = {status: answer for status, answer in answers.items() if action in _AS_AN_EDIT and status != 200}
+        common = {status for status in answers if status != 200} if action in _AS_AN_EDIT else {401}
+        errors = {status: answer for status, answer in answers.items() if status in common}
         for status, codes in _ERRORS[action].items():
             errors[status] = {"description": codes, "content": {"application/json": {"schema": error_schema}}}
         told = {"description": "the job", "content": {"application/json": {"schema": _STATUS_SCHEMA}}}

@@ -33,7 +33,7 @@ MAX_MARKS = 500_000
 _MARKS = b"[{,"
 
 _A_FILE = ALLOWED.replace(" and ", " or ")
-_DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,40};base64,")
+_DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,40};base64,", re.IGNORECASE)
 _NO_FILES = "pictures go to POST /v1/images/edits"
 _IN_A_FORM = REFUSED | {"images": "files are called image, or image[] where there are several"}
 _IN_JSON = REFUSED | dict.fromkeys(("image", "image[]"), "in JSON the pictures are called images: a list of data URLs")
@@ -87,10 +87,10 @@ async def _form(request: Request, on_bytes: OnBytes) -> Body:
 
 
 def _edit_in_json(content: bytes) -> Body:
-    values = _object_of(content)
-    images = values.pop("images", None)
-    pictures = _pictures(images)
-    return Body(_values(values, _IN_JSON), pictures, "images")
+    fields = _object_of(content)
+    images = fields.pop("images", None)
+    values = _values(fields, _IN_JSON)  # first: who sends `image` learns that it is called `images`
+    return Body(values, _pictures(images), "images")
 
 
 def _pictures(images: object) -> list[bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from hunyuan.errors import HunyuanError, InvalidPrompt, InvalidRequest, UnknownField
+from hunyuan.serving.form_faults import why_not
 
 MAX_TEXT = 100_000  # characters of `cot_text` and `system_prompt`: more than the longest sequence of tokens holds
 _WHOLE = re.compile(r"-?[0-9]{1,40}")
@@ -42,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "response_format": Kind.TEXT,
     "background": Kind.TEXT,
     "user": Kind.TEXT,
+    "safety_identifier": Kind.TEXT,
     "stream": Kind.FLAG,
     "partial_images": Kind.WHOLE,
     "stream_progress": Kind.FLAG,
@@ -60,10 +62,16 @@ KINDS: dict[str, Kind] = {
 }
 
 _NO_MASK = "this model takes no mask; say in the prompt where to change what"
+_NO_FRAMES = "this model paints one picture, nothing that moves; leave it out"
 _NO_ADAPTERS = "adapters are chosen when the server starts (HUNYUAN_LORA), not by a request; leave it out"
 REFUSED: dict[str, str] = {
     "mask": _NO_MASK,
     "mask_image": _NO_MASK,
+    "markup": "this model takes no drawing over a picture; say in the prompt where to change what",
+    "svg": "this model paints pixels, no drawings of lines; leave it out",
+    "frame_count": _NO_FRAMES,
+    "frame_duration_ms": _NO_FRAMES,
+    "complexity": "how much is thought before the picture is called bot_task here",
     "negative_prompt": "this model has no negative prompt; say in the prompt what you want instead",
     "input_fidelity": "this model always sees the whole picture; leave it out",
     "moderation": "this server moderates nothing; leave it out",
@@ -84,8 +92,8 @@ def refuse(name: str, where: Mapping[str, str]) -> HunyuanError:
     Args:
         where: fields that are refused, and why; any other name is unknown.
     """
-    if name in where:
-        return InvalidRequest(name, where[name])
+    if reason := why_not(name, where):
+        return InvalidRequest(name[:64], reason)
     return UnknownField(name[:64] or "(no name)", f"there is no such field; allowed are {', '.join(KINDS)}")
 
 

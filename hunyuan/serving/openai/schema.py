@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from hunyuan.requests import MAX_IMAGES, MAX_PREVIEWS, MAX_SEED, MAX_STEPS, BotTask, StepCacheName, SystemPromptChoice
-from hunyuan.serving.openai.call import MOST, QUALITIES
+from hunyuan.serving.openai.call import MOST, QUALITIES, Operation
 from hunyuan.serving.openai.errors import PREFIX
 from hunyuan.serving.openai.fields import MAX_TEXT
 from hunyuan.serving.picture_files import FORMATS
 from hunyuan.settings import Settings
 
 TAGS = ["OpenAI"]
+OUR_EVENTS = ("hunyuan.queue", "hunyuan.stage", "hunyuan.text")
 Schema = dict[Any, Any]
 
 
@@ -50,6 +51,7 @@ FIELDS: dict[str, Schema] = {
     "response_format": _words(("b64_json",), "no pictures are kept, so there are no addresses of any"),
     "background": _words(("opaque", "auto"), "the model paints no transparency"),
     "user": _text("taken and not used"),
+    "safety_identifier": _text("taken and not used"),
     "stream": _flag("server-sent events instead of one answer"),
     "partial_images": _whole(0, MAX_PREVIEWS, "previews of each picture; with stream"),
     "stream_progress": _flag("events about queue, stages and thinking too; with stream"),
@@ -147,15 +149,15 @@ def operations(settings: Settings, errors: dict[int, str]) -> dict[str, tuple[st
     edit_bodies = {"multipart/form-data": {"schema": form}, "application/json": {"schema": in_json}}
     words = {"application/json": {"schema": _object(fields, ["prompt"])}}
     refusals = {status: _error(codes) for status, codes in errors.items()}
-    paint = {200: _painted(), **refusals}
     common = {status: refusals[status] for status in (401, 503) if status in refusals}
     models: Schema = {200: _success("the model that is served", _MODELS), **common}
     model: Schema = {200: _success("the model", _MODEL), 404: _error("model_not_found"), **common}
     one = _operation("v1_model", "Tells of the model by its name.", model) | {"parameters": [_MODEL_NAME]}
     edits = "Edits a picture, or makes one of up to three, as OpenAI's images API does."
+    edited, generated = ({200: _painted(name), **refusals} for name in get_args(Operation))
     return {
-        f"{PREFIX}/images/edits": ("post", _operation("v1_edits", edits, paint, edit_bodies)),
-        f"{PREFIX}/images/generations": ("post", _operation("v1_generations", "Paints from words.", paint, words)),
+        f"{PREFIX}/images/edits": ("post", _operation("v1_edits", edits, edited, edit_bodies)),
+        f"{PREFIX}/images/generations": ("post", _operation("v1_generations", "Paints from words.", generated, words)),
         f"{PREFIX}/models": ("get", _operation("v1_models", "Names the one model that is served.", models)),
         f"{PREFIX}/models/{{model}}": ("get", one),
     }
@@ -170,9 +172,11 @@ def _object(properties: Schema, required: list[str]) -> Schema:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _painted() -> Schema:
+def _painted(operation: Operation) -> Schema:
     answer = _success("the pictures; with stream, server-sent events", _ANSWER)
-    answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    names = [f"{operation}.{name}" for name in ("partial_image", "completed")] + [*OUR_EVENTS, "error"]
+    about = f"events, each with JSON as its data: {', '.join(names)}"
+    answer["content"]["text/event-stream"] = {"schema": _text(about)}
     return answer
 
 

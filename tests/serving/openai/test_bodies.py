@@ -77,6 +77,7 @@ def test_a_form_with_several_pictures_keeps_their_order() -> None:
         (part("images", b"x") + END, InvalidRequest, "images: files are called image"),
         (part("resolution", b"1:1") + END, InvalidRequest, "resolution: the size of the picture is called size here"),
         (part("guidance", b"x") + END, UnknownField, "guidance: there is no such field; allowed are image, image"),
+        (part("svg[model]", b"x") + END, InvalidRequest, r"svg\[model\]: this model paints pixels"),
         (PROMPT * 2 + END, InvalidRequest, "prompt: came more than once"),
         (file("image") + PROMPT + part("n", b"two") + END, InvalidRequest, "n: got 'two'; a whole number"),
     ],
@@ -89,6 +90,10 @@ def test_what_is_wrong_with_a_form(body: bytes, kind: type[HunyuanError], messag
 def test_json_with_data_urls() -> None:
     body = in_json(images=[URL, {"image_url": URL}], n=2, stream=True, user=None, size="")
     assert body == Body({"prompt": "hello", "n": 2, "stream": True}, [b"pixels", b"pixels"], "images")
+
+
+def test_the_head_of_a_data_url_has_no_case() -> None:
+    assert in_json(images=[URL.replace("data:image/png;base64", "DATA:image/PNG;Base64")]).pictures == [b"pixels"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,8 @@ def test_json_with_data_urls() -> None:
         ({"images": ["data:text/html;base64,AAAA"]}, InvalidImage, "it is no data URL"),
         ({"images": [{"file_id": "f"}]}, InvalidImage, "files are not kept here"),
         ({"images": [{"image_url": URL, "file_id": "f"}]}, InvalidImage, "files are not kept here"),
-        ({"image": URL}, InvalidImage, "images: this field is missing"),
+        ({"image": URL}, InvalidRequest, "image: in JSON the pictures are called images"),
+        ({"image[0]": URL}, InvalidRequest, r"image\[0\]: in JSON the pictures are called images"),
         ({"images": [URL], "image": URL}, InvalidRequest, "image: in JSON the pictures are called images"),
         ({"images": [URL], "mask": URL}, InvalidRequest, "mask: this model takes no mask"),
         ({"images": [URL], "Prompt": "x"}, UnknownField, "Prompt: there is no such field"),

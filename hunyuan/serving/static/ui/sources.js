@@ -60,6 +60,13 @@ export class Sources {
     byId(this.list.length ? "more-files" : "first").focus();
   }
 
+  // Marks the picture at this place as the one at fault, and goes to what removes it; none at -1.
+  mark(place) {
+    const items = [...byId("thumbs").children];
+    items.forEach((item, number) => item.classList.toggle("bad", number === place));
+    items[place]?.querySelector("button").focus();
+  }
+
   show() {
     const several = this.list.length > 1;
     byId("sources").hidden = !this.list.length;

@@ -23,12 +23,18 @@ function sourcesChanged() {
 
 function complain(text, field = "") {
   byId("error").textContent = text;
-  const named = field && byId(field.startsWith("image") ? "more-files" : FIELDS[field]);
-  for (const id of [...Object.values(FIELDS), "more-files"]) byId(id).removeAttribute("aria-invalid");
-  if (!named) return;
-  named.setAttribute("aria-invalid", "true");
-  if (named.closest("#more")) byId("more").open = true;
-  named.focus();
+  const named = field && byId(FIELDS[field]);
+  for (const id of Object.values(FIELDS)) byId(id).removeAttribute("aria-invalid");
+  sources.mark(field.startsWith("image") ? Number(/\d/.exec(field)?.[0] ?? 0) : -1);
+  if (named) {
+    named.setAttribute("aria-invalid", "true");
+    if (named.closest("#more")) byId("more").open = true;
+    named.focus();
+  }
+  if (!text) return;
+  scrollTo({ top: scrollY, behavior: "instant" }); // ends the way to the stage that `send` began
+  const { top, bottom } = byId("error").getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) byId("error").scrollIntoView({ block: "nearest", behavior: "instant" });
 }
 
 function fieldsOf() {
