@@ -20,7 +20,9 @@ from hunyuan.plan.choice import Choice, DoesNotFit, Gpu, choose, describe
 from hunyuan.plan.memory import (
     GIB,
     MARGIN,
+    TEXT_ROW_TOKENS,
     Work,
+    begun_bytes,
     kv_layer_bytes,
     moe_workspace_bytes,
     plan_copies,
@@ -132,11 +134,50 @@ def test_rows_for_texts_decoded_together_are_reserved_and_shown(real):
     assert "keys and values, 2 x 22,800 + 4 x 8,192 tokens" in table
     assert plan_memory(config, [H100.memory], Work.create(real, texts=8)).fits
     needed = [plan_memory(config, [H100.memory], work).needed for work in (alone, shared)]
-    assert needed[1] - needed[0] == more
+    # Embeddings of images in bf16 and latents in fp32, at most one of each per token of a row: 65 MiB.
+    pictures = 4 * 8192 * (4096 * 2 + 32 * 4)
+    assert begun_bytes(real, shared, 2) == pictures
+    assert f"pictures of texts begun, 4 x 8,192 tokens{pictures / GIB:>10.2f}".split() in [
+        r.split() for r in table.splitlines()
+    ]
+    assert "pictures of texts begun" not in render(choose(config, "4bit", "fp8", [H100], work=alone))
+    assert needed[1] - needed[0] == more + pictures
     assert alone.pass_tokens == shared.pass_tokens
     copies = [plan_copies(config, [H100.memory] * 2, work) for work in (alone, shared)]
     assert all(copies)
-    assert [b.needed - a.needed for a, b in zip(copies[0].gpus, copies[1].gpus, strict=True)] == [more, 0]
+    assert [b.needed - a.needed for a, b in zip(copies[0].gpus, copies[1].gpus, strict=True)] == [more + pictures, 0]
+
+
+def test_begun_images_are_no_more_than_is_counted(real):
+    """Three photographs' tokens do not fit a row: 5,120 embeddings each of the real model's width."""
+    each = 4096 + real.vit_processor.max_num_patches
+    assert each < TEXT_ROW_TOKENS < 2 * each
+    assert each * real.hidden_size * 2 < begun_bytes(real, Work.create(real, texts=1), 2)
+
+
+def test_a_model_over_several_gpus_reserves_no_rows_for_texts(real):
+    """It decodes each text alone (`accel.prepare.prepare_company`)."""
+    shared = Work.create(real, texts=8)
+    plans = [plan_memory(real, [H100.memory] * 3, work) for work in (Work.create(real), shared)]
+    assert plans[0] == plans[1]
+    assert (len(plans[1].gpus), plans[1].work.texts) == (3, 0)
+    table = render(choose(real, "bf16", "bf16", [H100] * 3, work=shared))
+    assert "keys and values, 2 x 22,800 tokens" in table
+    assert "pictures of texts begun" not in table
+    too_small = plan_memory(real, [H100.memory], shared)
+    assert (too_small.fits, too_small.work.texts) == (False, 8)
+
+
+def test_mixed_on_two_gpus_is_two_copies_of_what_one_gpu_takes(real):
+    alone, both = (choose(real, "mixed", "fp8", [H100] * count) for count in (1, 2))
+    assert both.config == alone.config
+    assert both.config.formats != real.with_formats("mxfp4", "fp8").formats  # some layers are in fp8
+    assert both.plan.copies
+    assert not alone.plan.copies
+    small = Gpu("small", 40 * GIB)  # neither holds 4 bits alone
+    split = choose(real, "mixed", "fp8", [small] * 2)
+    assert not split.plan.copies
+    assert len(split.plan.gpus) == 2
 
 
 def test_experts_workspace_is_not_below_what_was_measured(real):

@@ -90,15 +90,15 @@ def prepare(
 
 
 def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
+    fp8 = isinstance(model.operations, Fp8AttentionOperations)
+    if fp8:
+        refuse_missing_fp8_attention(model.config, model.device, model.dtype)
     if not hopper:
         log.info("kernels: PyTorch's, one by one; ours need a Hopper GPU and Triton")
         return
     # Imported here: it needs Triton.
     from hunyuan.accel.hopper import HopperOperations
 
-    fp8 = isinstance(model.operations, Fp8AttentionOperations)
-    if fp8:
-        refuse_missing_fp8_attention(model.config, model.device, model.dtype)
     attention = "fa3" if flashinfer_is_compiled() and model.config.attention_head_dim == 128 else "sdpa"
     kernels = HopperOperations(attention, router_dtype=model.operations.router_dtype, fp8_attention=fp8)
     use_operations(model, kernels)
@@ -182,6 +182,8 @@ def refuse_missing_fp8_attention(config: ModelConfig, device: torch.device, dtyp
     """
     if capability(device) != HOPPER or dtype != torch.bfloat16 or config.attention_head_dim != 128:
         return
+    if not triton_is_here():
+        raise SettingsError("HUNYUAN_ATTENTION=fp8 needs Triton, which is not installed; install it, or use bf16")
     missing = missing_modules((*ENGINE_MODULES, PREFILL_FP8))
     if missing:
         raise SettingsError(f"HUNYUAN_ATTENTION=fp8 needs the compiled {', '.join(missing)}: run `hunyuan kernels`")

@@ -147,10 +147,12 @@ class EditJob:
     def prepare(self) -> None:
         """Decodes the condition images and runs them through the autoencoder and the vision tower."""
         self._check()
-        align = self.request.infer_align_image_size
-        pictures = [load_image(source) for source in self.request.images]
-        self.images = [prepare_cond_image(picture, self.config, align) for picture in pictures]
+        self.open_images()
         self.conditions = encode_conditions(self.model, self.images, self.random)
+
+    def open_images(self) -> None:
+        sources, align = self.request.images, self.request.infer_align_image_size
+        self.images = self.images or [prepare_cond_image(load_image(each), self.config, align) for each in sources]
 
     @property
     def shapes(self) -> list[CondShape]:

@@ -20,6 +20,7 @@ from hunyuan.generation.decoding import TextRun
 from hunyuan.generation.job import EditJob
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.text import TextPlan
+from hunyuan.prompt.layout import TextTask
 from hunyuan.requests import EditResult
 
 
@@ -53,13 +54,12 @@ class SharedTextJob(EditJob):
         if self.cot is not None or self.request.bot_task == "image" or not company.supports(self.options.sampling):
             return
         began = time.perf_counter()
-        self._start()
-        self.company = company
-        self.beginning = True
+        self.company, self.beginning = company, True
         try:
+            self._start()
             self._enter(company)
         except _TooLong:
-            pass
+            self.company = None  # all but its opened pictures waits for its turn
         except BaseException:
             self.close()
             raise
@@ -96,8 +96,22 @@ class SharedTextJob(EditJob):
     # -- what has been done already ----------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self.company is None:
+        if self.beginning or self.company is None:
             super()._start()
+
+    def open_images(self) -> None:
+        super().open_images()
+        if self.beginning and self.company is not None and self._text_tokens() > self.company.capacity:
+            raise _TooLong
+
+    def _text_tokens(self) -> int:
+        """What the text stage takes, known before anything of it lies on the device."""
+        request = self.request
+        task: TextTask = "recaption" if request.bot_task == "recaption" else "think"
+        layout = self.checkpoint.layouts.text_layout(
+            self.system, request.prompt, self.shapes, task, None, self.options.drop_think
+        )
+        return min(len(layout) + self.request.max_new_tokens, self.config.max_position_embeddings)
 
     def _prefill_text(self) -> Tensor:
         return torch.empty(0) if self.text is not None else super()._prefill_text()

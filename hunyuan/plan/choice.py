@@ -129,7 +129,11 @@ def _mixed(
     itemsize: int,
     errors: Callable[[], Mapping[int, LayerErrors]] | None,
 ) -> CheckpointConfig:
-    """`narrow`, all experts in 4 bits, with as many layers in fp8 as fit the GPUs, those that gain most."""
+    """`narrow`, all experts in 4 bits, with as many layers in fp8 as fit, those that gain most."""
+    # One GPU that holds them is filled, and a second one is for a copy, as with any format asked for by name.
+    memories = [gpu.memory for gpu in gpus]
+    if plan_memory(narrow, memories[:1], work, itemsize).fits:
+        memories = memories[:1]
     layers = [n for n in range(narrow.num_hidden_layers) if narrow.is_moe(n)]
     ranked = layers if errors is None else worth_fp8(errors())
 
@@ -137,7 +141,7 @@ def _mixed(
         return with_fp8_layers(narrow, ranked[:count], narrow.dense_format)
 
     def too_many(count: int) -> bool:
-        return not plan_memory(kept(count), [gpu.memory for gpu in gpus], work, itemsize).fits
+        return not plan_memory(kept(count), memories, work, itemsize).fits
 
     return kept(max(0, bisect_left(range(len(ranked) + 1), True, key=too_many) - 1))
 

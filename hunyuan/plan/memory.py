@@ -108,7 +108,10 @@ class Stages:
 
 @dataclass(frozen=True)
 class GpuNeed:
-    """One GPU's share, in bytes. `memory` is what the GPU has, `layers` how many of them it holds."""
+    """One GPU's share, in bytes. `memory` is what the GPU has, `layers` how many of them it holds.
+
+    `begun` is what edits keep whose texts are decoded together, keys and values aside.
+    """
 
     memory: int
     layers: int
@@ -119,6 +122,7 @@ class GpuNeed:
     kv: int
     workspace: int
     stage: int
+    begun: int = 0
     margin: int = MARGIN
 
     @property
@@ -127,7 +131,7 @@ class GpuNeed:
 
     @property
     def needed(self) -> int:
-        return self.weights + self.kv + self.workspace + self.stage + self.margin
+        return self.weights + self.kv + self.begun + self.workspace + self.stage + self.margin
 
     @property
     def left(self) -> int:
@@ -164,6 +168,14 @@ def kv_layer_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> int:
     """Keys and values of one layer."""
     tokens = work.rows * work.capacity + work.texts * work.text_capacity
     return 2 * tokens * config.num_key_value_heads * config.attention_head_dim * itemsize
+
+
+def begun_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> int:
+    """Embeddings and latents of condition images, kept from an edit's prompt to its picture for each row of texts.
+
+    One row of either per token of an image: no more than the tokens of the row that the prompt lies in.
+    """
+    return work.texts * work.text_capacity * (config.hidden_size * itemsize + config.vae.latent_channels * 4)
 
 
 def moe_workspace_bytes(config: CheckpointConfig, tokens: int) -> int:
@@ -203,23 +215,27 @@ def stage_bytes(config: CheckpointConfig, work: Work, itemsize: int) -> Stages:
 def plan_memory(config: CheckpointConfig, memories: Sequence[int], work: Work, itemsize: int = 2) -> MemoryPlan:
     """Places the layers in order over the fewest of the GPUs that hold them.
 
+    A model over several GPUs decodes each text alone, so that nothing is kept for texts together.
+
     Args:
         config: with the formats that the weights are to have on the device.
         memories: bytes of each GPU, in the order in which they are to be used; at least one.
         itemsize: bytes of the model's dtype.
     """
     weights, stages = weight_bytes(config, itemsize), stage_bytes(config, work, itemsize)
-    kv = kv_layer_bytes(config, work, itemsize)
     workspace = moe_workspace_bytes(config, min(work.pass_tokens, MOST_EXPERT_TOKENS))
-    sizes = [weights.layer(i) + kv for i in range(config.num_hidden_layers)]
+    others = workspace + stages.layers + MARGIN
     for count in range(1, len(memories) + 1):
-        others = workspace + stages.layers + MARGIN
-        room = [memories[0] - weights.outside - workspace - stages.largest - MARGIN]
+        kept = work if count == 1 else replace(work, texts=0)
+        kv, begun = kv_layer_bytes(config, kept, itemsize), begun_bytes(config, kept, itemsize)
+        sizes = [weights.layer(i) + kv for i in range(config.num_hidden_layers)]
+        room = [memories[0] - weights.outside - begun - workspace - stages.largest - MARGIN]
         counts = layer_counts(sizes, room + [memory - others for memory in memories[1:count]])
         if counts is not None:
             break
-    fits = counts is not None
     shares, used = (counts, memories) if counts is not None else ((len(sizes),), [sum(memories)])
+    if counts is None:
+        kept, kv, begun = work, kv_layer_bytes(config, work, itemsize), begun_bytes(config, work, itemsize)
     gpus, start = [], 0
     for index, layers in enumerate(shares):
         held = slice(start, start + layers)
@@ -227,17 +243,21 @@ def plan_memory(config: CheckpointConfig, memories: Sequence[int], work: Work, i
             GpuNeed(
                 memory=used[index],
                 layers=layers,
-                experts=sum(weights.experts[held]),
-                dense=sum(weights.dense[held]),
-                router=sum(weights.router[held]),
+                **_layer_weights(weights, held),
                 outside=weights.outside if index == 0 else 0,
                 kv=kv * layers,
                 workspace=workspace,
                 stage=stages.largest if index == 0 else stages.layers,
+                begun=begun if index == 0 else 0,
             )
         )
         start += layers
-    return MemoryPlan(config, work, weights, stages, tuple(gpus), fits)
+    return MemoryPlan(config, kept, weights, stages, tuple(gpus), fits=counts is not None)
+
+
+def _layer_weights(weights: WeightBytes, held: slice) -> dict[str, int]:
+    parts = {"experts": weights.experts, "dense": weights.dense, "router": weights.router}
+    return {name: sum(sizes[held]) for name, sizes in parts.items()}
 
 
 def plan_copies(config: CheckpointConfig, memories: Sequence[int], work: Work, itemsize: int = 2) -> MemoryPlan | None:
@@ -253,16 +273,15 @@ def plan_copies(config: CheckpointConfig, memories: Sequence[int], work: Work, i
     first = GpuNeed(
         memory=memories[0],
         layers=layers,
-        experts=sum(weights.experts),
-        dense=sum(weights.dense),
-        router=sum(weights.router),
+        **_layer_weights(weights, slice(None)),
         outside=weights.outside,
         kv=layers * kv_layer_bytes(config, work, itemsize),
         workspace=moe_workspace_bytes(config, min(work.pass_tokens, MOST_EXPERT_TOKENS)),
         stage=stages.largest,
+        begun=begun_bytes(config, work, itemsize),
     )
     row = layers * kv_layer_bytes(config, replace(work, texts=0), itemsize)
-    second = replace(first, memory=memories[1], outside=weights.painting, kv=row, stage=stages.layers)
+    second = replace(first, memory=memories[1], outside=weights.painting, kv=row, stage=stages.layers, begun=0)
     if min(first.left, second.left) < 0:
         return None
     return MemoryPlan(config, work, weights, stages, (first, second), fits=True, copies=True)

@@ -54,6 +54,9 @@ def _rows(plan: MemoryPlan) -> list[_Row]:
     def row(label: str, value: Callable[[GpuNeed], int]) -> _Row:
         return label, _cells([value(gpu) for gpu in plan.gpus])
 
+    def begun(gpu: GpuNeed) -> int:
+        return gpu.begun
+
     rows = [
         row(f"experts ({_experts(config)})", lambda g: g.experts),
         row(f"attention, shared MLP ({config.dense_format})", lambda g: g.dense),
@@ -62,6 +65,7 @@ def _rows(plan: MemoryPlan) -> list[_Row]:
         row("weights", lambda g: g.weights),
         _SEPARATOR,
         row(f"keys and values, {_kept_rows(work)} tokens", lambda g: g.kv),
+        *([row(f"pictures of texts begun, {work.texts} x {work.text_capacity:,} tokens", begun)] if work.texts else []),
         row(f"experts' workspace, {min(work.pass_tokens, MOST_EXPERT_TOKENS):,} tokens", lambda g: g.workspace),
         row(f"largest stage: {_largest(plan)}", lambda g: g.stage),
         row("margin: CUDA's own, allocator's gaps", lambda g: g.margin),

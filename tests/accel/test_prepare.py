@@ -23,6 +23,7 @@ from hunyuan.accel.prepare import (
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.model.operations import Operations
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -41,7 +42,9 @@ def machine(
     flashinfer: bool = True,
     missing: tuple[str, ...] = (),
     no_compiling: str | None = None,
+    triton: bool = True,
 ) -> None:
+    monkeypatch.setattr(prepare, "triton_is_here", lambda: triton)
     monkeypatch.setattr(prepare, "capability", lambda device: capability if device.type == "cuda" else (0, 0))
     monkeypatch.setattr(prepare, "flashinfer_is_here", lambda: flashinfer)
     monkeypatch.setattr(prepare, "missing_modules", lambda *names: [*missing])
@@ -178,6 +181,18 @@ def test_fp8_attention_without_its_kernel_is_an_error_on_hopper(monkeypatch):
         refuse_missing_fp8_attention(config(), CUDA, BF16)
     machine(monkeypatch)
     refuse_missing_fp8_attention(config(), CUDA, BF16)
+
+
+def test_a_hopper_gpu_without_triton_computes_no_fp8_attention(monkeypatch):
+    """All modules are compiled, but our operations, which call them, cannot be."""
+    machine(monkeypatch, triton=False)
+    with pytest.raises(SettingsError, match="HUNYUAN_ATTENTION=fp8 needs Triton"):
+        refuse_missing_fp8_attention(config(), CUDA, BF16)
+    model = SimpleNamespace(config=config(), device=CUDA, dtype=BF16, operations=Fp8AttentionOperations())
+    with pytest.raises(SettingsError, match="HUNYUAN_ATTENTION=fp8 needs Triton"):
+        prepare._use_fast_kernels(model, hopper=False)
+    model.operations = Operations()
+    prepare._use_fast_kernels(model, hopper=False)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.cli.main import main
 from hunyuan.cli.quantize import reserve_gib
-from hunyuan.plan.memory import Work, kv_layer_bytes
+from hunyuan.plan.memory import Work, begun_bytes, kv_layer_bytes
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,7 @@ def test_mixed_leaves_what_the_memory_plan_wants(tmp_path: Path) -> None:
     work = Work.create(read_config(tmp_path), texts=4)
     more = work.texts * work.text_capacity * kv_layer_bytes(read_config(tmp_path), replace(work, texts=0), 2)
     more = more * 32 / (work.rows * work.capacity) / (1 << 30)
+    more += begun_bytes(read_config(tmp_path), work, 2) / (1 << 30)
     assert reserved(None, 4) == pytest.approx(reserved(None, 1) + more, abs=0.01)
     assert more > 1
     assert reserved(3.5, 4) == 3.5

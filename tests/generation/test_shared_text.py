@@ -12,6 +12,7 @@ from quick_edits import edit, quick_checkpoint
 
 from hunyuan import CancelToken, EditRequest
 from hunyuan.errors import Cancelled, InvalidImage
+from hunyuan.generation import job as job_module
 from hunyuan.generation.company import TextCompany
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.shared_text import SharedTextJob
@@ -143,6 +144,22 @@ def test_what_is_not_for_company_has_its_own_turn(checkpoint: Checkpoint, compan
     assert not job.thinking
     assert company.places == 3
     assert facts(job.run()) == facts(alone(checkpoint, request))
+
+
+def test_a_text_too_long_for_a_row_leaves_nothing_on_the_device(
+    checkpoint: Checkpoint, company: TextCompany, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row bounds how many of them wait. Its pictures are opened once, and its noise is what it is alone."""
+    request = edit(images=[golden / "images" / "src0.png"], max_new_tokens=CAPACITY + 1)
+    opened: list[object] = []
+    load = job_module.load_image
+    monkeypatch.setattr(job_module, "load_image", lambda source: opened.append(source) or load(source))
+    job = begun(checkpoint, company, request)
+    assert not job.thinking
+    assert (job.conditions.images, job.prefilled, company.places) == ((), None, 3)
+    result = facts(job.run())
+    assert len(opened) == 1
+    assert result == facts(alone(checkpoint, request))
 
 
 def test_pictures_are_not_kept_by_the_company(checkpoint: Checkpoint, company: TextCompany) -> None:
