@@ -217,7 +217,9 @@ class EditQueue:
         self._edits.remove(queued)
         if queued in self._line:
             self._line.remove(queued)
-            queued.edit.queue_s = self._clock() - (queued.queued_at or self._clock())
+            waited = self._clock() - (queued.queued_at or self._clock())
+            # What was worked on before its turn is no waiting.
+            queued.edit.queue_s = max(0.0, waited - queued.edit.stages.get("total", 0.0))
             self._line_changed()
 
     def _line_changed(self) -> None:

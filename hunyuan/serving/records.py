@@ -50,8 +50,9 @@ class EditRecord:
     stages: dict[str, float] = field(default_factory=dict)  # seconds
     gpu_memory: tuple[GpuMemory, ...] = ()  # one of each GPU that is used
 
-    def add_stages(self, seconds: Mapping[str, float]) -> None:
-        self.stages = {**self.stages, **{name: self.stages.get(name, 0.0) + more for name, more in seconds.items()}}
+    def tell_stages(self, before: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+        """`before`, that of the pictures before this one, and `seconds` of this one, under way or finished."""
+        self.stages = {**before, **{name: before.get(name, 0.0) + more for name, more in seconds.items()}}
 
 
 @dataclass

@@ -31,10 +31,11 @@ class StageClock:
         self._close("prepare" if first else _spent_on(stage, done))
         self._open = _follows(stage, done, total)
 
-    def skip(self) -> None:
-        """The time since the last call was spent on something else."""
+    def skip(self) -> float:
+        """The time since the last call was spent on something else; how many seconds that were."""
         gap = self._clock() - self._since
         self._since, self._began = self._since + gap, self._began + gap
+        return gap
 
     def so_far(self) -> dict[str, float]:
         """Seconds by stage, the one under way included, and `total`."""

@@ -171,8 +171,7 @@ class EditorWorker:
         while True:
             queued = self._queue.next()
             self._queue.end(queued, self._outcome(queued, editor))
-            if self._ahead is not None:
-                self._ahead.forget_the_gone()
+            self._forget_the_gone()
 
     def _bring_up(self) -> EditorLike | None:
         try:
@@ -194,13 +193,26 @@ class EditorWorker:
         try:
             return _run(queued, editor, self._on_progress, self._ahead)
         except BaseException as error:
-            if gpu.is_lost(error):
-                self._lost = True
-                logger.critical("the GPU's state is lost; this process takes no more work and has to be restarted")
-                self._queue.close(_restarting)
+            self._note_if_lost(error)
             failure = _as_out_of_memory(error)
             gpu.release(error)
             return failure
+
+    def _forget_the_gone(self) -> None:
+        """The rows of edits that have ended go back now, not only when another has its turn."""
+        try:
+            if self._ahead is not None:
+                self._ahead.forget_the_gone()
+        except BaseException as error:
+            logger.exception("giving up the text of an edit that has ended failed")
+            self._note_if_lost(error)
+            gpu.release(error)
+
+    def _note_if_lost(self, error: BaseException) -> None:
+        if gpu.is_lost(error):
+            self._lost = True
+            logger.critical("the GPU's state is lost; this process takes no more work and has to be restarted")
+            self._queue.close(_restarting)
 
 
 def _run(queued: QueuedEdit, editor: EditorLike, show: ProgressCallback, ahead: TextsAhead | None) -> EditResult:
@@ -211,14 +223,13 @@ def _run(queued: QueuedEdit, editor: EditorLike, show: ProgressCallback, ahead: 
     gpu.forget_peak()
     try:
         for request in requests:
-            queued.cancel.check()
             picture = Picture(request, queued) if ahead is None else ahead.turn_of(request, queued)
             result = picture.paint(editor, show)
             if watcher.on_result is not None:
                 watcher.on_result(result)
     finally:
         after, peak = gpu.memory_used(), gpu.memory_peak()
-        edit.gpu_memory = tuple(GpuMemory(i, before.get(i, 0), after[i], peak[i]) for i in after)
+        edit.gpu_memory = tuple(GpuMemory(i, before.get(i, 0), after[i], peak.get(i, after[i])) for i in after)
     return result
 
 
