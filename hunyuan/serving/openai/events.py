@@ -40,7 +40,7 @@ class EventSender:
         if not self.started:
             await self._send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
             self.started = True
-        body = f"event: {fields['type']}\ndata: {json.dumps(fields, ensure_ascii=False)}\n\n"
+        body = f"event: {fields['type']}\ndata: {_one_line(fields)}\n\n"
         await self._send({"type": "http.response.body", "body": body.encode("utf-8", "replace"), "more_body": True})
 
     async def error(self, error: HunyuanError) -> None:
@@ -48,6 +48,14 @@ class EventSender:
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _one_line(fields: Mapping[str, Any]) -> str:
+    """JSON without the ends of lines that only Unicode knows: clients that split text by them would cut an event."""
+    text = json.dumps(fields, ensure_ascii=False)
+    for end in ("\x85", "\u2028", "\u2029"):
+        text = text.replace(end, f"\\u{ord(end):04x}")
+    return text
 
 
 def event_of(report: Report | Place, call: ImageCall, painter: Painter) -> dict[str, Any]:
