@@ -34,7 +34,7 @@ from scripts.demo.tasks import UNKNOWN, Task
 
 pytestmark = pytest.mark.slow
 
-ENOUGH, NEAR = 26.0, 3.0
+ENOUGH, NEAR = 28.0, 2.0
 """dB that are enough for any edit, and by which one may be worse than the autoencoder's copy of the exact edit."""
 OFF = 10.0
 """Of 255, by which an answer's mean in one channel may be off."""
@@ -112,10 +112,10 @@ def test_smaller_weights_edit_as_well(photo: Tensor, tmp_path: Path, weights: st
 
 def test_guidance_does_no_harm(product: Product, photo: Tensor) -> None:
     answer = product.answer("Mirror it", [photo], guidance=2.5)
-    assert_is(product, answer, edits.apply(Step("mirror"), photo))
+    assert_is(product, answer, edits.apply(Step("mirror"), photo), 26)
 
 
-@pytest.mark.parametrize("request_text", ["Put a hat on the cat", "她在想什么？"])
+@pytest.mark.parametrize("request_text", ["Put a hat on the cat", "她在想什么？", "hello", "Make the background gold"])
 def test_what_it_has_not_learned_it_says_and_keeps_the_picture(
     product: Product, photo: Tensor, request_text: str
 ) -> None:
@@ -130,6 +130,15 @@ def test_an_ordinary_photograph_keeps_its_ratio_at_a_small_size(product: Product
     picture = testset.photos()["coffee"].resize((1024, 768))
     result = product.editor.run(EditRequest("Mirror it", images=[picture], seed=3))
     assert result.size == (296, 222)
+
+
+@pytest.mark.parametrize("size", [(512, 128), (128, 512), (208, 304)])
+def test_a_photograph_keeps_its_shape(product: Product, size: tuple[int, int]) -> None:
+    """The model names the ratio, the narrowest of the 33 too (docs/demo.md says how many it takes for another)."""
+    source = edits.fill(to_tensor(testset.photos()["coffee"]), *size)
+    answer = product.answer("Make it black and white", [source])
+    assert tuple(answer.picture.shape[2:]) == size
+    assert_is(product, answer, edits.apply(Step("bw"), source))
 
 
 def test_twelve_of_the_held_out_wordings(product: Product) -> None:
