@@ -53,9 +53,9 @@ from hunyuan.settings import Settings, ignored_variables
 
 MAX_UPLOADS = 32
 READY_EVERY_S = 1.0
-LAST_WORDS_S = 2.0  # that requests have which the web server has cut off
-STOP_MARGIN_S = 20  # after the last edit's deadline the process is ended by force
-PROCESSES = 2  # that decode pictures, and threads that encode them
+LAST_WORDS_S = 2.0  # for requests that the web server has cut off to end by themselves
+STOP_MARGIN_S = 20  # after the last edit's deadline, before the process is ended by force
+PROCESSES = 2  # to decode pictures, and as many threads to encode them
 
 logger = logging.getLogger(__name__)
 

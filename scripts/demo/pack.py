@@ -77,6 +77,7 @@ def main(folder: Path, out: Path) -> None:
         arrays |= _packed(f"{name}_sprites", [blob for _, blob in kept])
         arrays[f"{name}_sprite_names"] = np.array([sprite for sprite, _ in kept])
         print(f"{name}: {len(blobs)} tiles of {len({p for p, _ in blobs})} photographs, {len(kept)} clip arts")
+    out.parent.mkdir(parents=True, exist_ok=True)
     np.savez(out, **arrays)  # type: ignore[arg-type]  # the stubs know no ** of arrays
     print(f"{out.name}: {out.stat().st_size / 1e6:.1f} MB")
 

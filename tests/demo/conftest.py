@@ -55,8 +55,8 @@ def archive(work) -> Path:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "photos", lambda: photos)
-        pack.main(work, work / "pack.npz")
-    return work / "pack.npz"
+        pack.main(work, work / "made" / "pack.npz")
+    return work / "made" / "pack.npz"
 
 
 @pytest.fixture(scope="session")
