@@ -7,6 +7,7 @@ process it took longer than the step. Knows pictures, tokens and the autoencoder
 from __future__ import annotations
 
 import pickle
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,31 @@ class Drawn:
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device, non_blocking=True).float()
+
+
+class Pool:
+    """Drawn batches on their way into training, in random order.
+
+    A drawing serves several steps, in other words, at other times and with other noise; the pool keeps these steps
+    apart.
+
+    Args:
+        packed: drawings, as `DrawnStream` yields them, endless.
+        least: batches to choose from.
+    """
+
+    def __init__(self, packed: Iterator[bytes], device: torch.device, least: int, seed: int) -> None:
+        self.packed, self.device, self.least, self.rng = packed, device, least, random.Random(seed)
+        self.ready: list[tuple[Drawn, Batch]] = []
+
+    def take(self) -> tuple[Drawn, Batch]:
+        """One batch and its drawing; waits for drawings while there are too few."""
+        while len(self.ready) < self.least:
+            fresh = Drawn.unpacked(next(self.packed), self.device)
+            self.ready.extend((fresh, batch) for batch in fresh.batches)
+        place = self.rng.randrange(len(self.ready))
+        self.ready[place], self.ready[-1] = self.ready[-1], self.ready[place]
+        return self.ready.pop()
 
 
 def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device) -> Vae:

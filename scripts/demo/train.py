@@ -23,13 +23,15 @@ from torch.utils.data import DataLoader
 
 from hunyuan.model.vae import Vae
 from scripts.demo import autoencoder, sizes, state, transformer, wordings
-from scripts.demo.drawing import Drawn, DrawnStream
+from scripts.demo.drawing import DrawnStream, Pool
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
 from scripts.demo.pictures import SIZES, Pictures
-from scripts.demo.sequences import Batch, Sequences, Stream
+from scripts.demo.sequences import Sequences, Stream
 from scripts.demo.tasks import SOURCES, Family, beside_size
 
 LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
+POOL = 6
+"""Drawings at hand, at least: the steps on one of them lie so far apart."""
 
 
 @dataclass
@@ -209,16 +211,12 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     torch.manual_seed(seed)
     trainee = transformer.Trainee(model, operations, plan.count, args.copies, compiled=device.type == "cuda")
     batches = iter(_loader(args, Sequences(folder, config, args.copies), plan.count, seed))
-
-    ready: list[tuple[Drawn, Batch]] = []
+    pool = Pool(batches, device, POOL * args.wordings, seed)
 
     def one() -> dict[str, Tensor]:
         waits = time.monotonic()
-        if not ready:  # pictures serve several times, in other words, at other times and with other noise
-            fresh = Drawn.unpacked(next(batches), device)
-            ready.extend((fresh, batch) for batch in fresh.batches)
+        drawn, batch = pool.take()
         waited = torch.tensor(1000 * (time.monotonic() - waits))
-        drawn, batch = ready.pop()
         noisy = transformer.Noisy.draw(drawn.clean, trainee.copies)
         losses = trainee.losses(batch, drawn.sources, drawn.conds, noisy)
         losses.total.backward()
@@ -264,8 +262,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--last", action="store_true", help="no slice follows: end with the learning rate at zero")
     parser.add_argument("--count", type=int, default=64, help="samples per step")
     parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
-    parser.add_argument("--wordings", type=int, default=2, help="steps that each drawn batch serves (transformer)")
-    parser.add_argument("--workers", type=int, default=8, help="processes that draw batches (transformer)")
+    parser.add_argument("--wordings", type=int, default=8, help="steps that each drawn batch serves (transformer)")
+    parser.add_argument("--workers", type=int, default=6, help="processes that draw batches (transformer)")
     parser.add_argument("--matrix-rate", type=float, default=1.5e-3, help="learning rate of matrices (Muon)")
     parser.add_argument("--other-rate", type=float, default=1e-3, help="learning rate of all others (AdamW)")
     parser.add_argument("--seed", type=int, default=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 from argparse import Namespace
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from small_model import noise
 from hunyuan.checkpoint import tiny
 from hunyuan.formats.config import CheckpointConfig
 from scripts.demo import autoencoder, drawing, resume, state, transformer, wordings
-from scripts.demo.drawing import Drawn, DrawnStream
+from scripts.demo.drawing import Drawn, DrawnStream, Pool
 from scripts.demo.export import official_weights
 from scripts.demo.sequences import Sequences, Stream
 from scripts.demo.train import Draws, Plan, train_transformer
@@ -69,6 +71,20 @@ def test_pictures_serve_again_in_other_words(
         assert [r.task for r in other.requests] == [r.task for r in first.requests]
         assert sum(a.prompt != b.prompt for a, b in zip(first.requests, other.requests, strict=True)) >= 6
         assert (other.size, other.grid, other.conds) == (first.size, first.grid, first.conds)
+
+
+def test_the_pool_hands_out_each_batch_once_and_keeps_those_of_a_drawing_apart(
+    folder: Path, config: CheckpointConfig, archive: Path, trained: Path
+) -> None:
+    stream = Stream(Sequences(folder, config, 1), OneFamily(), 1, seed=5, wordings=4)
+    drawn = Drawn.unpacked(next(iter(DrawnStream(stream, archive, trained, CPU))), CPU)
+    marked = (replace(drawn, clean=torch.full_like(drawn.clean, number)).packed() for number in range(9))
+    pool = Pool(marked, CPU, least=12, seed=3)
+    taken = [pool.take() for _ in range(24)]
+    numbers = [int(one.clean.mean()) for one, _ in taken]
+    assert max(map(numbers.count, numbers)) <= 4
+    assert len({(number, id(batch)) for number, (_, batch) in zip(numbers, taken, strict=True)}) == 24
+    assert sum(one == other for one, other in pairwise(numbers)) < 10  # in order it would be 18
 
 
 @pytest.mark.slow
