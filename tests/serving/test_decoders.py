@@ -205,9 +205,8 @@ def test_time_is_counted_for_each_file() -> None:
     async def work() -> None:
         async with pool(cpu_s=0.5) as decoders:
             data = photo_bytes(1500, 1500, "PNG")
-            for _ in range(12):
+            while sum(decoders.seconds) <= 0.6:  # more than one file may take, whatever the machine needs for it
                 await decoders.decode(data)
-            assert sum(decoders.seconds) > 0.5
             assert decoders.kills == []
 
     run(work())
