@@ -67,7 +67,7 @@ def prepare(
         expert_tokens: the most tokens of one call of the experts' backend; longer inputs go in pieces.
         cache_dir: where tactics measured at start are remembered; None: nowhere.
         second: a copy on another GPU, prepared alike.
-        fused: decode with fused launches where the weights allow it; a text's bits are then not those it has in company.
+        fused: decode with fused launches where the weights allow it. A text has other bits then than in company.
 
     Returns:
         the engine's buffers; None where a request allocates its own (a CPU, or fp32).
