@@ -1,4 +1,4 @@
-"""One token through the decoder stack in eleven or twelve launches a layer: `Transformer.decode` for fast operations.
+"""One token through the decoder stack in eleven or twelve launches per layer: `Transformer.decode` for fast operations.
 
 The same weights, buffers and roundings. Norms are computed by the products behind them, SwiGLU and the residual sums by
 those before. The shared MLP's products stand between the experts', so that none of the four reads what the launch

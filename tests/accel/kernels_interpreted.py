@@ -265,7 +265,7 @@ def test_rows_at_positions_of_their_own(fast, laned):
 
 
 @pytest.mark.parametrize(("rows", "heads", "kv_heads", "length"), [(1, 8, 2, 150), (2, 4, 4, 1), (1, 3, 1, 40)])
-def test_one_query(fast, rows, heads, kv_heads, length):
+def test_decode_attention(fast, rows, heads, kv_heads, length):
     from hunyuan.accel.kernels.decode_attention import Cut, decode_attention
 
     q, keys, values = bf16(rows, 1, heads, 32), bf16(rows, 160, kv_heads, 32, seed=1), bf16(rows, 160, kv_heads, 32)
