@@ -46,6 +46,7 @@ def check_norm(channels: int, height: int, width: int, dtype: torch.dtype, wide:
     check_sums(sums, x)
     weight, bias, offset = (torch.randn(channels, device=DEVICE) for _ in range(3))
     scale, shift = frame_operations.group_affine(sums, height * width, weight, bias, offset, channels // 4, 1e-6)
+    check_affine(sums, height * width, weight, bias, offset)
     for activate in (True, False):
         ours = frame(channels, height, width, dtype, 3)
         beside = ours._base.clone()
@@ -56,6 +57,19 @@ def check_norm(channels: int, height: int, width: int, dtype: torch.dtype, wide:
         assert torch.equal(ours._base[:, :-channels], beside[:, :-channels]), "wrote beside its part"
     whole = torch.nn.functional.group_norm(x.float() + offset[:, None, None], channels // 4, weight, bias, 1e-6)
     same(ours, whole, dtype)
+
+
+def check_affine(sums: Tensor, count: int, weight: Tensor, bias: Tensor, offset: Tensor) -> None:
+    """Both compute in fp64, and differ by the order of sums alone."""
+    on_cpu = [each.cpu() for each in (weight, bias, offset)]
+    for groups in {1, len(weight) // 4, 4}:
+        for shifted in (True, False):
+            ours = kernels.group_affine(sums, count, weight, bias, offset if shifted else None, groups, 1e-6)
+            more = (*on_cpu[:2], on_cpu[2] if shifted else None)
+            theirs = frame_operations.group_affine(sums.cpu(), count, *more, groups, 1e-6)
+            for mine, plain in zip(ours, theirs, strict=True):
+                assert mine.dtype == plain.dtype == torch.float32
+                torch.testing.assert_close(mine.cpu(), plain, rtol=2e-6, atol=1e-6)
 
 
 def check_residual(channels: int, height: int, width: int, dtype: torch.dtype, wide: int) -> None:

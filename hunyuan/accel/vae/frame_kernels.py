@@ -140,6 +140,56 @@ def _depth_to_space_kernel(
     tl.store(into + channels, tl.sum(kept * kept, axis=0), mask=c < channels)
 
 
+@triton.jit(do_not_specialize=["count"])
+def _affine_kernel(
+    sums,
+    weight,
+    bias,
+    offset,
+    scale,
+    shift,
+    count,
+    channels,
+    size,
+    eps: tl.constexpr,
+    has_offset: tl.constexpr,
+    bs: tl.constexpr,
+):
+    """One group's factors and summands, fp64 inside; `sums` `[2, channels]` fp64, the others `[channels]` fp32."""
+    i = tl.arange(0, bs)
+    c = tl.program_id(0) * size + i
+    inside = i < size
+    n = tl.cast(count, tl.float64)
+    plain = tl.load(sums + c, mask=inside, other=0.0)
+    square = tl.load(sums + channels + c, mask=inside, other=0.0)
+    ahead = tl.zeros([bs], tl.float64)
+    if has_offset:
+        ahead = tl.load(offset + c, mask=inside, other=0.0).to(tl.float64)
+    square += ahead * (2 * plain + n * ahead)
+    plain += n * ahead
+    values = n * size
+    mean = tl.sum(plain, axis=0) / values
+    variance = tl.maximum(tl.sum(square, axis=0) / values - mean * mean, 0.0)
+    factor = tl.load(weight + c, mask=inside, other=0.0).to(tl.float64) / tl.sqrt(variance + eps)
+    added = tl.load(bias + c, mask=inside, other=0.0).to(tl.float64) + (ahead - mean) * factor
+    tl.store(scale + c, factor.to(tl.float32), mask=inside)
+    tl.store(shift + c, added.to(tl.float32), mask=inside)
+
+
+def group_affine(
+    sums: Tensor, count: int, weight: Tensor, bias: Tensor, offset: Tensor | None, groups: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See `hunyuan.accel.vae.frame_operations.group_affine`."""
+    channels = weight.numel()
+    size = channels // groups
+    scale, shift = (torch.empty(channels, dtype=torch.float32, device=sums.device) for _ in range(2))
+    ahead = weight if offset is None else offset  # not read without an offset
+    blocks = (count, channels, size, eps, offset is not None, triton.next_power_of_2(size))
+    with on_device_of(sums):
+        _affine_kernel[(groups,)](sums, weight, bias, ahead, scale, shift, *blocks)
+    return scale, shift
+
+
 def channel_sums(x: Tensor) -> Tensor:
     """See `hunyuan.accel.vae.frame_operations.channel_sums`."""
     places, row, channels = frame_rows(x)
