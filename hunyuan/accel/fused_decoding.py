@@ -45,7 +45,7 @@ class Cuts:
     experts: tuple[Units, Units] = DEFAULT
 
 
-# The fastest on an H100 at the real sizes with dense layers in fp8 (docs/measurements.md, bench_token.py).
+# The fastest on an H100 at the real sizes with dense layers in fp8 (docs/kernels.md, bench_token.py).
 FP8_CUTS = Cuts(
     rows={
         "qkv": Rows(8, 8),
