@@ -125,3 +125,8 @@ def test_files_and_functions_are_short(file: str) -> None:
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
     long = [f.name for f in functions if (f.end_lineno or f.lineno) - f.lineno + 1 > 45]
     assert (source.count("\n") <= 350, long) == (True, [])
+
+
+def test_every_folder_of_the_package_has_one_of_tests() -> None:
+    folders = {file.parent.name for file in (ROOT / "hunyuan").glob("*/__init__.py")}
+    assert folders - {file.parent.name for file in (ROOT / "tests").glob("*/test_*.py")} == set()

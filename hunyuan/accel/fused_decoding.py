@@ -1,4 +1,4 @@
-"""One token through the decoder stack in eleven or twelve launches a layer: `Transformer.decode` for fast operations.
+"""One token through the decoder stack in eleven or twelve launches per layer: `Transformer.decode` for fast operations.
 
 The same weights, buffers and roundings. Norms are computed by the products behind them, SwiGLU and the residual sums by
 those before. The shared MLP's products stand between the experts', so that none of the four reads what the launch
@@ -18,10 +18,16 @@ from hunyuan.accel.experts.streamed import DEFAULT, Streamed, Units
 from hunyuan.accel.hopper import HopperOperations
 from hunyuan.accel.kernels import qkv as qkv_kernel
 from hunyuan.accel.kernels import routing
+from hunyuan.accel.kernels.choosing import FusedStep
 from hunyuan.accel.kernels.decode_attention import decode_attention
 from hunyuan.accel.kernels.projection import Norm, Rows, project
 from hunyuan.formats.modules import Fp8Linear
+from hunyuan.formats.numbers import FP8
+from hunyuan.generation.decoding import DecodeStep
+from hunyuan.generation.kv_cache import KVCache
+from hunyuan.generation.workspace import text_rope
 from hunyuan.model.moe import MoE
+from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import KeyValueBuffers
 from hunyuan.model.transformer import DecoderLayer, RMSNorm, Transformer
 
@@ -31,12 +37,26 @@ class Cuts:
     """How the products of a layer are shared out; None: as `project` does by itself.
 
     Attributes:
-        rows: by name, "qkv", "o", "router", "gate_and_up", "down".
+        rows: by name, "qkv", "o", "router", "gate_and_up", "down", "lm_head".
         experts: of both products of the experts.
     """
 
     rows: dict[str, Rows]
     experts: tuple[Units, Units] = DEFAULT
+
+
+# The fastest on an H100 at the real sizes with dense layers in fp8 (docs/measurements.md, bench_token.py).
+FP8_CUTS = Cuts(
+    rows={
+        "qkv": Rows(8, 8),
+        "o": Rows(2, 2),
+        "router": Rows(2, 4),
+        "gate_and_up": Rows(2, 4),
+        "down": Rows(8, 8),
+        "lm_head": Rows(4, 4),
+    },
+    experts=(Units(2, 2), Units(8, 4, 4)),
+)
 
 
 class FusedDecoding:
@@ -103,6 +123,26 @@ class FusedDecoding:
     def _project(self, name: str, x: Tensor, layer: nn.Module, **around: Any) -> Tensor:
         weight, scale = _matrix(layer)
         return project(x, weight, scale, rows=self.cuts.rows.get(name), pdl=self.pdl, **around)
+
+
+def fused_step(model: HunyuanImage3, kv: KVCache) -> DecodeStep:
+    """`workspace.plain_step` in fused launches that overlap, the choice of the token in one.
+
+    Raises:
+        TypeError: see `FusedDecoding`; or the head is of no kind that `project` takes.
+    """
+    head, operations = _matrix(model.lm_head), cast(HopperOperations, model.operations)
+    cuts = FP8_CUTS if head[0].dtype == FP8 else Cuts({})
+    decode, norm, rows = FusedDecoding(model.model, operations, cuts, pdl=True), _norm(model.model.ln_f), cuts.rows
+    cos, sin = text_rope(model, kv.capacity)
+
+    def forward(token: Tensor, position: Tensor) -> Tensor:
+        x = model.embed_tokens(token)[None]  # [1, 1, hidden]
+        rope = (cos.index_select(0, position), sin.index_select(0, position))  # [1, head_dim] each
+        hidden = decode(x, rope, kv, position)[0, -1]  # [hidden]
+        return project(hidden, *head, norm=norm, out_dtype=torch.float32, rows=rows.get("lm_head"), pdl=True)  # [vocab]
+
+    return FusedStep(forward, model.config.vocab_size, kv.capacity, model.device)
 
 
 def _norm(norm: RMSNorm, out: Tensor | None = None) -> Norm:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -31,13 +32,15 @@ from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.generation.company import TextCompany
 from hunyuan.generation.kv_cache import layer_devices
-from hunyuan.generation.workspace import Workspace, text_company
+from hunyuan.generation.workspace import StepMaker, Workspace, text_company
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
 from hunyuan.placement import Placement, current
 
 HOPPER = (9, 0)
+FUSED_DECODING = False
+"""Whether `fused_decoding.py` decodes texts one at a time. Its parts are faster; a whole text has not been measured."""
 NO_LATE_COMPILING = "FLASHINFER_DISABLE_JIT"
 """FlashInfer's own variable; the image sets it."""
 
@@ -52,6 +55,7 @@ def prepare(
     expert_tokens: int,
     cache_dir: Path | None,
     second: HunyuanImage3 | None = None,
+    fused: bool = False,
 ) -> Workspace | None:
     """Rearranges the model for speed where it lies; call once, after the weights are in place.
 
@@ -63,6 +67,7 @@ def prepare(
         expert_tokens: the most tokens of one call of the experts' backend; longer inputs go in pieces.
         cache_dir: where tactics measured at start are remembered; None: nowhere.
         second: a copy on another GPU, prepared alike.
+        fused: decode with fused launches where the weights allow it. A text has other bits then than in company.
 
     Returns:
         the engine's buffers; None where a request allocates its own (a CPU, or fp32).
@@ -73,8 +78,7 @@ def prepare(
     if model.device.type != "cuda" or model.dtype != torch.bfloat16:
         connect(model.model, placement)
         return None
-    triton = triton_is_here()
-    if triton:
+    if triton := triton_is_here():
         COMPILED.start()
     use_fast_vae(model)
     hopper = capability(model.device) == HOPPER and triton
@@ -84,7 +88,8 @@ def prepare(
             prepare_experts(copy, impl, expert_tokens, cache_dir, small_batch=hopper)
             tune_experts(copy)
     connect(model.model, placement)
-    workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None, second)
+    step = fused_step_maker(model, impl) if fused and hopper else None
+    workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None, second, step)
     COMPILED.report("preparing the model")
     return workspace
 
@@ -103,6 +108,23 @@ def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
     kernels = HopperOperations(attention, router_dtype=model.operations.router_dtype, fp8_attention=fp8)
     use_operations(model, kernels)
     log.info("kernels on %s: ours for Hopper; attention: %s", model.device, kernels.attention)
+
+
+def fused_step_maker(model: HunyuanImage3, impl: str) -> StepMaker | None:
+    """What makes fused decode steps for these weights; None, with the reason in the log, where there is none."""
+    # Imported here: they need Triton.
+    from hunyuan.accel.fused_decoding import FusedDecoding, fused_step
+    from hunyuan.accel.hopper import HopperOperations
+
+    try:
+        if impl != "flashinfer":
+            raise TypeError(f"the experts are computed by {impl}")
+        FusedDecoding(model.model, cast(HopperOperations, model.operations))
+    except (TypeError, ValueError) as error:
+        log.info("decoding: operation by operation (%s)", error)
+        return None
+    log.info("decoding: fused launches that overlap")
+    return fused_step
 
 
 def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:

@@ -2,8 +2,8 @@
 
 A small model's operations are over in less than a millisecond, and between two of them all threads wait for the last
 one. OpenMP's threads spin while they wait. Where anything else runs on the same cores, the last one is a thread whose
-core has been taken from it for many milliseconds, thousands of times an edit: with two threads an edit of the demo took
-2 s or 58 s. One thread waits for nobody. Knows sizes and PyTorch's switch; nothing of models.
+core has been taken from it for many milliseconds, thousands of times per edit: with two threads an edit of the demo
+took 2 s or 58 s. One thread waits for nobody. Knows sizes and PyTorch's switch; nothing of models.
 """
 
 from __future__ import annotations

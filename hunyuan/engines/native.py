@@ -114,7 +114,8 @@ class NativeEngine:
             log.info("guidance: the guided row on %s, the unguided one on %s", model.device, second.device)
         accel, workspace = acceleration(), None
         if accel is not None:
-            workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir, second)
+            fused = accel.FUSED_DECODING and settings.text_batch == 1
+            workspace = accel.prepare(model, placement, impl, capacity, MOST_EXPERT_TOKENS, cache_dir, second, fused)
         elif placement.is_split:
             raise SettingsError("a model over several GPUs needs hunyuan.accel, which is not installed")
         company = None if settings.text_batch == 1 else prepare_company(model, impl, settings.text_batch, capacity)

@@ -104,7 +104,7 @@ class EditJob:
         self.prefilled: PrefilledPrompt | None = None
         self.lent: KVCache | None = None
         self.read: tuple[int, int] | None = None  # tokens of text and of images
-        self.painted = 0  # tokens
+        self.image_tokens = 0
 
     @torch.inference_mode()
     def run(self) -> EditResult:
@@ -125,7 +125,7 @@ class EditJob:
             picture = self._picture(latents, output)
         self._report("vae", 1, 1)
         self.timings["total"] = time.perf_counter() - began
-        usage = TokenUsage(*(self.read or (0, 0)), self.tokens, self.painted)
+        usage = TokenUsage(*(self.read or (0, 0)), self.tokens, self.image_tokens)
         return EditResult(
             picture, self.cot or None, self.seed, picture.size, self.steps, self.tokens, self.timings, usage
         )
@@ -254,7 +254,7 @@ class EditJob:
             self.system, self.request.prompt, self.shapes, output, self.cot, options.drop_think
         )
         block, self.read = layout.generated, self.read or layout.read_tokens
-        self.painted = block.image.height * block.image.width
+        self.image_tokens = block.image.height * block.image.width
         self._check_length(len(layout), "image stage")
         self._check()
         marks = [time.perf_counter()]

@@ -18,6 +18,8 @@ from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.rope import positions_2d, rope_table
 
+StepMaker = Callable[[HunyuanImage3, KVCache], DecodeStep]
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -39,6 +41,7 @@ class Workspace:
         capacity: int,
         decoder: Callable[[DecodeStep], TextDecoder] | None,
         second: HunyuanImage3 | None = None,
+        step: StepMaker | None = None,
     ) -> Workspace:
         """Allocates, and makes the decoder.
 
@@ -47,14 +50,13 @@ class Workspace:
             decoder: makes one from a step that it may capture: no part of the layers' decode path waits for the
                 device. None, or a model spread over several devices, whose steps no single graph holds: no decoder.
             second: a copy of the model that runs the unguided row; None: both rows are the model's.
+            step: makes the decoder's step; None: `plain_step` does.
         """
         pool = KVPool(zeros(model, rows_needed(model.config) if second is None else 1, capacity))
         other = None if second is None else zeros(second, 1, capacity)
         if decoder is None or len(set(layer_devices(model))) > 1:
             return cls(pool, second=other)
-        forward = text_forward(model, pool.cache.select(0))
-        step = DecodeStep(forward, model.config.vocab_size, capacity, model.device)
-        return cls(pool, decoder(step), other)
+        return cls(pool, decoder((step or plain_step)(model, pool.cache.select(0))), other)
 
 
 def zeros(model: HunyuanImage3, rows: int, capacity: int) -> KVCache:
@@ -90,6 +92,11 @@ def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:
         return model.logits(hidden[0, -1])
 
     return forward
+
+
+def plain_step(model: HunyuanImage3, kv: KVCache) -> DecodeStep:
+    """A step of the network's own operations on a one-row cache."""
+    return DecodeStep(text_forward(model, kv), model.config.vocab_size, kv.capacity, model.device)
 
 
 def decoder_for(model: HunyuanImage3, kv: KVCache, run: TextRun, workspace: Workspace | None) -> TextDecoder:

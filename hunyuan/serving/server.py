@@ -53,7 +53,7 @@ from hunyuan.settings import Settings, ignored_variables
 
 MAX_UPLOADS = 32
 READY_EVERY_S = 1.0
-LAST_WORDS_S = 2.0  # for requests that the web server has cut off to end by themselves
+LAST_WORDS_S = 2.0  # for requests to end by themselves after the web server has cut them off
 STOP_MARGIN_S = 20  # after the last edit's deadline, before the process is ended by force
 PROCESSES = 2  # to decode pictures, and as many threads to encode them
 

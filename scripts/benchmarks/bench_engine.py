@@ -4,7 +4,7 @@
     scripts/benchmarks/bench_engine.py [--layers 32] [--weights 4bit|fp8|bf16] [--dense bf16|fp8]
                             [--attention bf16|fp8] [--size 1024x1024] [--prompt-tokens 5700] [--tokens 1000]
                             [--steps 28] [--guidance 2.5] [--repeat 2] [--step-cache taylor|spectrum] [--distil]
-                            [--gpus 1|2] [--launches] [--json FILE] [--check]
+                            [--gpus 1|2] [--fused] [--launches] [--json FILE] [--check]
 
 Prints, for each stage of a whole edit (one source picture, thinking first), what it took, the rate reached, and the
 shortest time that the rates measured on the same device in the same run allow; at the default set-up also what is
@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from hunyuan.accel import prepare as acceleration  # noqa: E402
 from hunyuan.accel.experts.backends import moe_blocks  # noqa: E402
 from hunyuan.accel.experts.flashinfer import FlashInferExperts  # noqa: E402
 from hunyuan.checkpoint.folder import read_config  # noqa: E402
@@ -137,6 +138,7 @@ def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
         randomize(model, options.layers)
     other = torch.device("cuda:1" if options.device == "cuda" else "cpu")
     second = copy_for_painting(model, config, other) if options.gpus == 2 else None
+    acceleration.FUSED_DECODING = options.fused or acceleration.FUSED_DECODING
     impl = choose_impl(config, model.device, model.dtype, options.moe_impl)
     return NativeEngine.assemble(model, read_small_files(folder, config), impl, settings, second=second)
 
@@ -272,6 +274,8 @@ def kernel_lines(engine: NativeEngine) -> list[str]:
     model = engine.checkpoint.model
     kernels, experts = model.model.ln_f.operations, [block.experts for block in moe_blocks(model)]
     lines = [f"kernels: {kernels.name}, attention {getattr(kernels, 'attention', 'sdpa')}"]
+    decoder = engine.workspace and engine.workspace.decoder
+    lines.append(f"decoding: {type(decoder.step).__name__ if decoder else 'from the host'}")
     lines.append(f"experts: {', '.join(sorted({type(e).__name__ for e in experts}))}")
     shared = {e.shared.key: e.shared for e in experts if isinstance(e, FlashInferExperts)}
     for key, common in shared.items():
@@ -319,6 +323,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--step-cache", choices=("taylor", "spectrum"))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--gpus", type=int, choices=(1, 2), default=1, help="2: a copy on each, a row of guidance each")
+    parser.add_argument(
+        "--fused", action="store_true", help="decode with fused launches, which the engine does not yet"
+    )
     parser.add_argument("--launches", action="store_true", help="also measure the host's part of a step")
     parser.add_argument("--repeat", type=int, default=2, help="measured edits after the warm-up")
     parser.add_argument("--json", type=Path)

@@ -99,7 +99,7 @@ class Bench:
         for tokens in (self.s.tokens, 1):
             made += self.rows(tokens) + self.routers(tokens) + self.qkv(tokens) + self.linears(tokens)
         made += self.attention() + self.patches()
-        if self.device == "cpu":  # no fp8 products with a scale a row there, no loops that run to a loaded number
+        if self.device == "cpu":  # no fp8 products with a scale per row there, no loops that run to a loaded number
             return [c for c in made if f" fp8 {self.s.tokens}" not in c.name]
         return made + self.decode() + self.heads_in_fp8()
 

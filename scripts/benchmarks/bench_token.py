@@ -7,7 +7,7 @@
 
 Each line: microseconds a call, GB/s of weights, and the relative error against the plain form in fp32 (of layers:
 against `now`). A CUDA graph goes round weights of several times the L2 cache's size. `now` is what the engine does;
-other lines are ways of `project` (rows a program x warps), of `Streamed` (units x warps, splits) and of
+other lines are ways of `project` (rows per program x warps), of `Streamed` (units x warps, splits) and of
 `FusedDecoding`; `pdl`: launches overlap. At the end, the fastest right way of each part and what a token of 32 layers
 would take with it. Kernels are compiled beforehand, by a dozen processes.
 

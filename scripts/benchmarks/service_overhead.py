@@ -43,7 +43,7 @@ from hunyuan.compare.sample_photos import encoded, photo  # noqa: E402
 from scripts.support.local_server import STAND_IN, LocalServer, local_server, percentile, wait_until_ready  # noqa: E402
 from scripts.support.ports import free_port  # noqa: E402
 
-OUT_SIZE = "1000x500"  # noise: 3 bytes a pixel
+OUT_SIZE = "1000x500"  # noise: 3 bytes per pixel
 MAX_PIXELS = 50_000_000
 ENVIRONMENT = {"STAND_IN_SIZE": OUT_SIZE}
 WARM_UP = 10

@@ -2,7 +2,7 @@
 # Everything CI checks, in the environment that is active or in .venv. The tests run two at a time, for two cores;
 # beside them run the types, and what is checked of the image (scripts/checks/image.sh). Then by themselves the tests
 # that measure time. Last the known vulnerabilities of what is locked: one that was published today must not hide what
-# the tests say. Arguments go to pytest, both times.
+# the tests say. Arguments go to pytest, each time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=${VIRTUAL_ENV:-.venv}/bin
@@ -22,10 +22,15 @@ beside+=($!)
 "$bin/mypy" >"$work/types.log" 2>&1 &
 beside+=($!)
 
-section "tests, two at a time"
 # loadfile: a file's tests share one server or one checkpoint; the longest files are first (tests/conftest.py).
-"$bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" \
-    --cov --cov-report= --cov-fail-under=0 "$@"
+two_at_a_time=(-n 2 --dist loadfile --no-loadscope-reorder)
+# Long tests look at processes of their own, which coverage does not follow, or compute, which it would slow down by a
+# third.
+section "quick tests, two at a time, and what they cover"
+"$bin/python" -m pytest "${two_at_a_time[@]}" -m "not (slow or server or alone)" \
+    --cov --cov-report=term-missing:skip-covered "$@"
+section "long tests, two at a time"
+"$bin/python" -m pytest "${two_at_a_time[@]}" -m "(slow or server) and not alone" "$@"
 
 section "types"
 status=0
@@ -48,7 +53,7 @@ rm -rf "$work"
 trap - EXIT
 
 section "tests that measure time"
-"$bin/python" -m pytest -m alone --cov --cov-append --cov-report=term-missing:skip-covered "$@"
+"$bin/python" -m pytest -m alone "$@"
 section "known vulnerabilities"
 "$bin/python" scripts/checks/audit.py
 section "done"

@@ -3,7 +3,7 @@
     bentoml serve scripts.support.stand_in_service:HunyuanImage          (with the root on PYTHONPATH)
 
 Everything between the socket and the engine is the real thing. `STAND_IN_SECONDS` is what an edit takes (0),
-`STAND_IN_SIZE` the picture's WIDTHxHEIGHT (64x48; it is incompressible, so its PNG has 3 bytes a pixel). The engine
+`STAND_IN_SIZE` the picture's WIDTHxHEIGHT (64x48; it is incompressible, so its PNG has 3 bytes per pixel). The engine
 prepares the uploaded picture as ours does, unless `STAND_IN_PREPARE=0`.
 """
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from humming_transformer import SMALL, filled_cache, humming_transformer
+from humming_transformer import SMALL, filled_cache, humming_transformer, in_fp8
 from small_model import model_config, noise, randomized
 from small_transformer import prefilled, rope_of, small_transformer
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from hunyuan.generation.decoding import DecodeStep, TextRun
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.sampling import Sampling, uniforms
 from hunyuan.generation.text import TextPlan
+from hunyuan.generation.workspace import plain_step
 from hunyuan.model.embeddings import FinalLayer, PatchEmbed
+from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import PLAIN, HeadNorms, HeadShape, Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.model.transformer import Transformer
@@ -263,7 +265,7 @@ def test_rows_at_positions_of_their_own(fast, laned):
 
 
 @pytest.mark.parametrize(("rows", "heads", "kv_heads", "length"), [(1, 8, 2, 150), (2, 4, 4, 1), (1, 3, 1, 40)])
-def test_one_query(fast, rows, heads, kv_heads, length):
+def test_decode_attention(fast, rows, heads, kv_heads, length):
     from hunyuan.accel.kernels.decode_attention import Cut, decode_attention
 
     q, keys, values = bf16(rows, 1, heads, 32), bf16(rows, 160, kv_heads, 32, seed=1), bf16(rows, 160, kv_heads, 32)
@@ -508,6 +510,27 @@ def test_a_token_goes_the_plain_way(fast, dense):
     for mine, other in zip(ours.keys + ours.values, theirs.keys + theirs.values, strict=True):
         close(mine[:, : last + 1], other[:, : last + 1], 3e-2)
         assert torch.equal(mine[:, last + 1 :], other[:, last + 1 :])
+
+
+@pytest.mark.parametrize("dense", ["fp8", "bf16"])
+def test_a_fused_step_has_the_plain_one_s_logits(fast, dense):
+    from hunyuan.accel.fused_decoding import FusedStep, fused_step
+
+    network = randomized(HunyuanImage3(SMALL)).bfloat16()
+    network.model = humming_transformer(SMALL, dense)
+    if dense == "fp8":
+        network.lm_head = in_fp8(network.lm_head)
+    token, position = torch.tensor([9]), torch.tensor([5], dtype=torch.int32)
+    ours, theirs = filled_cache(SMALL, 8), filled_cache(SMALL, 8)
+    use_operations(network, fast)
+    step = fused_step(network, ours)
+    assert isinstance(step, FusedStep)
+    assert step.capacity == 8
+    logits = step.forward(token, position)
+    use_operations(network, Operations())
+    close(logits, plain_step(network, theirs).forward(token, position), 3e-2)
+    assert logits.dtype == torch.float32
+    close(ours.keys[1][:, :6], theirs.keys[1][:, :6], 3e-2)
 
 
 def test_only_mxfp4_experts_with_a_shared_mlp(fast):

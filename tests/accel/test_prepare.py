@@ -278,7 +278,20 @@ def test_each_copy_is_prepared_with_its_own_gpu_current(monkeypatch, copies):
         for name in ("_use_fast_kernels", "prepare_experts", "tune_experts")
     ]
     assert done == [("vae", 0), *each, ("connect", "placement")]
-    assert made == (first, 100, prepare.CapturedDecoder, second)
+    assert made == (first, 100, prepare.CapturedDecoder, second, None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "fused", "made"), [(HOPPER, True, "a maker"), (HOPPER, False, None), (AMPERE, True, None)]
+)
+def test_fused_launches_are_asked_for(monkeypatch, capability, fused, made):
+    machine(monkeypatch, capability=capability)
+    for name in ("current", "_use_fast_kernels", "prepare_experts", "tune_experts", "use_fast_vae", "connect"):
+        monkeypatch.setattr(prepare, name, lambda *_, **__: nullcontext())
+    monkeypatch.setattr(prepare.COMPILED, "start", lambda: None)
+    monkeypatch.setattr(prepare, "fused_step_maker", lambda *_: "a maker")
+    monkeypatch.setattr(prepare.Workspace, "create", lambda *args: args)
+    assert prepare.prepare(Copy(0), "placement", "flashinfer", 100, 200, None, None, fused)[-1] == made
 
 
 @pytest.mark.parametrize("impl", ["flashinfer", "torch", "eager"])

@@ -17,9 +17,11 @@ from hunyuan import CancelToken, Editor, EditRequest, Settings
 from hunyuan.accel.captured_decoding import CapturedDecoder
 from hunyuan.errors import Cancelled, SequenceTooLong
 from hunyuan.generation import prefill
+from hunyuan.generation.decoding import DecodeStep
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
-from hunyuan.generation.workspace import Workspace
+from hunyuan.generation.workspace import Workspace, plain_step
+from hunyuan.model.network import HunyuanImage3
 from hunyuan.requests import EditResult
 
 CAPACITY = 1200
@@ -101,6 +103,19 @@ def test_without_a_decoder_the_buffers_serve_the_eager_loop(checkpoint: Checkpoi
     plain = Workspace.create(checkpoint.model, CAPACITY, None)
     assert plain.decoder is None
     assert same(job(checkpoint, edit(), plain).run(), job(checkpoint, edit(), None).run())
+
+
+def test_the_decoder_works_with_the_step_that_is_asked_for(checkpoint: Checkpoint) -> None:
+    made = []
+
+    def noted(model: HunyuanImage3, kv: KVCache) -> DecodeStep:
+        made.append(kv)
+        return plain_step(model, kv)
+
+    own = Workspace.create(checkpoint.model, CAPACITY, CapturedDecoder, step=noted)
+    assert [(kv.rows, kv.capacity) for kv in made] == [(1, CAPACITY)]
+    assert made[0].shares(own.pool.cache)
+    assert same(job(checkpoint, edit(), own).run(), job(checkpoint, edit(), None).run())
 
 
 def test_cancel_in_the_text_gives_the_buffers_back(checkpoint: Checkpoint, workspace: Workspace) -> None:

@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
+from hunyuan.accel import prepare
 from hunyuan.accel.experts.flashinfer import FlashInferExperts
 from hunyuan.accel.flashinfer_modules import BUILT_MODULES, missing_modules
 from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
 from hunyuan.checkpoint.tiny import write_tiny_checkpoint
 from hunyuan.checkpoint.tiny_config import TinyShape
 from hunyuan.compare.sample_photos import photo as made_up
+from hunyuan.generation.decoding import DecodeStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,6 +76,26 @@ def test_the_fast_path_routes_as_the_setting_says(folder: Path, router: str) -> 
     assert operations.router_dtype == (torch.bfloat16 if router == "bf16" else torch.float32)
     result = editor.run(edit())
     assert result.image.size == result.size == plain(editor).run(edit()).size
+
+
+@pytest.mark.parametrize("dense", ["fp8", "bf16"])
+def test_fused_launches_decode_the_text(
+    folder: Path, dense: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The plain form's words, the same bytes for one seed, and nothing compiled behind the warm-up."""
+    monkeypatch.setattr(prepare, "FUSED_DECODING", True)
+    caplog.set_level(logging.INFO, logger="hunyuan.accel")
+    settings = Settings(model_id=folder, device="cuda", weights="4bit", dense=dense, moe_impl="flashinfer")
+    editor = Editor.load(settings)
+    assert "decoding: fused launches that overlap" in caplog.messages
+    assert type(editor.engine.workspace.decoder.step).__name__ == "FusedStep"
+    editor.warm_up()
+    caplog.clear()
+    first, second = (editor.run(edit()) for _ in range(2))
+    assert caplog.messages == []
+    assert np.array_equal(np.array(first.image), np.array(second.image))
+    assert first.cot_text == second.cot_text == plain(editor).run(edit()).cot_text
+    assert type(Editor.load(settings.model_copy(update={"text_batch": 2})).engine.workspace.decoder.step) is DecodeStep
 
 
 @pytest.mark.skipif(bool(missing_modules(BUILT_MODULES)), reason="FlashInfer's attention in fp8 is not compiled")

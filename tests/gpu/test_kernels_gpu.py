@@ -174,7 +174,7 @@ def test_a_denoising_step_in_fp8(rows: int, tokens: int, stop: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_one_query_in_a_graph(fast: Operations, rows: int) -> None:
+def test_decode_attention_in_a_graph(fast: Operations, rows: int) -> None:
     q, keys, values = draw(rows, 1, 32, DIM), draw(rows, 22800, 8, DIM), draw(rows, 22800, 8, DIM)
     position = torch.zeros(1, dtype=torch.int32, device="cuda")
     fast.decode_attention(q, keys, values, position)

@@ -179,7 +179,7 @@ def test_a_transparent_grey_of_sixteen_bits_is_laid_on_white(transparency):
 def png_of_sixteen_bits(
     colour_type: int, left: tuple[int, ...], right: tuple[int, ...], trns: bytes = b""
 ) -> io.BytesIO:
-    """32x16, two colours; PIL cannot write 16 bits a channel."""
+    """32x16, two colours; PIL cannot write 16 bits per channel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -19,8 +20,13 @@ def selections(script: Path) -> list[str]:
     return re.findall(r'-m pytest .*?-m (?:"([^"]+)"|(\w+))', script.read_text())
 
 
-def test_every_test_is_in_one_of_ci_s_two_passes() -> None:
-    assert [quoted or word for quoted, word in selections(WHOLE)] == ["not alone", "alone"]
+def test_every_test_is_in_one_of_ci_s_passes() -> None:
+    passes = [quoted or word for quoted, word in selections(WHOLE)]
+    assert passes == ["not (slow or server or alone)", "(slow or server) and not alone", "alone"]
+    for marks in itertools.product((False, True), repeat=3):
+        slow, server, alone = marks
+        chosen = [eval(each, {"slow": slow, "server": server, "alone": alone}) for each in passes]
+        assert sum(chosen) == 1, marks
 
 
 def test_the_marks_that_are_left_out_exist_and_are_explained() -> None:

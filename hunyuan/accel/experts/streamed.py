@@ -1,4 +1,4 @@
-"""Up to four tokens through their chosen MXFP4 experts: what `SmallBatch` does, with `streamed_kernels.py`.
+"""Up to eight tokens through their chosen MXFP4 experts: what `SmallBatch` does, with `streamed_kernels.py`.
 
 Reads the same stacks and rounds at the same places. Knows the cut of each product; the kernels are imported at the
 first call (they need Triton).
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from hunyuan.accel.experts.small_batch import SmallBatch, Stacks, _dividing, _words
 
-_BLOCKS = 32  # blocks of 32 columns that a warp reads at once, one a lane
+_BLOCKS = 32  # blocks of 32 columns that a warp reads at once, one per lane
 _ADDED = 512  # output rows of one program that adds splits
 
 
 @dataclass(frozen=True)
 class Units:
-    """How a product is cut: `units` of two rows a program of `warps`, the second product's experts into `splits`."""
+    """How a product is cut: `units` of two rows per program of `warps`, the second product's experts into `splits`."""
 
     units: int
     warps: int

@@ -29,7 +29,7 @@ class Rows:
     warps: int = 4
 
 
-# By the bytes of a weight: 16 KiB a program, so 128 bytes a thread are on their way at once.
+# By the bytes of a weight: 16 KiB per program, so 128 bytes per thread are on their way at once.
 ROWS = {1: Rows(4), 2: Rows(2), 4: Rows(1)}
 
 
