@@ -66,7 +66,7 @@ class FusedDecoding:
         pdl: each launch may begin while the one before it ends.
 
     Raises:
-        TypeError: a layer that is not attention and a mixture of MXFP4 experts with a shared MLP.
+        TypeError: a layer that is not attention and a mixture of MXFP4 experts with a shared MLP, all without a bias.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class FusedDecoding:
     ) -> None:
         self.operations, self.cuts, self.pdl = operations, cuts or Cuts({}), pdl
         self.layers = [cast(DecoderLayer, layer) for layer in model.layers]
+        for each in (matrix for layer in self.layers for matrix in _dense(layer)):
+            _matrix(each)  # raises here, not in the first token
         self.experts = [Streamed(_stacks(layer), self.cuts.experts, pdl) for layer in self.layers]
 
     def __call__(self, x: Tensor, rope: tuple[Tensor, Tensor], kv: KeyValueBuffers, position: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ def fused_step(model: HunyuanImage3, kv: KVCache) -> DecodeStep:
         TypeError: see `FusedDecoding`; or the head is of no kind that `project` takes.
     """
     head, operations = _matrix(model.lm_head), cast(HopperOperations, model.operations)
-    cuts = FP8_CUTS if head[0].dtype == FP8 else Cuts({})
+    cuts = FP8_CUTS if head[0].dtype == FP8 else Cuts({}, FP8_CUTS.experts)
     decode, norm, rows = FusedDecoding(model.model, operations, cuts, pdl=True), _norm(model.model.ln_f), cuts.rows
     cos, sin = text_rope(model, kv.capacity)
 
@@ -147,6 +149,12 @@ def fused_step(model: HunyuanImage3, kv: KVCache) -> DecodeStep:
 
 def _norm(norm: RMSNorm, out: Tensor | None = None) -> Norm:
     return Norm(norm.weight, norm.eps, out)
+
+
+def _dense(layer: DecoderLayer) -> list[nn.Module]:
+    shared = layer.mlp.shared_mlp if isinstance(layer.mlp, MoE) else None
+    mlp = [] if shared is None else [shared.gate_and_up_proj, shared.down_proj]
+    return [layer.self_attn.qkv_proj, layer.self_attn.o_proj, *mlp]
 
 
 def _matrix(layer: nn.Module) -> tuple[Tensor, Tensor | None]:

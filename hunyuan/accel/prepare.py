@@ -119,6 +119,8 @@ def fused_step_maker(model: HunyuanImage3, impl: str) -> StepMaker | None:
     try:
         if impl != "flashinfer":
             raise TypeError(f"the experts are computed by {impl}")
+        if len(set(layer_devices(model))) > 1:
+            raise TypeError("the layers lie on several GPUs")
         FusedDecoding(model.model, cast(HopperOperations, model.operations))
     except (TypeError, ValueError) as error:
         log.info("decoding: operation by operation (%s)", error)

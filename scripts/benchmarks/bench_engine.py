@@ -338,6 +338,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.gpus == 2 and (options.distil or options.guidance <= 1 or options.check):
         parser.error("--gpus 2 is for two rows: not for --distil, nor for --guidance 1, nor for --check")
+    if options.fused and options.check:
+        parser.error("--check compares the layers' own operations: not for --fused (tests/gpu/test_fast_edit.py is)")
     if options.gpus == 2 and options.device == "cuda" and torch.cuda.device_count() < 2:
         parser.error(f"--gpus 2, and torch sees {torch.cuda.device_count()}")
     return options

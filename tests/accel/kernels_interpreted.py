@@ -539,6 +539,10 @@ def test_only_mxfp4_experts_with_a_shared_mlp(fast):
     with pytest.raises(TypeError, match="layer 0 has no MXFP4 experts"):
         FusedDecoding(randomized(Transformer(SMALL)), fast)
     model = humming_transformer(SMALL, "bf16")
+    model.layers[0].self_attn.o_proj = nn.Linear(128, 128)
+    with pytest.raises(TypeError, match="no fast form of Linear"):
+        FusedDecoding(model, fast)
+    model = humming_transformer(SMALL, "bf16")
     model.layers[1].mlp.shared_mlp = None
     with pytest.raises(TypeError, match="layer 1 is no mixture"):
         FusedDecoding(model, fast)

@@ -77,6 +77,12 @@ def test_one_row_is_not_shared_out(more: list[str], capsys: pytest.CaptureFixtur
     assert "--gpus 2 is for two rows" in capsys.readouterr().err
 
 
+def test_a_check_of_the_fused_launches_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        bench_engine.parse(["--fused", "--check"])
+    assert "not for --fused" in capsys.readouterr().err
+
+
 def test_check_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     bench_engine.main(["--check", "--device", "cpu"])
     assert "not run" in capsys.readouterr().out
