@@ -25,7 +25,7 @@ from hunyuan.formats.modules import Fp8Linear
 from hunyuan.formats.numbers import FP8
 from hunyuan.generation.decoding import DecodeStep
 from hunyuan.generation.kv_cache import KVCache
-from hunyuan.generation.workspace import text_rope
+from hunyuan.generation.workspace import StepMaker, text_forward
 from hunyuan.model.moe import MoE
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import KeyValueBuffers
@@ -127,24 +127,25 @@ class FusedDecoding:
         return project(x, weight, scale, rows=self.cuts.rows.get(name), pdl=self.pdl, **around)
 
 
-def fused_step(model: HunyuanImage3, kv: KVCache) -> DecodeStep:
-    """`workspace.plain_step` in fused launches that overlap, the choice of the token in one.
+def fused_steps(model: HunyuanImage3) -> StepMaker:
+    """Makes what `workspace.plain_step` makes, in fused launches that overlap, the choice of the token in one.
 
     Raises:
         TypeError: see `FusedDecoding`; or the head is of no kind that `project` takes.
+        ValueError: sizes that the experts' kernels do not divide.
     """
     head, operations = _matrix(model.lm_head), cast(HopperOperations, model.operations)
     cuts = FP8_CUTS if head[0].dtype == FP8 else Cuts({}, FP8_CUTS.experts)
     decode, norm, rows = FusedDecoding(model.model, operations, cuts, pdl=True), _norm(model.model.ln_f), cuts.rows
-    cos, sin = text_rope(model, kv.capacity)
 
-    def forward(token: Tensor, position: Tensor) -> Tensor:
-        x = model.embed_tokens(token)[None]  # [1, 1, hidden]
-        rope = (cos.index_select(0, position), sin.index_select(0, position))  # [1, head_dim] each
-        hidden = decode(x, rope, kv, position)[0, -1]  # [hidden]
-        return project(hidden, *head, norm=norm, out_dtype=torch.float32, rows=rows.get("lm_head"), pdl=True)  # [vocab]
+    def logits(hidden: Tensor) -> Tensor:  # [hidden] -> [vocab]
+        return project(hidden, *head, norm=norm, out_dtype=torch.float32, rows=rows.get("lm_head"), pdl=True)
 
-    return FusedStep(forward, model.config.vocab_size, kv.capacity, model.device)
+    def step(kv: KVCache) -> DecodeStep:
+        forward = text_forward(model, kv, decode, logits)
+        return FusedStep(forward, model.config.vocab_size, kv.capacity, model.device)
+
+    return step
 
 
 def _norm(norm: RMSNorm, out: Tensor | None = None) -> Norm:

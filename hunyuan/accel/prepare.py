@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -112,21 +111,20 @@ def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
 
 def fused_step_maker(model: HunyuanImage3, impl: str) -> StepMaker | None:
     """What makes fused decode steps for these weights; None, with the reason in the log, where there is none."""
-    # Imported here: they need Triton.
-    from hunyuan.accel.fused_decoding import FusedDecoding, fused_step
-    from hunyuan.accel.hopper import HopperOperations
+    # Imported here: it needs Triton.
+    from hunyuan.accel.fused_decoding import fused_steps
 
     try:
         if impl != "flashinfer":
             raise TypeError(f"the experts are computed by {impl}")
         if len(set(layer_devices(model))) > 1:
             raise TypeError("the layers lie on several GPUs")
-        FusedDecoding(model.model, cast(HopperOperations, model.operations))
+        step = fused_steps(model)
     except (TypeError, ValueError) as error:
         log.info("decoding: operation by operation (%s)", error)
         return None
     log.info("decoding: fused launches that overlap")
-    return fused_step
+    return step
 
 
 def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -16,9 +17,11 @@ from hunyuan.generation.decoding import DecodeStep, Forward, TextDecoder, TextRu
 from hunyuan.generation.kv_cache import KVCache, KVPool, buffers, layer_devices
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.operations import KeyValueBuffers
 from hunyuan.model.rope import positions_2d, rope_table
 
-StepMaker = Callable[[HunyuanImage3, KVCache], DecodeStep]
+StepMaker = Callable[[KVCache], DecodeStep]  # of a one-row cache
+Decode = Callable[[Tensor, tuple[Tensor, Tensor], KeyValueBuffers, Tensor], Tensor]  # `Transformer.decode`
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Workspace:
         other = None if second is None else zeros(second, 1, capacity)
         if decoder is None or len(set(layer_devices(model))) > 1:
             return cls(pool, second=other)
-        return cls(pool, decoder((step or plain_step)(model, pool.cache.select(0))), other)
+        return cls(pool, decoder((step or partial(plain_step, model))(pool.cache.select(0))), other)
 
 
 def zeros(model: HunyuanImage3, rows: int, capacity: int) -> KVCache:
@@ -81,15 +84,22 @@ def text_rope(model: HunyuanImage3, capacity: int) -> tuple[Tensor, Tensor]:
     return rope_table(positions, config.attention_head_dim, config.rope_theta)
 
 
-def text_forward(model: HunyuanImage3, kv: KVCache) -> Forward:
-    """The network's side of a decode step, on a one-row cache; without a wait for the device."""
+def text_forward(
+    model: HunyuanImage3, kv: KVCache, decode: Decode | None = None, logits: Callable[[Tensor], Tensor] | None = None
+) -> Forward:
+    """The network's side of a decode step, on a one-row cache; without a wait for the device.
+
+    Args:
+        decode, logits: other forms of the network's own.
+    """
+    decode, logits = decode or model.model.decode, logits or model.logits
     cos, sin = text_rope(model, kv.capacity)
 
     def forward(token: Tensor, position: Tensor) -> Tensor:
         x = model.embed_tokens(token)[None]  # [1, 1, hidden]
         rope = (cos.index_select(0, position), sin.index_select(0, position))  # [1, head_dim] each
-        hidden = model.model.decode(x, rope, kv, position)  # [1, 1, hidden]
-        return model.logits(hidden[0, -1])
+        hidden = decode(x, rope, kv, position)  # [1, 1, hidden]
+        return logits(hidden[0, -1])
 
     return forward
 

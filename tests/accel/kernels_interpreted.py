@@ -514,7 +514,7 @@ def test_a_token_goes_the_plain_way(fast, dense):
 
 @pytest.mark.parametrize("dense", ["fp8", "bf16"])
 def test_a_fused_step_has_the_plain_one_s_logits(fast, dense):
-    from hunyuan.accel.fused_decoding import FusedStep, fused_step
+    from hunyuan.accel.fused_decoding import FusedStep, fused_steps
 
     network = randomized(HunyuanImage3(SMALL)).bfloat16()
     network.model = humming_transformer(SMALL, dense)
@@ -523,7 +523,7 @@ def test_a_fused_step_has_the_plain_one_s_logits(fast, dense):
     token, position = torch.tensor([9]), torch.tensor([5], dtype=torch.int32)
     ours, theirs = filled_cache(SMALL, 8), filled_cache(SMALL, 8)
     use_operations(network, fast)
-    step = fused_step(network, ours)
+    step = fused_steps(network)(ours)
     assert isinstance(step, FusedStep)
     assert step.capacity == 8
     logits = step.forward(token, position)
@@ -531,6 +531,9 @@ def test_a_fused_step_has_the_plain_one_s_logits(fast, dense):
     close(logits, plain_step(network, theirs).forward(token, position), 3e-2)
     assert logits.dtype == torch.float32
     close(ours.keys[1][:, :6], theirs.keys[1][:, :6], 3e-2)
+    network.lm_head = nn.Linear(128, 8)
+    with pytest.raises(TypeError, match="no fast form of Linear"):
+        fused_steps(network)
 
 
 def test_only_mxfp4_experts_with_a_shared_mlp(fast):

@@ -21,7 +21,6 @@ from hunyuan.generation.decoding import DecodeStep
 from hunyuan.generation.job import Checkpoint, EditJob
 from hunyuan.generation.kv_cache import KVCache, KVPool, layer_devices
 from hunyuan.generation.workspace import Workspace, plain_step
-from hunyuan.model.network import HunyuanImage3
 from hunyuan.requests import EditResult
 
 CAPACITY = 1200
@@ -108,9 +107,9 @@ def test_without_a_decoder_the_buffers_serve_the_eager_loop(checkpoint: Checkpoi
 def test_the_decoder_works_with_the_step_that_is_asked_for(checkpoint: Checkpoint) -> None:
     made = []
 
-    def noted(model: HunyuanImage3, kv: KVCache) -> DecodeStep:
+    def noted(kv: KVCache) -> DecodeStep:
         made.append(kv)
-        return plain_step(model, kv)
+        return plain_step(checkpoint.model, kv)
 
     own = Workspace.create(checkpoint.model, CAPACITY, CapturedDecoder, step=noted)
     assert [(kv.rows, kv.capacity) for kv in made] == [(1, CAPACITY)]
