@@ -232,10 +232,11 @@ def plan_memory(config: CheckpointConfig, memories: Sequence[int], work: Work, i
         room = [memories[0] - weights.outside - begun - workspace - stages.largest - MARGIN]
         counts = layer_counts(sizes, room + [memory - others for memory in memories[1:count]])
         if counts is not None:
+            shares, used = counts, memories
             break
-    shares, used = (counts, memories) if counts is not None else ((len(sizes),), [sum(memories)])
-    if counts is None:
+    else:  # what one GPU with all their memory would have to hold
         kept, kv, begun = work, kv_layer_bytes(config, work, itemsize), begun_bytes(config, work, itemsize)
+        shares, used = (len(sizes),), [sum(memories)]
     gpus, start = [], 0
     for index, layers in enumerate(shares):
         held = slice(start, start + layers)
