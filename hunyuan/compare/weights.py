@@ -37,7 +37,7 @@ from hunyuan.generation.random_numbers import RequestRandom
 from hunyuan.generation.step_cache import StepCache
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import prepare_cond_image
-from hunyuan.prompt.layout import CondShape, TextTask
+from hunyuan.prompt.layout import CondShape, text_task
 from hunyuan.requests import ProgressCallback
 
 _ROWS_AT_ONCE = 256  # of logits: a thousand of them take half a gigabyte
@@ -267,8 +267,7 @@ def likeliest_tokens(editor: Editor, case: EditRequest, cot: str) -> tuple[list[
     random = RequestRandom(case.seed or 0, model.device, engine.noise_on_cpu)
     conditions = encode_conditions(model, pictures, random)
     shapes = [CondShape(picture.bucket, picture.vision.grid) for picture in pictures]
-    task: TextTask = "recaption" if case.bot_task == "recaption" else "think"
-    layout = parts.layouts.text_layout(system, case.prompt, shapes, task)
+    layout = parts.layouts.text_layout(system, case.prompt, shapes, text_task(case.bot_task))
     text, first = encode(editor, cot), len(layout) - 1
     ids = [*layout.ids, *text]
     kv = KVCache.allocate(model.config, 1, len(ids), model.dtype, layer_devices(model))

@@ -34,7 +34,7 @@ from hunyuan.generation.workspace import Workspace, decoder_for
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.pictures.reader import load_image
 from hunyuan.prompt.images import CondImage, prepare_cond_image, resize, to_pil
-from hunyuan.prompt.layout import CondShape, LayoutBuilder, TextTask, keep_recaption
+from hunyuan.prompt.layout import CondShape, LayoutBuilder, TextTask, keep_recaption, text_task
 from hunyuan.prompt.resolution import Bucket, Size, aligned_output_size, parse_resolution, resolution_group
 from hunyuan.prompt.system_prompt import SystemPrompts
 from hunyuan.prompt.tokenizer import Tokenizer
@@ -191,8 +191,7 @@ class EditJob:
         return TextPlan.create(self.checkpoint.tokenizer, self.request.bot_task, auto, instruct)
 
     def _prefill_text(self) -> Tensor:
-        task: TextTask = "recaption" if self.request.bot_task == "recaption" else "think"
-        return self._prefill_prompt(task, self.request.max_new_tokens)
+        return self._prefill_prompt(text_task(self.request.bot_task), self.request.max_new_tokens)
 
     def _decode(self, logits: Tensor, plan: TextPlan) -> list[int]:
         run, show = self._text_run(plan), self._show_text(plan)

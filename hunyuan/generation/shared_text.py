@@ -20,7 +20,7 @@ from hunyuan.generation.decoding import TextRun
 from hunyuan.generation.job import EditJob
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.text import TextPlan
-from hunyuan.prompt.layout import TextTask
+from hunyuan.prompt.layout import text_task
 from hunyuan.requests import EditResult
 
 
@@ -106,12 +106,11 @@ class SharedTextJob(EditJob):
 
     def _text_tokens(self) -> int:
         """What the text stage takes, known before anything of it lies on the device."""
-        request = self.request
-        task: TextTask = "recaption" if request.bot_task == "recaption" else "think"
+        request, task = self.request, text_task(self.request.bot_task)
         layout = self.checkpoint.layouts.text_layout(
             self.system, request.prompt, self.shapes, task, None, self.options.drop_think
         )
-        return min(len(layout) + self.request.max_new_tokens, self.config.max_position_embeddings)
+        return min(len(layout) + request.max_new_tokens, self.config.max_position_embeddings)
 
     def _prefill_text(self) -> Tensor:
         return torch.empty(0) if self.text is not None else super()._prefill_text()

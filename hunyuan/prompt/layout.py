@@ -15,9 +15,15 @@ from hunyuan.model.config import ModelConfig
 from hunyuan.model.rope import Grid
 from hunyuan.prompt.resolution import Bucket
 from hunyuan.prompt.tokenizer import Tokenizer
+from hunyuan.requests import BotTask
 
 TextTask = Literal["auto", "image", "think", "recaption", "img_ratio"]
 ImageKind = Literal["cond_joint_image", "gen_image"]
+
+
+def text_task(bot_task: BotTask) -> TextTask:
+    """What the prompt of an edit's text stage asks for."""
+    return "recaption" if bot_task == "recaption" else "think"
 
 
 @dataclass(frozen=True)
