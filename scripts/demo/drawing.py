@@ -35,12 +35,14 @@ class Drawn:
         sources: per source, pictures fp32 `[n, 3, rows, columns]` in 0..1, as small as the vision tower takes them.
         conds: per source, its scaled latents fp32 `[n, channels, h, w]`.
         clean: the scaled latents of the exact answers.
+        guess: the network's own latest answers, once it has given some.
     """
 
     batches: tuple[Batch, ...]
     sources: list[Tensor]
     conds: list[Tensor]
     clean: Tensor
+    guess: Tensor | None = None
 
     def to(self, device: torch.device) -> Drawn:
         """On a device, in fp32; copies from pinned memory do not wait."""

@@ -130,6 +130,6 @@ class Average:
             value.copy_(kept)
 
 
-def trapezoid(progress: float, falling: float = 0.45) -> float:
+def trapezoid(progress: float, falling: float) -> float:
     """The learning rate's factor when `progress` (0 to 1) of a training is over: flat, then down to 0."""
     return max(0.0, min(1.0, (1 - progress) / falling))

@@ -3,6 +3,7 @@
     python -m scripts.demo.train autoencoder --seconds 530
     python -m scripts.demo.train transformer --seconds 530
 
+On several GPUs with `torchrun --nproc-per-node 2 -m scripts.demo.train transformer ...`.
 Each call goes on from the state folder and says how far it is; the transformer needs a finished autoencoder. Knows the
 order of things; what a step computes is in `autoencoder.py` and `transformer.py`.
 """
@@ -10,6 +11,7 @@ order of things; what a step computes is in `autoencoder.py` and `transformer.py
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,10 +28,13 @@ from scripts.demo import autoencoder, sizes, state, transformer, wordings
 from scripts.demo.drawing import DrawnStream, Pool
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
 from scripts.demo.pictures import SIZES, Pictures
+from scripts.demo.ranks import ALONE, Ranks
 from scripts.demo.sequences import Sequences, Stream
 from scripts.demo.tasks import SOURCES, Family, beside_size
 
 LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
+OVER = -1.0  # instead of a learning rate
+RANK_SEEDS = 1_000_003
 POOL = 6
 """Drawings at hand, at least: the steps on one of them lie so far apart."""
 
@@ -42,6 +47,7 @@ class Plan:
         steps: of the whole training; the learning rate falls towards it.
         until: when this slice ends, by `time.monotonic`; earlier when all steps are done.
         last: no slice follows: the learning rate has fallen when this one ends, whatever the step.
+        falling: part of the training, or of the last slice, in which the learning rate falls.
         count: samples per step.
     """
 
@@ -51,13 +57,17 @@ class Plan:
     seed: int = 0
     last: bool = False
     warm: int = 200
+    falling: float = 0.45
+
+    def over(self, step: int) -> bool:
+        return step >= self.steps or time.monotonic() >= self.until
 
     def factor(self, step: int, fresh: int, began: float) -> float:
         """The learning rate's, at `step` of the training, `fresh` of this slice, which runs since `began`."""
         done = step / self.steps
         if self.last:
             done = max(done, (time.monotonic() - began) / (self.until - began))
-        return min((fresh + 1) / self.warm, trapezoid(done))
+        return min((fresh + 1) / self.warm, trapezoid(done, self.falling))
 
 
 @dataclass
@@ -68,6 +78,7 @@ class Training:
     model: nn.Module
     optimizer: Optimizer
     folder: Path
+    ranks: Ranks = ALONE
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
 
@@ -87,6 +98,8 @@ class Training:
                 mean.copy_(kept["average"][name])
 
     def save(self) -> None:
+        if not self.ranks.leads:
+            return
         values = {
             "parameters": dict(zip(self.names, self.average.parameters, strict=True)),
             "average": dict(zip(self.names, self.average.values, strict=True)),
@@ -101,27 +114,36 @@ class Training:
         """
         first = last_step = self.step
         began = logged = saved = time.monotonic()
-        while self.step < plan.steps and time.monotonic() < plan.until:
+        while (rate := self._rate(plan, first, began)) != OVER:
             found = one()
             if self.step == first:
                 began = time.monotonic()  # before this, kernels were compiled
-            self.optimizer.step(plan.factor(self.step, self.step - first, began))
+            self.ranks.average(self.optimizer.parameters)
+            self.optimizer.step(rate)
             self.step += 1
             self.average.update(self.step)
             for key, value in found.items():
                 self.sums[key] = self.sums.get(key, 0) + value.detach()
             now = time.monotonic()
             if now - logged > LOG_SECONDS or self.step == plan.steps:
-                rate = (self.step - last_step) * plan.count / (now - logged)
-                print(f"{self.name} {self.step}/{plan.steps} {now - began:.0f} s, {rate:.0f} pictures/s, ", end="")
-                print(
-                    ", ".join(f"{k} {float(v) / (self.step - last_step):.4f}" for k, v in self.sums.items()), flush=True
-                )
-                self.sums, logged, last_step = {}, now, self.step
+                self._log(plan, self.step - last_step, now - logged, now - began)
+                logged, last_step = now, self.step
             if now - saved > SAVE_SECONDS:
                 self.save()
                 saved = now
         self.save()
+
+    def _rate(self, plan: Plan, first: int, began: float) -> float:
+        """The learning rate's factor for the next step, or that there is none; the same for all ranks."""
+        return self.ranks.agreed(OVER if plan.over(self.step) else plan.factor(self.step, self.step - first, began))
+
+    def _log(self, plan: Plan, steps: int, seconds: float, total: float) -> None:
+        """The progress line: means since the last one."""
+        if self.ranks.leads:
+            rate = steps * plan.count * self.ranks.count / seconds
+            print(f"{self.name} {self.step}/{plan.steps} {total:.0f} s, {rate:.0f} pictures/s, ", end="")
+            print(", ".join(f"{k} {float(v) / steps:.4f}" for k, v in self.sums.items()), flush=True)
+        self.sums = {}
 
 
 def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
@@ -195,8 +217,9 @@ class Draws:
 
 
 def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
-    """One slice of the transformer."""
+    """One slice of the transformer; every rank's samples are its own."""
     device = torch.device(args.device)
+    ranks = Ranks.join(device)
     done = state.load(args.state, "autoencoder_average")
     if done is None:
         raise SystemExit(f"{args.state} holds no autoencoder: train that first")
@@ -205,9 +228,10 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     config = sizes.write_small_files(folder, tokenizer, sizes.model_config(tokenizer, done["scaling"], done["shift"]))
     model, operations = transformer.build(config, plan.seed)
     model.to(device)
-    training = Training("transformer", model, _optimizer(transformer.matrices_and_others(model), args), args.state)
+    optimizer = _optimizer(transformer.matrices_and_others(model), args)
+    training = Training("transformer", model, optimizer, args.state, ranks)
     training.resume()
-    seed = plan.seed + training.step
+    seed = plan.seed + training.step + RANK_SEEDS * ranks.rank
     torch.manual_seed(seed)
     trainee = transformer.Trainee(model, operations, plan.count, args.copies, compiled=device.type == "cuda")
     batches = iter(_loader(args, Sequences(folder, config, args.copies), plan.count, seed))
@@ -217,13 +241,16 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
         waits = time.monotonic()
         drawn, batch = pool.take()
         waited = torch.tensor(1000 * (time.monotonic() - waits))
-        noisy = transformer.Noisy.draw(drawn.clean, trainee.copies)
+        noisy = transformer.Noisy.draw(drawn.clean, trainee.copies, drawn.guess)
         losses = trainee.losses(batch, drawn.sources, drawn.conds, noisy)
         losses.total.backward()
-        found = {"velocity": losses.velocity.mean(), "text": losses.text, "balance": losses.balance}
+        drawn.guess = noisy.answer(losses.predicted, trainee.copies)
+        start = losses.picture[noisy.sigma == 1].mean()
+        found = {"picture": losses.picture.mean(), "at time 1": start, "text": losses.text, "balance": losses.balance}
         return found | {"ms for pictures": waited}
 
     training.run(plan, one)
+    ranks.leave()
 
 
 def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[bytes]:
@@ -260,8 +287,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="of this slice, start included",
     )
     parser.add_argument("--last", action="store_true", help="no slice follows: end with the learning rate at zero")
+    parser.add_argument("--falling", type=float, default=0.45, help="part of it in which the learning rate falls")
     parser.add_argument("--count", type=int, default=64, help="samples per step")
-    parser.add_argument("--copies", type=int, default=2, help="noisy answers per sample (transformer)")
+    parser.add_argument("--copies", type=int, default=1, help="noisy answers per sample (transformer)")
     parser.add_argument("--wordings", type=int, default=8, help="steps that each drawn batch serves (transformer)")
     parser.add_argument("--workers", type=int, default=6, help="processes that draw batches (transformer)")
     parser.add_argument("--matrix-rate", type=float, default=1.5e-3, help="learning rate of matrices (Muon)")
@@ -277,7 +305,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Worth it for one shape; the transformer's pictures have twenty, and each process would try them all.
     torch.backends.cudnn.benchmark = args.part == "autoencoder"
     torch.set_float32_matmul_precision("high")
-    plan = Plan(args.steps, began + args.seconds, args.count, args.seed, args.last)
+    if args.part == "autoencoder" and "WORLD_SIZE" in os.environ:
+        raise SystemExit("the autoencoder is trained on one GPU, without torchrun")
+    if args.device == "cuda":
+        args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun sets it
+        torch.cuda.set_device(args.device)
+    plan = Plan(args.steps, began + args.seconds, args.count, args.seed, args.last, falling=args.falling)
     {"autoencoder": train_autoencoder, "transformer": train_transformer}[args.part](args, plan)
     return 0
 

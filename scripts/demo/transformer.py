@@ -29,9 +29,9 @@ from scripts.demo.sequences import Batch
 
 FLOW_SHIFT = 3.0
 TEXT_WEIGHT, BALANCE_WEIGHT = 0.3, 0.01
-FULL_WEIGHT_FROM = 0.5
-"""The time from which on a velocity's error counts in full. Nearer to the answer the same error of the picture is a
-larger one of the velocity: unweighted, times below .3, which 8 steps never reach, made up most of the loss."""
+START_SHARE = 0.5
+"""How many noisy answers stand at time 1, where the sampler begins and sees nothing of the answer."""
+LEAST_TIME = 0.02
 
 
 def build(config: ModelConfig, seed: int) -> tuple[HunyuanImage3, TrainingOperations]:
@@ -109,8 +109,13 @@ class Losses:
     predicted: Tensor
 
     @property
+    def picture(self) -> Tensor:
+        """fp32 `[n * copies]`, mean squared error of the answer that each velocity leads to."""
+        return self.weight * self.velocity
+
+    @property
     def total(self) -> Tensor:
-        return (self.weight * self.velocity).mean() + TEXT_WEIGHT * self.text + BALANCE_WEIGHT * self.balance
+        return self.picture.mean() + TEXT_WEIGHT * self.text + BALANCE_WEIGHT * self.balance
 
 
 @dataclass
@@ -122,20 +127,37 @@ class Noisy:
     wanted: Tensor
 
     @classmethod
-    def draw(cls, clean: Tensor, copies: int) -> Noisy:
-        """Times are spread evenly over each batch, then shifted as the sampler's schedule is."""
+    def draw(cls, clean: Tensor, copies: int, guess: Tensor | None = None) -> Noisy:
+        """Half at time 1, half where the sampler comes by: at later times, on the way to a guess.
+
+        An edit has one right answer. Trained on noisy copies of that answer, the network learns to read it off them,
+        which the sampler never lets it do: its first guess stayed as it was through all steps. So a later time's
+        latents hold the network's own guess, and what is wanted leads from there to the right answer.
+
+        Args:
+            clean: latents of the exact answers, `[n, channels, h, w]`.
+            guess: the network's earlier answers to the same samples, as `answer` gives them; without them all are at
+                time 1.
+        """
         clean = clean.repeat_interleave(copies, dim=0)
         count, device = len(clean), clean.device
         even = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
-        sigma = FLOW_SHIFT * even / (1 + (FLOW_SHIFT - 1) * even)
-        noise = torch.randn_like(clean)
+        sigma = (FLOW_SHIFT * even / (1 + (FLOW_SHIFT - 1) * even)).clamp(min=LEAST_TIME)
+        at_start = torch.rand(count, device=device) < (1.0 if guess is None else START_SHARE)
+        sigma = torch.where(at_start, 1.0, sigma)
+        met = clean if guess is None else guess.repeat_interleave(copies, dim=0)  # at time 1 nothing of it is seen
         s = sigma[:, None, None, None]
-        return cls(s * noise + (1 - s) * clean, sigma, noise - clean)
+        mixed = s * torch.randn_like(clean) + (1 - s) * met
+        return cls(mixed, sigma, (mixed - clean) / s)
 
     @property
     def weight(self) -> Tensor:
-        """fp32 `[n * copies]`: 1, and below `FULL_WEIGHT_FROM` what makes errors of the picture count alike."""
-        return (self.sigma / FULL_WEIGHT_FROM).square().clamp(max=1)
+        """fp32 `[n * copies]`: an error e of the velocity at time t is one of t * e of the answer it leads to."""
+        return self.sigma.square()
+
+    def answer(self, predicted: Tensor, copies: int) -> Tensor:
+        """Where a velocity leads, without its gradient: of each sample's first copy, `[n, channels, h, w]`."""
+        return (self.latents - self.sigma[:, None, None, None] * predicted).detach()[::copies]
 
 
 class Trainee:

@@ -37,13 +37,16 @@ def _inference() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("dense", ["fp8", "bf16"])
-@pytest.mark.parametrize("splits", [1, 2, 4])
-def test_overlapping_launches_give_the_plain_result_and_the_same_bits(dense: str, splits: int) -> None:
+@pytest.mark.parametrize("splits", [1, 2, 4, None])
+def test_overlapping_launches_give_the_plain_result_and_the_same_bits(dense: str, splits: int | None) -> None:
+    """Cut in several ways; None: as the engine cuts them."""
     from hunyuan.accel.experts.streamed import Units
-    from hunyuan.accel.fused_decoding import Cuts, FusedDecoding
+    from hunyuan.accel.fused_decoding import FP8_CUTS, Cuts, FusedDecoding
     from hunyuan.accel.hopper import HopperOperations
 
-    fast, cuts = HopperOperations(attention="sdpa"), Cuts({}, (Units(4, 4), Units(4, 4, splits)))
+    engines = FP8_CUTS if dense == "fp8" else Cuts({}, FP8_CUTS.experts)
+    cuts = engines if splits is None else Cuts({}, (Units(4, 4), Units(4, 4, splits)))
+    fast = HopperOperations(attention="sdpa")
     model, kv = humming_transformer(CONFIG, dense, "cuda"), filled_cache(CONFIG, LENGTH + 8, "cuda")
     generator = torch.Generator("cuda").manual_seed(1)
     position = torch.tensor([LENGTH], dtype=torch.int32, device="cuda")
