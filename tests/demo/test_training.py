@@ -145,15 +145,46 @@ def test_the_trained_autoencoder_is_the_products() -> None:
         assert torch.allclose(made, product.decode(mean[:, :, 0]), atol=1e-4)
 
 
-def test_errors_near_the_answer_count_as_those_of_the_picture() -> None:
-    """An error e of the velocity at time t is one of t * e of the picture that it leads to."""
+def test_an_error_of_the_velocity_counts_as_that_of_the_answer_it_leads_to() -> None:
+    """An error e of the velocity at time t is one of t * e of the picture."""
     sigma = torch.tensor([1.0, 0.5, 0.25, 0.1])
     noisy = Noisy(noise(4, 1, 2, 2), sigma, noise(4, 1, 2, 2, seed=1))
-    assert noisy.weight.tolist() == pytest.approx([1, 1, 0.25, 0.04])
+    assert noisy.weight.tolist() == pytest.approx([1, 0.25, 0.0625, 0.01])
     error = 0.3 / sigma  # the same error of the picture
-    assert (noisy.weight * error.square())[1:].tolist() == pytest.approx([0.36] * 3)
     losses = transformer.Losses(error.square(), noisy.weight, torch.zeros(()), torch.zeros(()), noisy.latents)
-    assert losses.total.item() == pytest.approx((0.09 + 3 * 0.36) / 4)
+    assert losses.picture.tolist() == pytest.approx([0.09] * 4)
+    assert losses.total.item() == pytest.approx(0.09)
+
+
+def test_before_its_first_guess_the_network_sees_noise_alone() -> None:
+    clean = noise(8, 2, 3, 3)
+    noisy = Noisy.draw(clean, 2)
+    assert noisy.sigma.tolist() == [1.0] * 16
+    assert torch.allclose(noisy.latents - noisy.wanted, clean.repeat_interleave(2, dim=0), atol=1e-6)
+
+
+def test_later_times_lead_from_the_networks_guess_to_the_right_answer() -> None:
+    torch.manual_seed(0)
+    clean, guess = noise(200, 2, 3, 3), noise(200, 2, 3, 3, seed=1)
+    noisy = Noisy.draw(clean, 1, guess)
+    late = noisy.sigma < 1
+    assert 60 < int(late.sum()) < 140
+    s = noisy.sigma[:, None, None, None]
+    added = (noisy.latents - (1 - s) * guess) / s  # noise alone is left
+    assert abs(float(added.std()) - 1) < 0.05
+    assert abs(float(added.mean())) < 0.05
+    assert torch.allclose(noisy.latents - s * noisy.wanted, clean, atol=1e-5)
+    assert torch.allclose(noisy.answer(noisy.wanted, 1), clean, atol=1e-5)
+
+
+def test_the_guess_is_each_samples_first_answer() -> None:
+    clean = noise(3, 2, 2, 2)
+    noisy = Noisy.draw(clean, 2, noise(3, 2, 2, 2, seed=1))
+    wanted = noisy.wanted.clone().requires_grad_()
+    wanted.data[1::2] += 1  # the second copies' go astray
+    guess = noisy.answer(wanted, 2)
+    assert not guess.requires_grad
+    assert torch.allclose(guess, clean, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -195,6 +226,11 @@ def test_the_rate_warms_up_and_falls_towards_the_last_step() -> None:
     factors = [plan.factor(step, step, 0.0) for step in (0, 100, 500, 800, 1000)]
     assert factors == [pytest.approx(f) for f in (0.1, 1.0, 1.0, 0.2 / 0.45, 0.0)]
     assert plan.factor(500, 4, 0.0) == pytest.approx(0.5)  # after a break it warms up again
+
+
+def test_the_part_in_which_the_rate_falls_can_be_chosen() -> None:
+    plan = Plan(steps=1000, until=math.inf, count=1, warm=1, falling=0.8)
+    assert [plan.factor(step, 5, 0.0) for step in (200, 600)] == [pytest.approx(f) for f in (1.0, 0.5)]
 
 
 def test_in_the_last_slice_the_rate_falls_with_the_time() -> None:
