@@ -127,6 +127,12 @@ class FusedDecoding:
         return project(x, weight, scale, rows=self.cuts.rows.get(name), pdl=self.pdl, **around)
 
 
+def fused_decode(model: HunyuanImage3) -> FusedDecoding:
+    """The decoder stack as the engine decodes by it. Raises as `FusedDecoding` and `fused_steps` do."""
+    cuts = FP8_CUTS if _matrix(model.lm_head)[0].dtype == FP8 else Cuts({}, FP8_CUTS.experts)
+    return FusedDecoding(model.model, cast(HopperOperations, model.operations), cuts, pdl=True)
+
+
 def fused_steps(model: HunyuanImage3) -> StepMaker:
     """Makes what `workspace.plain_step` makes, in fused launches that overlap, the choice of the token in one.
 
@@ -134,9 +140,8 @@ def fused_steps(model: HunyuanImage3) -> StepMaker:
         TypeError: see `FusedDecoding`; or the head is of no kind that `project` takes.
         ValueError: sizes that the experts' kernels do not divide.
     """
-    head, operations = _matrix(model.lm_head), cast(HopperOperations, model.operations)
-    cuts = FP8_CUTS if head[0].dtype == FP8 else Cuts({}, FP8_CUTS.experts)
-    decode, norm, rows = FusedDecoding(model.model, operations, cuts, pdl=True), _norm(model.model.ln_f), cuts.rows
+    head, norm, decode = _matrix(model.lm_head), _norm(model.model.ln_f), fused_decode(model)
+    rows = decode.cuts.rows
 
     def logits(hidden: Tensor) -> Tensor:  # [hidden] -> [vocab]
         return project(hidden, *head, norm=norm, out_dtype=torch.float32, rows=rows.get("lm_head"), pdl=True)

@@ -31,15 +31,15 @@ from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.generation.company import TextCompany
 from hunyuan.generation.kv_cache import layer_devices
-from hunyuan.generation.workspace import StepMaker, Workspace, text_company
+from hunyuan.generation.workspace import StepMaker, Workspace, text_company, text_forward
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
 from hunyuan.placement import Placement, current
 
 HOPPER = (9, 0)
-FUSED_DECODING = False
-"""Whether `fused_decoding.py` decodes texts one at a time. Its parts are faster; a whole text has not been measured."""
+FUSED_DECODING = True
+"""Whether `fused_decoding.py` decodes texts one at a time; `bench_engine.py --unfused` measures without."""
 NO_LATE_COMPILING = "FLASHINFER_DISABLE_JIT"
 """FlashInfer's own variable; the image sets it."""
 
@@ -89,6 +89,8 @@ def prepare(
     connect(model.model, placement)
     step = fused_step_maker(model, impl) if fused and hopper else None
     workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None, second, step)
+    if step is not None:
+        _run_one_token(model, workspace)
     COMPILED.report("preparing the model")
     return workspace
 
@@ -107,6 +109,13 @@ def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
     kernels = HopperOperations(attention, router_dtype=model.operations.router_dtype, fp8_attention=fp8)
     use_operations(model, kernels)
     log.info("kernels on %s: ours for Hopper; attention: %s", model.device, kernels.attention)
+
+
+@torch.inference_mode()
+def _run_one_token(model: HunyuanImage3, workspace: Workspace) -> None:
+    """One token in separate launches, whose kernels a prompt's few last tokens need: fused decoding compiles others."""
+    token, position = (torch.zeros(1, dtype=kind, device=model.device) for kind in (torch.int64, torch.int32))
+    text_forward(model, workspace.pool.cache.select(0))(token, position)
 
 
 def fused_step_maker(model: HunyuanImage3, impl: str) -> StepMaker | None:

@@ -4,7 +4,7 @@
     scripts/benchmarks/bench_engine.py [--layers 32] [--weights 4bit|fp8|bf16] [--dense bf16|fp8]
                             [--attention bf16|fp8] [--size 1024x1024] [--prompt-tokens 5700] [--tokens 1000]
                             [--steps 28] [--guidance 2.5] [--repeat 2] [--step-cache taylor|spectrum] [--distil]
-                            [--gpus 1|2] [--fused] [--launches] [--json FILE] [--check]
+                            [--gpus 1|2] [--unfused] [--launches] [--json FILE] [--check]
 
 Prints, for each stage of a whole edit (one source picture, thinking first), what it took, the rate reached, and the
 shortest time that the rates measured on the same device in the same run allow; at the default set-up also what is
@@ -138,7 +138,7 @@ def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
         randomize(model, options.layers)
     other = torch.device("cuda:1" if options.device == "cuda" else "cpu")
     second = copy_for_painting(model, config, other) if options.gpus == 2 else None
-    acceleration.FUSED_DECODING = options.fused or acceleration.FUSED_DECODING
+    acceleration.FUSED_DECODING = not options.unfused
     impl = choose_impl(config, model.device, model.dtype, options.moe_impl)
     return NativeEngine.assemble(model, read_small_files(folder, config), impl, settings, second=second)
 
@@ -323,9 +323,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--step-cache", choices=("taylor", "spectrum"))
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--gpus", type=int, choices=(1, 2), default=1, help="2: a copy on each, a row of guidance each")
-    parser.add_argument(
-        "--fused", action="store_true", help="decode with fused launches, which the engine does not yet"
-    )
+    parser.add_argument("--unfused", action="store_true", help="decode operation by operation, as texts together are")
     parser.add_argument("--launches", action="store_true", help="also measure the host's part of a step")
     parser.add_argument("--repeat", type=int, default=2, help="measured edits after the warm-up")
     parser.add_argument("--json", type=Path)
@@ -338,8 +336,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.gpus == 2 and (options.distil or options.guidance <= 1 or options.check):
         parser.error("--gpus 2 is for two rows: not for --distil, nor for --guidance 1, nor for --check")
-    if options.fused and options.check:
-        parser.error("--check compares the layers' own operations: not for --fused (tests/gpu/test_fast_edit.py is)")
     if options.gpus == 2 and options.device == "cuda" and torch.cuda.device_count() < 2:
         parser.error(f"--gpus 2, and torch sees {torch.cuda.device_count()}")
     return options

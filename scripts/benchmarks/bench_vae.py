@@ -17,14 +17,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hunyuan.accel.vae import frame_operations
 from hunyuan.accel.vae.fast_vae import FastVae
 from hunyuan.accel.vae.frame_conv import FrameConv, Frames
 from hunyuan.checkpoint.full_size import full_size_config
@@ -113,15 +111,10 @@ def measure(vae: Vae, size: tuple[int, int], dtype: torch.dtype, device: torch.d
 
         return inside
 
-    def with_kernel(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        return mock.patch.object(frame_operations, "AFFINE_KERNEL", True)(call)
-
     calls: dict[str, dict[str, Callable[[], Tensor]]] = {
         "decode": {"plain": autocast(lambda: vae.decode(z)), "fast": lambda: fast.decode(z)},
         "encode": {"plain": autocast(lambda: vae.encode(pixels).mean), "fast": lambda: fast.encode(pixels).mean},
     }
-    for forms in calls.values() if device.type == "cuda" else ():
-        forms["fast, each norm's factors by one kernel"] = with_kernel(forms["fast"])
     for what, forms in calls.items():
         for form, call in forms.items():
             ms, gib = meter(call)

@@ -1,14 +1,16 @@
 """The fast path against the plain one at the real sizes: `bench_engine.py --check`.
 
 Both compute the backbone's output from the same fresh random inputs and the same weights; the plain one in fp32 on the
-dequantized weights, and its router's choices are given to both. Does not compare text or pictures: random weights of
-the real sizes make neither.
+dequantized weights, and its router's choices are given to both. A token in fused launches is routed by its own router:
+its error holds a changed choice, too, where two experts nearly tie. Does not compare text or pictures: random weights
+of the real sizes make neither.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -16,15 +18,18 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from hunyuan.accel import prepare as acceleration
 from hunyuan.checkpoint.folder import read_config
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.checkpoint.load import empty_model
 from hunyuan.engines.native import NativeEngine, choose_impl, read_small_files
 from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import run_tokens
+from hunyuan.generation.workspace import Decode
+from hunyuan.model.attention import Segment, attend
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
-from hunyuan.model.operations import PLAIN
+from hunyuan.model.operations import Operations, use_operations
 from hunyuan.model.rope import positions_2d, rope_table
 from hunyuan.plan.weights import FORMATS
 from hunyuan.prompt.layout import CondShape, Layout
@@ -35,6 +40,7 @@ from scripts.support.route_replay import recorded_routes, replayed_routes
 
 LIMITS = {"bf16": 1e-2, "fp8": 8e-2, "4bit": 8e-2}  # of ||fast - plain|| / ||plain||
 LAYERS = 4
+FUSED = ", fused"
 TEXT = "a red boat on a calm lake in the evening " * 60
 
 
@@ -77,6 +83,19 @@ def check(options: argparse.Namespace) -> int:
     return 0 if worst <= limit else 1
 
 
+class HeadByHead(Operations):
+    """The plain operations, attending for one key-value head after the other.
+
+    In fp32 PyTorch writes all scores down; those of three pictures and all heads do not fit beside the weights.
+    """
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
+        group = q.shape[2] // keys.shape[2]
+        queries, pairs = q.split(group, dim=2), zip(keys.split(1, dim=2), values.split(1, dim=2), strict=True)
+        parts = [attend(mine, *pair, segments) for mine, pair in zip(queries, pairs, strict=True)]
+        return torch.cat(parts, dim=2)  # [rows, tokens, heads, head_dim]
+
+
 @dataclass
 class Pair:
     """One set of weights in the plain fp32 form and on the fast path."""
@@ -85,6 +104,7 @@ class Pair:
     engine: NativeEngine
     generator: torch.Generator
     in_fp8: bool  # attention of denoising
+    fused: Decode | None  # where the engine decodes by it
 
     @classmethod
     def build(cls, options: argparse.Namespace, layers: int, distil: bool, seed: int) -> Pair:
@@ -97,14 +117,17 @@ class Pair:
         model = empty_model(config, device, torch.bfloat16)
         randomize(model, layers, seed)
         plain = empty_model(config, device, torch.float32)
+        use_operations(plain, HeadByHead())
         values = dict(model.named_parameters())
         for name, parameter in plain.named_parameters():
             parameter.data.copy_(values[name])
         del values
         impl = choose_impl(config, device, model.dtype, options.moe_impl)
         settings = Settings(moe_impl=options.moe_impl, attention=options.attention)
+        acceleration.FUSED_DECODING = not options.unfused
         engine = NativeEngine.assemble(model, small, impl, settings)
-        return cls(plain, engine, torch.Generator(device).manual_seed(seed), options.attention == "fp8")
+        generator = torch.Generator(device).manual_seed(seed)
+        return cls(plain, engine, generator, options.attention == "fp8", _fused(engine))
 
     @property
     def config(self) -> ModelConfig:
@@ -121,13 +144,13 @@ class Pair:
         prefix = self._noise(1, block.timestep)
         image = self._noise(rows, block.image.stop - block.timestep)
         token = self._noise(1, 1)
-        with recorded_routes(PLAIN) as routes:
+        with recorded_routes(self.plain.operations) as routes:
             expected = run(self.plain, layout, prefix.float(), image.float(), token.float())
         fast = self.engine.checkpoint.model
         operations = fast.model.ln_f.operations
         with replayed_routes(operations, routes):
-            ours = run(fast, layout, prefix, image, token)
-        found = {stage: relative(ours[stage], expected[stage]) for stage in expected}
+            ours = run(fast, layout, prefix, image, token, self.fused)
+        found = {stage: relative(output, expected[stage.removesuffix(FUSED)]) for stage, output in ours.items()}
         if self.in_fp8:
             with patch.object(operations, "fp8_block", None), replayed_routes(operations, routes):
                 in_bf16 = run(fast, layout, prefix, image, token)
@@ -145,8 +168,24 @@ class Pair:
         return self.engine.checkpoint.layouts.image_layout("Paint.", TEXT, shapes, bucket, f"<think>{TEXT}</think>")
 
 
-def run(model: HunyuanImage3, layout: Layout, prefix: Tensor, image: Tensor, token: Tensor) -> dict[str, Tensor]:
-    """The backbone's outputs, fp32: prefill of one row, a step of all rows, and a token decoded after the prefix."""
+def _fused(engine: NativeEngine) -> Decode | None:
+    """The fused layers, if the engine decodes by them."""
+    from hunyuan.accel.fused_decoding import fused_decode  # needs Triton
+    from hunyuan.accel.kernels.choosing import FusedStep
+
+    workspace = engine.workspace
+    decoder = None if workspace is None else workspace.decoder
+    return fused_decode(engine.checkpoint.model) if decoder and isinstance(decoder.step, FusedStep) else None
+
+
+def run(
+    model: HunyuanImage3, layout: Layout, prefix: Tensor, image: Tensor, token: Tensor, fused: Decode | None = None
+) -> dict[str, Tensor]:
+    """The backbone's outputs, fp32: prefill of one row, a step of all rows, and a token decoded after the prefix.
+
+    Args:
+        fused: another form of the layers, for the same token once more.
+    """
     config, block = model.config, layout.generated
     kv = KVCache.allocate(config, len(image), len(layout), model.dtype, model.device)
     first = run_tokens(model, layout, prefix, 0, kv.select(0))
@@ -156,8 +195,10 @@ def run(model: HunyuanImage3, layout: Layout, prefix: Tensor, image: Tensor, tok
     position = torch.tensor([block.timestep], dtype=torch.int32, device=model.device)
     place = positions_2d(block.timestep, block.timestep + 1, []).to(model.device)
     rope = rope_table(place, config.attention_head_dim, config.rope_theta)
-    decoded = model.model.decode(token, rope, kv.select(0), position)
-    return {"prefill": first.float(), "step": step.float(), "decode": decoded.float()}
+    found = {"prefill": first, "step": step, "decode": model.model.decode(token, rope, kv.select(0), position)}
+    if fused is not None:
+        found["decode" + FUSED] = fused(token, rope, kv.select(0), position)
+    return {stage: output.float() for stage, output in found.items()}
 
 
 def relative(ours: Tensor, expected: Tensor) -> float:

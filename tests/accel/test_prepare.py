@@ -24,6 +24,7 @@ from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
+from hunyuan.generation.workspace import Workspace
 from hunyuan.model.operations import Operations
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -291,7 +292,19 @@ def test_fused_launches_are_asked_for(monkeypatch, capability, fused, made):
     monkeypatch.setattr(prepare.COMPILED, "start", lambda: None)
     monkeypatch.setattr(prepare, "fused_step_maker", lambda *_: "a maker")
     monkeypatch.setattr(prepare.Workspace, "create", lambda *args: args)
-    assert prepare.prepare(Copy(0), "placement", "flashinfer", 100, 200, None, None, fused)[-1] == made
+    ran = []
+    monkeypatch.setattr(prepare, "_run_one_token", lambda model, workspace: ran.append(workspace))
+    workspace = prepare.prepare(Copy(0), "placement", "flashinfer", 100, 200, None, None, fused)
+    assert workspace[-1] == made
+    assert ran == ([workspace] if made else [])  # a prompt's last tokens need the other form's kernels
+
+
+def test_one_token_goes_through_every_layer_in_separate_launches(golden_editor):
+    model = golden_editor.engine.checkpoint.model
+    workspace = Workspace.create(model, 8, None)
+    prepare._run_one_token(model, workspace)
+    for keys, values in zip(workspace.pool.cache.keys, workspace.pool.cache.values, strict=True):
+        assert all(bool(kept[:, 0].any()) and not kept[:, 1:].any() for kept in (keys, values))
 
 
 @pytest.mark.parametrize("impl", ["flashinfer", "torch", "eager"])

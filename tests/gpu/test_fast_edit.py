@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from hunyuan import Editor, EditRequest, Settings
-from hunyuan.accel import prepare
 from hunyuan.accel.experts.flashinfer import FlashInferExperts
 from hunyuan.accel.flashinfer_modules import BUILT_MODULES, missing_modules
 from hunyuan.accel.prepare import HOPPER, capability, flashinfer_is_compiled
@@ -79,11 +78,8 @@ def test_the_fast_path_routes_as_the_setting_says(folder: Path, router: str) -> 
 
 
 @pytest.mark.parametrize("dense", ["fp8", "bf16"])
-def test_fused_launches_decode_the_text(
-    folder: Path, dense: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fused_launches_decode_the_text(folder: Path, dense: str, caplog: pytest.LogCaptureFixture) -> None:
     """The plain form's words, the same bytes for one seed, and nothing compiled behind the warm-up."""
-    monkeypatch.setattr(prepare, "FUSED_DECODING", True)
     caplog.set_level(logging.INFO, logger="hunyuan.accel")
     settings = Settings(model_id=folder, device="cuda", weights="4bit", dense=dense, moe_impl="flashinfer")
     editor = Editor.load(settings)

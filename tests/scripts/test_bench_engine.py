@@ -11,11 +11,16 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
+from small_model import noise
 
+from hunyuan import Editor
 from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.formats.config import CheckpointConfig
-from hunyuan.model.attention import Segment
-from scripts.benchmarks import bench_engine
+from hunyuan.model.attention import Segment, attend
+from hunyuan.prompt.resolution import Size, resolution_group
+from scripts.benchmarks import bench_engine, engine_check
+from scripts.benchmarks.engine_check import HeadByHead
 from scripts.benchmarks.engine_work import Work, WorkCounter, pairs_of
 
 ROOT = Path(__file__).parents[2]
@@ -77,10 +82,29 @@ def test_one_row_is_not_shared_out(more: list[str], capsys: pytest.CaptureFixtur
     assert "--gpus 2 is for two rows" in capsys.readouterr().err
 
 
-def test_a_check_of_the_fused_launches_is_refused(capsys) -> None:
-    with pytest.raises(SystemExit):
-        bench_engine.parse(["--fused", "--check"])
-    assert "not for --fused" in capsys.readouterr().err
+def test_the_plain_form_of_a_check_attends_as_the_model_does() -> None:
+    q, k, v = noise(2, 12, 8, 16), noise(2, 30, 2, 16, seed=1), noise(2, 30, 2, 16, seed=2)
+    segments = [Segment(10, 15, causal=True), Segment(15, 22, causal=False)]
+    assert torch.allclose(HeadByHead().attend(q, k, v, segments), attend(q, k, v, segments), atol=1e-6)
+
+
+@torch.inference_mode()
+def test_a_check_runs_its_token_once_more_in_the_fused_form(golden_editor: Editor) -> None:
+    checkpoint, model = golden_editor.engine.checkpoint, golden_editor.engine.checkpoint.model
+    bucket = resolution_group(model.config.image_base_size).nearest(Size(64, 64))
+    layout = checkpoint.layouts.image_layout("Paint.", "a boat", [], bucket, None)
+    block, hidden, asked = layout.generated, model.config.hidden_size, []
+
+    def fused(*args: object) -> torch.Tensor:
+        asked.append(args)
+        return 2 * model.model.decode(*args)
+
+    inputs = noise(1, block.timestep, hidden), noise(2, block.image.stop - block.timestep, hidden), noise(1, 1, hidden)
+    found = engine_check.run(model, layout, *inputs, fused)
+    assert list(found) == ["prefill", "step", "decode", "decode, fused"]
+    assert len(asked) == 1
+    assert torch.allclose(found["decode, fused"], 2 * found["decode"])
+    assert list(engine_check.run(model, layout, *inputs)) == ["prefill", "step", "decode"]
 
 
 def test_check_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:

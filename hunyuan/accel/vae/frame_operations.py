@@ -15,9 +15,6 @@ from torch.nn.functional import silu
 
 from hunyuan.accel.vae.frames import frame_rows
 
-AFFINE_KERNEL = False
-"""On a GPU `group_affine` is one kernel, not 28 launches. Off until measured: `bench_vae.py` compares the two."""
-
 
 def channel_sums(x: Tensor) -> Tensor:
     """Sum and sum of squares of each channel of a frame: `[2, channels]`, fp64."""
@@ -36,7 +33,7 @@ def group_affine(
     `sums` `[2, channels]` are of `count` values per channel. The norm is of those values plus `offset` `[channels]`
     (a convolution's bias that was not added yet); the pair applies to the values without it.
     """
-    if AFFINE_KERNEL and sums.is_cuda:
+    if sums.is_cuda:
         return _kernels().group_affine(sums, count, weight, bias, offset, groups, eps)
     plain, square = sums
     ahead = torch.zeros_like(plain) if offset is None else offset.double()
