@@ -125,7 +125,8 @@ def _conditions(
     config, zero, tokens = trained.model.config, torch.zeros(1), []
     rows_columns = vision_grid(Size(304, 208), config.vit.patch_size, config.vit_processor.max_num_patches)
     for picture, cond in zip(pictures, conds, strict=True):
-        patches, mask = transformer.vision_patches(picture, rows_columns, config)
+        patches = transformer.vision_patches(picture, rows_columns, config)
+        mask = (torch.arange(patches.shape[1]) < math.prod(rows_columns))[None].int()
         vit = product.embed_vision(patches, torch.tensor([rows_columns]), mask)
         tokens.append(CondTokens(product.embed_latents(cond[sample : sample + 1], zero)[0], vit[0]))
     return Conditions(tuple(tokens), product.timestep_emb(zero))
