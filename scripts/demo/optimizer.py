@@ -75,6 +75,7 @@ class _Matrices:
         for parameter in parameters:
             by_shape[as_matrices(parameter).shape[1:]].append(parameter)
         self.parameters = [p for stack in by_shape.values() for p in stack]
+        self.values: list[Tensor] = list(self.parameters)
         device = self.parameters[0].device
         self.flat = torch.zeros(sum(p.numel() for p in self.parameters), device=device)
         self.momentum = torch.zeros_like(self.flat)
@@ -110,8 +111,8 @@ class _Matrices:
         for matrices, scales in self.groups:
             torch.mul(orthogonalized(matrices), scales, out=matrices)  # what was filled up stays zero
         torch._foreach_copy_(self.stacks, self.inside)
-        torch._foreach_mul_(self.parameters, 1 - rate * decay)
-        torch._foreach_add_(self.parameters, self.updates, alpha=-rate)
+        torch._foreach_mul_(self.values, 1 - rate * decay)
+        torch._foreach_add_(self.values, self.updates, alpha=-rate)
 
 
 class Optimizer:
@@ -156,7 +157,8 @@ class Average:
     """An exponential moving average of the parameters, which is what is exported."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = list(parameters), decay
+        self.parameters: list[Tensor] = list(parameters)
+        self.decay = decay
         self.values = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()

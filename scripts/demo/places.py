@@ -33,7 +33,7 @@ class Places:
         painted: fp32 `[tokens, 1]`, 1 for tokens whose positions count from the end of their sample's prefix.
         frequency: fp32 `[head_dim]`.
         resized: fp32 `[patches, positions]`, from the vision tower's table of positions to those of a source's patches.
-        mask: fp32 `[1, 1, 1, patches]`, what keeps the tower from looking at patches that fill up; none if all are real.
+        mask: fp32 `[1, 1, 1, patches]`, what keeps the tower from seeing patches that fill up; none if all are real.
     """
 
     bounds: Tensor
