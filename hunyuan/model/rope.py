@@ -48,16 +48,25 @@ def positions_2d(start: int, stop: int, grids: Iterable[Grid]) -> Tensor:
     return positions
 
 
-def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for `positions` int `[tokens, 2]`: two fp32 `[tokens, head_dim]`, on its device.
+def rope_axes(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """What angles are products of, for `positions` int `[tokens, 2]`: even frequencies turn with y, odd ones with x.
 
-    Even frequencies turn with y, odd ones with x; both halves of the head use the same angles.
+    Returns:
+        by which position each frequency turns, fp32 `[tokens, head_dim / 2]`, and the frequencies, `[head_dim / 2]`.
     """
     half = head_dim // 2
     exponent = torch.arange(half, dtype=torch.float32, device=positions.device) * 2 / head_dim
-    frequency = 1.0 / theta**exponent  # [half]
     axis = torch.arange(half, device=positions.device) % 2  # 0: y, 1: x
-    angles = positions.float()[:, axis] * frequency  # [tokens, half]
+    return positions.float()[:, axis], 1.0 / theta**exponent
+
+
+def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for `positions` int `[tokens, 2]`: two fp32 `[tokens, head_dim]`, on its device.
+
+    Both halves of the head use the same angles.
+    """
+    axes, frequency = rope_axes(positions, head_dim, theta)
+    angles = axes * frequency  # [tokens, half]
     angles = torch.cat([angles, angles], dim=1)
     return angles.cos(), angles.sin()
 

@@ -6,11 +6,15 @@ process it took longer than the step. Knows pictures, tokens and the autoencoder
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +28,9 @@ from scripts.demo.autoencoder import planar
 from scripts.demo.pictures import Pictures
 from scripts.demo.sequences import Batch, Stream
 from scripts.demo.transformer import latents
+
+AHEAD = 2
+"""Drawings that are unpacked before the training asks for them."""
 
 
 @dataclass
@@ -63,13 +70,22 @@ class Drawn:
         less than a handful of batches take.
         """
         sources, conds = ([x.half() for x in part] for part in (self.sources, self.conds))
-        return pickle.dumps(Drawn(self.batches, sources, conds, self.clean.half()), protocol=5)
+        file = io.BytesIO()
+        _Pickler(file, protocol=5).dump(Drawn(self.batches, sources, conds, self.clean.half()))
+        return file.getvalue()
 
     @classmethod
     def unpacked(cls, packed: bytes, device: torch.device) -> Drawn:
         """What another process packed, on a device."""
         drawn: Drawn = pickle.loads(packed)
         return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes tensors as NumPy's arrays; PyTorch would make a zip file of each, which takes long to open."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, Tensor) else NotImplemented
 
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:
@@ -80,7 +96,7 @@ class Pool:
     """Drawn batches on their way into training, in random order.
 
     A drawing serves several steps, in other words, at other times and with other noise; the pool keeps these steps
-    apart.
+    apart. A thread receives and unpacks the next drawings while the training goes on.
 
     Args:
         packed: drawings, as `DrawnStream` yields them, endless.
@@ -90,15 +106,27 @@ class Pool:
     def __init__(self, packed: Iterator[bytes], device: torch.device, least: int, seed: int) -> None:
         self.packed, self.device, self.least, self.rng = packed, device, least, random.Random(seed)
         self.ready: list[tuple[Drawn, Batch]] = []
+        # Each thread has a GPU of its own choice, the first at its start.
+        chosen = (torch.cuda.set_device, (device,)) if device.type == "cuda" else (None, ())
+        self._thread = ThreadPoolExecutor(1, "drawings", *chosen)
+        self._coming = deque(self._thread.submit(self._next) for _ in range(AHEAD))
 
     def take(self) -> tuple[Drawn, Batch]:
         """One batch and its drawing; waits for drawings while there are too few."""
         while len(self.ready) < self.least:
-            fresh = Drawn.unpacked(next(self.packed), self.device)
+            fresh = self._coming.popleft().result()
+            self._coming.append(self._thread.submit(self._next))
             self.ready.extend((fresh, batch) for batch in fresh.batches)
         place = self.rng.randrange(len(self.ready))
         self.ready[place], self.ready[-1] = self.ready[-1], self.ready[place]
         return self.ready.pop()
+
+    def close(self) -> None:
+        """Ends the thread, after the drawing that it is at."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _next(self) -> Drawn:
+        return Drawn.unpacked(next(self.packed), self.device)
 
 
 def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device) -> Vae:

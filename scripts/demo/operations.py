@@ -55,11 +55,10 @@ class Rule:
     def tokens(self) -> int:
         return self.room + self.copies * self.stretch
 
-    def set(self, length: Tensor, conds: Sequence[tuple[int, int]], area: int) -> None:
-        """Takes over one batch."""
+    def set(self, length: Tensor, conds: Tensor, area: int) -> None:
+        """Takes over one batch; from the device's own tensors, because the GPU waits for none of them."""
         self.length.copy_(length)
-        bounds = [*conds, *[(0, 0)] * (MOST_CONDS - len(conds))]
-        self.conds.copy_(torch.tensor(bounds, dtype=torch.int32))
+        self.conds.copy_(conds)
         self.area.fill_(area)
 
     def visible(self, sample: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:

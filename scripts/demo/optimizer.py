@@ -8,35 +8,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients: five rounds bring singular values to about 1
 _ROUNDS = 5
+_MOST_ZEROS = 2_000_000  # values that a stack of matrices is filled up with, rather than being a group of its own
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """`[n, rows, columns]` to the nearest semi-orthogonal matrices, about: all singular values between .7 and 1.2."""
+    """`[n, rows, columns]` to the nearest semi-orthogonal matrices, about: all singular values between .7 and 1.2.
+
+    Rows and columns of zeros stay so, and change nothing in the others.
+    """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
     x = x.transpose(1, 2) if tall else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = _QUINTIC
     for _ in range(_ROUNDS):
-        square = x @ x.transpose(1, 2)
-        x = a * x + (b * square + c * square @ square) @ x
+        square = x @ x.transpose(1, 2)  # [n, side, side]
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, factor, x, beta=a)
     return (x.transpose(1, 2) if tall else x).to(matrices.dtype)
-
-
-@dataclass
-class _Stack:
-    """Parameters that are stacks of equally shaped matrices, and their momentum `[n, rows, columns]`."""
-
-    parameters: list[nn.Parameter]
-    momentum: Tensor
 
 
 def as_matrices(tensor: Tensor) -> Tensor:
@@ -44,6 +39,80 @@ def as_matrices(tensor: Tensor) -> Tensor:
     if tensor.dim() == 4:
         return tensor.flatten(1)[None]
     return tensor if tensor.dim() == 3 else tensor[None]
+
+
+def groups_of(shapes: Sequence[tuple[int, int, int]]) -> list[list[int]]:
+    """Which stacks of matrices go together, filled up with zeros to the shape of the group's first.
+
+    Args:
+        shapes: of each stack `(n, rows, columns)`, rows <= columns.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(shapes)), key=lambda i: shapes[i][1] * shapes[i][2], reverse=True):
+        n, rows, columns = shapes[index]
+        fitting = [(shapes[group[0]], group) for group in groups]
+        zeros = [(n * (r * c - rows * columns), group) for (_, r, c), group in fitting if r >= rows and c >= columns]
+        fewest, group = min(zeros, key=lambda z: z[0], default=(_MOST_ZEROS + 1, []))
+        if fewest > _MOST_ZEROS:
+            groups.append(group := [])
+        group.append(index)
+    return groups
+
+
+class _Matrices:
+    """Muon's memory: one flat momentum, and stacks of matrices that are orthogonalized a group at a time.
+
+    For a GPU these matrices are small: what a step takes is how many operations are started, not how large they are.
+
+    Attributes:
+        flat: gradients of all parameters one after the other, then their updates.
+        momentum: of all parameters, as long.
+        updates: `flat`, as views in the parameters' shapes.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+        for parameter in parameters:
+            by_shape[as_matrices(parameter).shape[1:]].append(parameter)
+        self.parameters = [p for stack in by_shape.values() for p in stack]
+        self.values: list[Tensor] = list(self.parameters)
+        device = self.parameters[0].device
+        self.flat = torch.zeros(sum(p.numel() for p in self.parameters), device=device)
+        self.momentum = torch.zeros_like(self.flat)
+        parts = self.flat.split([p.numel() for p in self.parameters])
+        self.updates = [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+        stacks = self.flat.split([sum(p.numel() for p in stack) for stack in by_shape.values()])
+        views = [stack.view(-1, *shape) for stack, shape in zip(stacks, by_shape, strict=True)]
+        self.stacks = [v.transpose(1, 2) if v.shape[1] > v.shape[2] else v for v in views]  # [n, rows, columns], wide
+        self._group(device)
+
+    def _group(self, device: torch.device) -> None:
+        """Makes the groups' tensors `[n, rows, columns]`, their scales, and `inside`: the stacks' places in them."""
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.groups: list[tuple[Tensor, Tensor]] = []
+        inside: dict[int, Tensor] = {}
+        for indices in groups_of([(v.shape[0], v.shape[1], v.shape[2]) for v in self.stacks]):
+            members = [self.stacks[i] for i in indices]
+            counts = [len(v) for v in members]
+            made = torch.zeros(sum(counts), *members[0].shape[1:], dtype=dtype, device=device)
+            scales = [0.2 * v.shape[2] ** 0.5 for v in members for _ in range(len(v))]
+            self.groups.append((made, torch.tensor(scales, device=device)[:, None, None]))
+            for index, part in zip(indices, made.split(counts), strict=True):
+                _, rows, columns = self.stacks[index].shape
+                inside[index] = part[:, :rows, :columns]
+        self.inside = [inside[i] for i in range(len(self.stacks))]
+
+    def step(self, rate: float, decay: float, mass: float) -> None:
+        """One update, by the parameters' gradients."""
+        torch.cat([_gradient(p).flatten() for p in self.parameters], out=self.flat)
+        self.momentum.lerp_(self.flat, 1 - mass)
+        self.flat.lerp_(self.momentum, mass)  # Nesterov's look ahead
+        torch._foreach_copy_(self.inside, self.stacks)
+        for matrices, scales in self.groups:
+            torch.mul(orthogonalized(matrices), scales, out=matrices)  # what was filled up stays zero
+        torch._foreach_copy_(self.stacks, self.inside)
+        torch._foreach_mul_(self.values, 1 - rate * decay)
+        torch._foreach_add_(self.values, self.updates, alpha=-rate)
 
 
 class Optimizer:
@@ -63,12 +132,8 @@ class Optimizer:
         momentum: float = 0.95,
     ) -> None:
         self.matrix_rate, self.other_rate, self.decay, self.mass = matrix_rate, other_rate, decay, momentum
-        by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
-        for parameter in matrices:
-            by_shape[as_matrices(parameter).shape[1:]].append(parameter)
-        self.stacks = [_Stack(p, torch.cat([torch.zeros_like(as_matrices(m)) for m in p])) for p in by_shape.values()]
-        rest = list(others)
-        self.parameters = [p for stack in self.stacks for p in stack.parameters] + rest
+        self.matrices, rest = _Matrices(matrices), list(others)
+        self.parameters = self.matrices.parameters + rest
         self.adam = torch.optim.AdamW(
             rest, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=rest[0].is_cuda, eps=1e-9
         )
@@ -79,29 +144,9 @@ class Optimizer:
         torch.nn.utils.clip_grad_norm_(self.adam.param_groups[0]["params"], 1.0)
         self.adam.param_groups[0]["lr"] = self.other_rate * factor
         self.adam.step()
-        for stack in self.stacks:
-            self._step_stack(stack, self.matrix_rate * factor)
+        self.matrices.step(self.matrix_rate * factor, self.decay, self.mass)
         for parameter in self.parameters:
             parameter.grad = None
-
-    def _step_stack(self, stack: _Stack, rate: float) -> None:
-        gradient = torch.cat([as_matrices(_gradient(p)) for p in stack.parameters])
-        stack.momentum.lerp_(gradient, 1 - self.mass)
-        update = orthogonalized(gradient.lerp(stack.momentum, self.mass))  # Nesterov's look ahead
-        update *= -0.2 * rate * max(update.shape[1:]) ** 0.5
-        values = [p.data for p in stack.parameters]
-        torch._foreach_mul_(values, 1 - rate * self.decay)
-        counts = [as_matrices(p).shape[0] for p in stack.parameters]
-        parts = [u.view(p.shape) for u, p in zip(update.split(counts), stack.parameters, strict=True)]
-        torch._foreach_add_(values, parts)
-
-    def state(self) -> dict[str, Any]:
-        return {"momentum": [stack.momentum for stack in self.stacks], "adam": self.adam.state_dict()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        for stack, momentum in zip(self.stacks, state["momentum"], strict=True):
-            stack.momentum.copy_(momentum)
-        self.adam.load_state_dict(state["adam"])
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -112,14 +157,15 @@ class Average:
     """An exponential moving average of the parameters, which is what is exported."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = list(parameters), decay
+        self.parameters: list[Tensor] = list(parameters)
+        self.decay = decay
         self.values = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """`step` counts from 1; the first averages are short, so that the start is forgotten."""
         decay = min(self.decay, step / (step + 10))
-        torch._foreach_lerp_(self.values, [p.data for p in self.parameters], 1 - decay)
+        torch._foreach_lerp_(self.values, self.parameters, 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:

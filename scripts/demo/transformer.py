@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from hunyuan.model.attention import Segment
 from hunyuan.model.config import ModelConfig
+from hunyuan.model.embeddings import sinusoid
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
-from hunyuan.model.rope import Grid, positions_2d, rope_table
 from hunyuan.model.vae import Vae
 from hunyuan.prompt.layout import CondBlock
 from scripts.demo.autoencoder import planar
 from scripts.demo.operations import DenseExperts, Rule, TrainingOperations
+from scripts.demo.places import Places, pixel_scale
 from scripts.demo.sequences import Batch
 
 FLOW_SHIFT = 3.0
@@ -160,6 +161,31 @@ class Noisy:
         return (self.latents - self.sigma[:, None, None, None] * predicted).detach()[::copies]
 
 
+@dataclass
+class Times:
+    """What the network makes of times: of 0, where sources stand, and of the noisy copies'.
+
+    Attributes:
+        stamp, stamps: as tokens, `[1, hidden]` and `[n * copies, hidden]`.
+        start, latents: for the latents' embedding, of the same shapes.
+        final: for the velocity, `[n * copies, hidden]`.
+    """
+
+    stamp: Tensor
+    stamps: Tensor
+    start: Tensor
+    latents: Tensor
+    final: Tensor
+
+    @classmethod
+    def create(cls, model: HunyuanImage3, sigma: Tensor) -> Times:
+        waves = sinusoid(F.pad(sigma * 1000, (1, 0)))  # [1 + n * copies, size]
+        both = [1, len(sigma)]
+        stamp, stamps = model.timestep_emb.mlp(waves).split(both)
+        start, latents = model.time_embed.mlp(waves).split(both)
+        return cls(stamp, stamps, start, latents, model.time_embed_2.mlp(waves[1:]))
+
+
 class Trainee:
     """The network with what a batch's pass through it needs.
 
@@ -174,19 +200,20 @@ class Trainee:
         self.model, self.operations, self.count, self.copies, self.compiled = model, operations, count, copies, compiled
         self.device = model.device
         self.rules: dict[int, Rule] = {}
-        self.vision_grid = 1, 1
+        self.kinds: dict[tuple[int, tuple[CondBlock, ...], tuple[int, int]], Places] = {}
         self.layer = torch.compile(self._layer, dynamic=False) if compiled else self._layer
-        self._same_vision_grid()
 
-    def rule(self, batch: Batch) -> Rule:
-        """The attention rule for this batch; one object for all batches of equal length."""
+    def rule(self, batch: Batch) -> tuple[Rule, Places]:
+        """The attention rule for this batch, one object for all batches of equal length, and its places."""
         area = (self.model.config.image_base_size // 16) ** 2
         if batch.room not in self.rules:
             self.rules[batch.room] = Rule.create(self.count, batch.room, 1 + area, self.copies, self.device)
-        rule = self.rules[batch.room]
+        rule, kind = self.rules[batch.room], (batch.room, tuple(batch.conds), batch.grid)
+        if kind not in self.kinds:
+            self.kinds[kind] = Places.create(batch, rule, self.model.config)
         height, width = batch.grid
-        rule.set(batch.length, [(c.vae.start, c.vit_stop) for c in batch.conds], height * width)
-        return rule
+        rule.set(batch.length, self.kinds[kind].bounds, height * width)
+        return rule, self.kinds[kind]
 
     def losses(self, batch: Batch, sources: list[Tensor], conds: list[Tensor], noisy: Noisy) -> Losses:
         """One pass.
@@ -195,19 +222,23 @@ class Trainee:
             sources: pictures in 0..1, one stack per source of a sample, for the vision tower, which shrinks them.
             conds: their scaled latents.
         """
-        rule = self.rule(batch)
+        (rule, places), (height, width), model = self.rule(batch), batch.grid, self.model
+        times = Times.create(model, noisy.sigma)
+        vision = self._vision(sources, batch, places)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            x, image = self._embed(batch, sources, conds, noisy, rule)
-            rope = self._rope(batch, rule)
+            latent = self._latents(conds, noisy.latents, times)
+            x = self._sequence(batch, latent, vision, times, rule, places)
+            rope = places.rope(batch.length)
             self.operations.use(rule, flex=self.compiled)
             balances = []
-            for layer in self.model.model.layers:
+            for layer in model.model.layers:
                 x, balance = self.layer(layer, x, *rope)
                 balances.append(balance)
-            height, width = batch.grid
-            tokens = x[:, rule.room :].unflatten(1, (self.copies, rule.stretch))[:, :, 1 : 1 + image]
-            predicted = self.model.velocity(tokens.flatten(0, 1), noisy.sigma * 1000, height, width)
-            logits = self.model.logits(x[:, : rule.room].flatten(0, 1)[batch.spoken])
+            tokens = x[:, rule.room :].unflatten(1, (self.copies, rule.stretch))[:, :, 1 : 1 + height * width]
+            predicted = model.final_layer(tokens.flatten(0, 1), times.final, height, width).float()
+            # As places in all sequences. `index_select` has a gradient in one operation, unlike `x[...]`.
+            spoken = batch.spoken + batch.spoken // rule.room * (rule.tokens - rule.room)
+            logits = model.logits(x.flatten(0, 1).index_select(0, spoken))
         velocity = (predicted - noisy.wanted).square().mean((1, 2, 3))
         text = F.cross_entropy(logits, batch.words, reduction="sum") / max(len(batch.words), 1)
         return Losses(velocity, noisy.weight, text, torch.stack(balances).mean(), predicted)
@@ -216,67 +247,53 @@ class Trainee:
         out = layer(x, (cos, sin), None, [Segment(0, x.shape[1], causal=False)])
         return out, self.operations.balance
 
-    def _embed(
-        self, batch: Batch, sources: list[Tensor], conds: list[Tensor], noisy: Noisy, rule: Rule
-    ) -> tuple[Tensor, int]:
-        """Embeddings fp32 `[n, tokens, hidden]` of all tokens, and how many image tokens each copy has."""
-        model, count = self.model, len(batch.prefix)
-        zero = torch.zeros(1, device=self.device)
-        latents = [*conds, noisy.latents] if conds and conds[0].shape[2:] == noisy.latents.shape[2:] else None
-        times = [zero.expand(len(c)) for c in conds] + [noisy.sigma * 1000]
-        if latents:
-            parts = model.embed_latents(torch.cat(latents), torch.cat(times)).split([len(part) for part in latents])
-        else:  # the answer has another shape than its sources
-            parts = [model.embed_latents(part, t) for part, t in zip([*conds, noisy.latents], times, strict=True)]
-        prefix = model.embed_tokens(batch.prefix).float()
-        for block, source, embedded in zip(batch.conds, sources, parts, strict=False):
-            vision = self._vision(source, block)
-            for first, rows in (
-                (block.timestep, model.timestep_emb(zero)[None].expand(count, -1, -1)),
-                (block.vae.start, embedded),
-                (block.vit.start, vision),
-            ):
-                prefix = torch.cat([prefix[:, :first], rows.float(), prefix[:, first + rows.shape[1] :]], dim=1)
-        image = parts[-1].shape[1]
-        start = model.timestep_emb(noisy.sigma * 1000)[:, None]
-        fill = rule.stretch - 1 - image
-        painted = F.pad(torch.cat([start.float(), parts[-1].float()], dim=1), (0, 0, 0, fill))
-        return torch.cat([prefix, painted.reshape(count, -1, painted.shape[-1])], dim=1), image
+    def _latents(self, conds: list[Tensor], latents: Tensor, times: Times) -> list[Tensor]:
+        """Tokens `[n, h * w, hidden]` of each source's latents, and last those `[n * copies, h * w, hidden]` to paint.
 
-    def _vision(self, pictures: Tensor, block: CondBlock) -> Tensor:
-        """The vision tower's tokens `[n, patches, hidden]` of a source."""
-        config, count = self.model.config, len(pictures)
-        rows, columns = block.vit.height, block.vit.width
-        patches, mask = vision_patches(pictures, (rows, columns), config)
-        self.vision_grid = rows, columns
-        shapes = torch.tensor([[rows, columns]] * count, device=self.device)
-        return self.model.embed_vision(patches, shapes, mask)
+        What has one shape goes through in one piece: sources are alike, and mostly the answer too.
+        """
+        parts = [*conds, latents]
+        embedded = [times.start.expand(len(c), -1) for c in conds] + [times.latents]
+        one_shape = not conds or conds[0].shape[2:] == latents.shape[2:]
+        made: list[Tensor] = []
+        for some in (slice(None),) if one_shape else (slice(-1), slice(-1, None)):
+            tokens = self.model.patch_embed(torch.cat(parts[some]), torch.cat(embedded[some]))
+            made += tokens.float().split([len(part) for part in parts[some]])
+        return made
 
-    def _rope(self, batch: Batch, rule: Rule) -> tuple[Tensor, Tensor]:
-        """Cosines and sines fp32 `[n, tokens, 1, head_dim]`."""
-        config, count = self.model.config, len(batch.prefix)
-        height, width = batch.grid
-        grids = [grid for block in batch.conds for grid in (block.vae, block.vit)]
-        prefix = positions_2d(0, rule.room, grids)[None].expand(count, -1, -1).to(self.device)
-        copy = positions_2d(0, rule.stretch, [Grid(1, height, width)])[None].to(self.device)
-        painted = (copy + batch.length.to(self.device)[:, None, None]).repeat(1, rule.copies, 1)
-        positions = torch.cat([prefix, painted], dim=1)
-        cos, sin = rope_table(positions.reshape(-1, 2), config.attention_head_dim, config.rope_theta)
-        return cos.view(count, rule.tokens, 1, -1), sin.view(count, rule.tokens, 1, -1)
+    def _sequence(
+        self, batch: Batch, latent: list[Tensor], vision: list[Tensor], times: Times, rule: Rule, places: Places
+    ) -> Tensor:
+        """Embeddings fp32 `[n, tokens, hidden]` of all tokens, put together in one operation."""
+        count = len(batch.prefix)
+        words = self.model.embed_tokens(batch.prefix.index_select(1, places.text))  # [n, texts, hidden]
+        first, *pieces = words.split(places.pieces, dim=1)
+        taken = []
+        for embedded, seen in zip(latent, vision, strict=False):
+            taken += [times.stamp.expand(count, 1, -1), embedded, seen]
+        parts = [first, *(part for pair in zip(taken, pieces, strict=True) for part in pair)]
+        image = latent[-1].unflatten(0, (count, self.copies))  # [n, copies, h * w, hidden]
+        stamps = times.stamps.unflatten(0, (count, self.copies))  # [n, copies, hidden]
+        fill = image.new_zeros(1).expand(count, rule.stretch - 1 - image.shape[2], image.shape[3])
+        for copy in range(self.copies):
+            parts += [stamps[:, copy : copy + 1], image[:, copy], fill]
+        return torch.cat(parts, dim=1)
 
-    def _same_vision_grid(self) -> None:
-        """transformers resizes the tower's positions sample by sample; in a batch of one size once is enough."""
+    def _vision(self, sources: list[Tensor], batch: Batch, places: Places) -> list[Tensor]:
+        """The vision tower's tokens fp32 `[n, patches, hidden]` of each source, all in one pass.
 
-        def resize(positional: Tensor, shapes: Tensor, max_length: int) -> Tensor:
-            height, width = self.vision_grid  # as in `shapes`, without asking the device
-            grid = positional.permute(2, 0, 1)[None].float()
-            made = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-            rows = made[0].flatten(1).T.to(positional.dtype)
-            rows = torch.cat([rows, rows[:1].expand(max_length - len(rows), -1)])
-            return rows[None].expand(len(shapes), -1, -1)
-
-        vision: Any = self.model.vision_model
-        vision.embeddings.resize_positional_embeddings = resize
+        transformers' tower, but for its table of positions and its head, which nothing uses. In fp32: so small a
+        network takes longer to be cast than to be computed.
+        """
+        if places.resized is None:
+            return []
+        block, tower = batch.conds[0].vit, cast(Any, self.model.vision_model)
+        patches = vision_patches(torch.cat(sources), (block.height, block.width), self.model.config)
+        table = tower.embeddings.position_embedding.weight  # [positions, vision]
+        x = tower.embeddings.patch_embedding(patches) + places.resized @ table
+        x = tower.encoder(inputs_embeds=x, attention_mask=places.mask).last_hidden_state
+        x = self.model.vision_aligner(tower.post_layernorm(x))  # [sources * n, patches, hidden]
+        return list(x.chunk(len(sources)))
 
 
 @torch.no_grad()
@@ -289,15 +306,15 @@ def latents(vae: Vae, pictures: Tensor, draw: bool) -> Tensor:
     return vae.scale(mean)[:, :, 0]
 
 
-def vision_patches(pictures: Tensor, grid: tuple[int, int], config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Pictures in 0..1 as the product's `vision_input` cuts them: `[n, patches, values]` and the mask int32."""
+def vision_patches(pictures: Tensor, grid: tuple[int, int], config: ModelConfig) -> Tensor:
+    """Pictures in 0..1 as the product's `vision_input` cuts them: `[n, patches, values]`, filled up with zeros."""
     (rows, columns), patch, processor = grid, config.vit.patch_size, config.vit_processor
-    most = processor.max_num_patches
-    made = F.interpolate(pictures, (rows * patch, columns * patch), mode="bilinear", antialias=True)
-    mean, std = (made.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
-    values = ((made * 255).round() / 255 - mean) / std
+    size = rows * patch, columns * patch
+    if pictures.shape[2:] != size:
+        pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
+    factor, summand = pixel_scale(processor, pictures.device)
+    values = torch.addcmul(summand, (pictures * 255).round(), factor)
     cut = values.unflatten(2, (rows, patch)).unflatten(4, (columns, patch)).permute(0, 2, 4, 3, 5, 1)
     cut = cut.reshape(len(pictures), rows * columns, -1)
-    mask = torch.zeros(len(pictures), most, dtype=torch.int32, device=pictures.device)
-    mask[:, : rows * columns] = 1
-    return F.pad(cut, (0, 0, 0, most - rows * columns)), mask
+    missing = processor.max_num_patches - rows * columns
+    return F.pad(cut, (0, 0, 0, missing)) if missing else cut

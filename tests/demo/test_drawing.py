@@ -56,8 +56,8 @@ def test_a_drawn_batch_trains_as_its_pictures_do(
     grid = block.vit.height, block.vit.width
     side = [rows * config.vit.patch_size for rows in grid]
     small = torch.nn.functional.interpolate(large, side, mode="bilinear", antialias=True)
-    for one, other in zip(*(transformer.vision_patches(p, grid, config) for p in (large, small)), strict=True):
-        assert torch.equal(one, other)
+    one, other = (transformer.vision_patches(p, grid, config) for p in (large, small))
+    assert torch.equal(one, other)
 
 
 def test_pictures_serve_again_in_other_words(

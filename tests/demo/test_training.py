@@ -28,7 +28,7 @@ from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import Size
 from scripts.demo import autoencoder, sizes, state, transformer
 from scripts.demo.export import official_weights
-from scripts.demo.optimizer import Optimizer, orthogonalized
+from scripts.demo.optimizer import Optimizer, as_matrices, groups_of, orthogonalized
 from scripts.demo.sequences import TASKS, Batch, Sequences
 from scripts.demo.tasks import UNKNOWN
 from scripts.demo.train import Plan
@@ -125,7 +125,8 @@ def _conditions(
     config, zero, tokens = trained.model.config, torch.zeros(1), []
     rows_columns = vision_grid(Size(304, 208), config.vit.patch_size, config.vit_processor.max_num_patches)
     for picture, cond in zip(pictures, conds, strict=True):
-        patches, mask = transformer.vision_patches(picture, rows_columns, config)
+        patches = transformer.vision_patches(picture, rows_columns, config)
+        mask = (torch.arange(patches.shape[1]) < math.prod(rows_columns))[None].int()
         vit = product.embed_vision(patches, torch.tensor([rows_columns]), mask)
         tokens.append(CondTokens(product.embed_latents(cond[sample : sample + 1], zero)[0], vit[0]))
     return Conditions(tuple(tokens), product.timestep_emb(zero))
@@ -257,3 +258,33 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     for shape in ((3, 8, 20), (3, 20, 8)):
         values = torch.linalg.svdvals(orthogonalized(noise(*shape)))
         assert 0.6 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_small_stacks_of_matrices_are_filled_up_but_many_are_not() -> None:
+    shapes = [(8, 64, 64), (55, 128, 256), (62, 256, 256), (1, 256, 2304), (6, 256, 1024)]
+    assert groups_of(shapes) == [[3, 4], [2, 1, 0]]
+    assert groups_of([(500, 64, 64), (1, 256, 256), (1, 128, 512)]) == [[1], [2], [0]]
+
+
+def test_a_matrix_steps_along_its_own_orthogonalized_momentum() -> None:
+    """Though tall ones, kernels and stacks are orthogonalized together, filled up to one shape."""
+    shapes = [(8, 20), (20, 8), (3, 4, 4), (4, 2, 3, 3), (8, 20), (5, 30)]
+    matrices = [torch.nn.Parameter(noise(*shape, seed=i)) for i, shape in enumerate(shapes)]
+    other = torch.nn.Parameter(noise(3))
+    starts = [m.detach().clone() for m in matrices]
+    optimizer = Optimizer(matrices, [other], matrix_rate=0.1, other_rate=0.1, decay=0.5, momentum=0.9)
+    assert len(optimizer.matrices.groups) < len(shapes) - 1
+    momenta = [torch.zeros_like(m) for m in matrices]
+    for step in range(2):
+        for i, (matrix, start) in enumerate(zip(matrices, starts, strict=True)):
+            gradient = noise(*matrix.shape, seed=20 + 10 * step + i)
+            matrix.grad = gradient.clone()
+            momenta[i] = 0.9 * momenta[i] + 0.1 * gradient
+            ahead = as_matrices(0.1 * gradient + 0.9 * momenta[i])
+            update = orthogonalized(ahead) * 0.2 * max(ahead.shape[1:]) ** 0.5
+            starts[i] = start * (1 - 0.5 * 0.05) - 0.05 * update.view(start.shape)
+        other.grad = noise(3)
+        optimizer.step(0.5)
+        for matrix, wanted in zip(matrices, starts, strict=True):
+            assert matrix.grad is None
+            assert torch.allclose(matrix, wanted, atol=1e-5)
