@@ -40,18 +40,30 @@ class Conditions:
 
 
 def encode_conditions(model: HunyuanImage3, images: Sequence[CondImage], random: RequestRandom) -> Conditions:
-    """Runs the autoencoder and the vision tower once per image; draws the posteriors in order."""
+    """Runs the autoencoder and the vision tower once per image; draws the posteriors in order.
+
+    A GPU gets all of that before the host waits for any of it: the tower is launched while the autoencoder computes.
+
+    Raises:
+        HunyuanError: a picture's latents are not finite.
+    """
     if not images:
         return Conditions((), torch.empty(0))
     device, zero = model.device, torch.zeros(1, device=model.device)
+    # Copied first: each copy waits for everything that was launched before it.
+    inputs = [
+        (image.pixels[None].to(device), image.vision.patches[None].to(device), image.vision.mask[None].to(device))
+        for image in images
+    ]
+    posteriors, towers = [], []
+    for image, (pixels, patches, mask) in zip(images, inputs, strict=True):
+        posteriors.append(model.encode_image(pixels))
+        towers.append(model.embed_vision(patches, torch.tensor([image.vision.grid]), mask)[0])  # [max_patches, hidden]
     tokens, latents = [], []
-    for image in images:
-        posterior = model.encode_image(image.pixels[None].to(device))
+    for posterior, vit in zip(posteriors, towers, strict=True):
         noise = random.normal(posterior.mean.shape, model.vae.dtype, device)
         latent = model.vae.scale(posterior.sample(noise))[:, :, 0]  # [1, channels, h, w]
-        shapes = torch.tensor([image.vision.grid], device=device)
-        vit = model.embed_vision(image.vision.patches[None].to(device), shapes, image.vision.mask[None].to(device))
-        tokens.append(CondTokens(model.embed_latents(latent, zero)[0], vit[0]))
+        tokens.append(CondTokens(model.embed_latents(latent, zero)[0], vit))
         latents.append(latent)
     return Conditions(tuple(tokens), model.timestep_emb(zero), tuple(latents))
 

@@ -56,7 +56,11 @@ class HunyuanImage3(nn.Module):
         return self.patch_embed(latents, self.time_embed(t))
 
     def embed_vision(self, patches: Tensor, shapes: Tensor, mask: Tensor) -> Tensor:
-        """Patches `[n, max_patches, 3 * 16 * 16]` to tokens `[n, max_patches, hidden]`, padding rows included."""
+        """Patches `[n, max_patches, 3 * 16 * 16]` to tokens `[n, max_patches, hidden]`, padding rows included.
+
+        `shapes`: grids of patches, integers `[n, 2]` (rows, columns), best on the CPU: their values are read, for
+        which a GPU would have to end its work. `mask`: integers `[n, max_patches]`, 1 for real patches.
+        """
         # By place: the mask's name differs between transformers 4 and 5.
         features = self.vision_model(patches.to(self.dtype), mask, shapes).last_hidden_state
         return self.vision_aligner(features)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from hunyuan.model.config import ModelConfig
 from hunyuan.prompt.resolution import Bucket, Size, resolution_group
@@ -34,7 +34,7 @@ class CondImage:
 
     source: Size
     bucket: Bucket
-    pixels: Tensor  # fp32 [3, H, W] in -1..1, of the bucket's size
+    pixels: Tensor  # fp32 [3, H, W] in -1..1, of the bucket's size; channels fastest in memory
     vision: VisionInput
 
 
@@ -43,15 +43,27 @@ def prepare_cond_image(image: Image.Image, config: ModelConfig, align: bool) -> 
     source = Size(*image.size)
     bucket = resolution_group(config.image_base_size, config.has_extra_ratios).nearest(source)
     fitted = resize(image, bucket.size) if align else centre_crop(image, bucket.size)
-    pixels = torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float()
-    pixels.div_(255).mul_(2).sub_(1)  # in place: fresh memory for each intermediate takes longer than the arithmetic
+    pixels = bytes_of(fitted).float()  # [3, H, W], channels still fastest
+    # In place: fresh memory for each intermediate takes longer than the arithmetic. x / 127.5 is x / 255 * 2 to the
+    # last bit, as doubling is exact.
+    pixels.div_(127.5).sub_(1)
     return CondImage(source, bucket, pixels, vision_input(image, config))
 
 
+def bytes_of(image: Image.Image) -> Tensor:
+    """A copy of an RGB picture's values, uint8 `[3, H, W]`, with channels fastest in memory, as Pillow gives them."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 def resize(image: Image.Image, target: Size) -> Image.Image:
-    """LANCZOS, columns before rows: Pillow 13 picks the order by cost, earlier ones (and the model) do not."""
-    wide = image.resize((target.width, image.height), Image.Resampling.LANCZOS)
-    return wide.resize((target.width, target.height), Image.Resampling.LANCZOS)
+    """LANCZOS, columns before rows: Pillow 13 picks the order by cost, earlier ones (and the model) do not.
+
+    The same picture, not a copy, where it has that size.
+    """
+    for size in ((target.width, image.height), (target.width, target.height)):
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.LANCZOS)
+    return image
 
 
 def centre_crop(image: Image.Image, target: Size) -> Image.Image:
@@ -91,16 +103,21 @@ def vision_input(image: Image.Image, config: ModelConfig) -> VisionInput:
     """Resizes on 8-bit values, normalizes, and cuts into patches flattened as (row, column, channel)."""
     patch, most = config.vit.patch_size, config.vit_processor.max_num_patches
     rows, columns = vision_grid(Size(*image.size), patch, most)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()[None]  # uint8 [1, 3, H, W]
-    resized = interpolate(pixels, (rows * patch, columns * patch), mode="bilinear", antialias=True)[0]
+    # As Pillow has the values, with channels fastest: interpolation is quickest so, and gives the same bytes.
+    resized = interpolate(bytes_of(image)[None], (rows * patch, columns * patch), mode="bilinear", antialias=True)[0]
+    # Cut while a value is one byte, then normalized in the padded result itself: moving memory is what takes time.
+    cut = resized.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0)  # [rows, columns, patch, patch, 3]
+    patches = torch.zeros(most, patch * patch * 3)
+    real = patches[: rows * columns]
+    real.copy_(cut.reshape(rows * columns, -1))
     mean, std = (
-        torch.tensor(v)[:, None, None] for v in (config.vit_processor.image_mean, config.vit_processor.image_std)
+        torch.tensor(v).repeat(patch * patch)  # [patch * patch * 3]
+        for v in (config.vit_processor.image_mean, config.vit_processor.image_std)
     )
-    values = (resized.float() * config.vit_processor.rescale_factor - mean) / std
-    cut = values.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(rows * columns, -1)
+    real.mul_(config.vit_processor.rescale_factor).sub_(mean).div_(std)
     mask = torch.zeros(most, dtype=torch.int32)
     mask[: rows * columns] = 1
-    return VisionInput(pad(cut, (0, 0, 0, most - rows * columns)), (rows, columns), mask)
+    return VisionInput(patches, (rows, columns), mask)
 
 
 def to_pil(pixels: Tensor) -> Image.Image:

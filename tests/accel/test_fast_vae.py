@@ -197,8 +197,53 @@ def test_what_is_not_finite_is_refused(small):
     fast = FastVae(small, torch.float32)
     with pytest.raises(HunyuanError, match="not finite"):
         fast.decode(torch.full((1, 4, 2, 2), torch.nan))
+    posterior = fast.encode(torch.full((1, 3, 8, 8), torch.inf))
     with pytest.raises(HunyuanError, match="not finite"):
-        fast.encode(torch.full((1, 3, 8, 8), torch.inf))
+        posterior.sample(noise(1, 4, 1, 2, 2))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("channel", [1, 6])  # of 4 means and 4 variances
+def test_one_bad_moment_is_refused(small, monkeypatch, value, channel):
+    fast = FastVae(small, torch.float32)
+    moments = noise(1, 8, 2, 2)
+    moments[0, channel, 1, 0] = value
+    monkeypatch.setattr(fast.encoder, "forward", lambda picture: moments)
+    with pytest.raises(HunyuanError, match="not finite"):
+        fast.encode(noise(1, 3, 8, 8)).sample(noise(1, 4, 1, 2, 2))
+
+
+def test_large_moments_are_clamped_and_not_refused(small, monkeypatch):
+    fast = FastVae(small, torch.float32)
+    moments, draw = 1e4 * noise(1, 8, 2, 2), noise(1, 4, 1, 2, 2)
+    monkeypatch.setattr(fast.encoder, "forward", lambda picture: moments)
+    posterior = fast.encode(noise(1, 3, 8, 8))
+    assert torch.equal(posterior.mean, moments[:, :4, None])
+    assert torch.equal(posterior.logvar, moments[:, 4:, None].clamp(-30, 20))
+    assert torch.equal(posterior.sample(draw), posterior.mean + (0.5 * posterior.logvar).exp() * draw)
+
+
+def test_encoding_reads_nothing_back_from_its_device(small):
+    """Reading would wait for a GPU, which can be given more work first; sampling reads."""
+    fast = FastVae(small, torch.float32)
+    with Reads() as reads:
+        posterior = fast.encode(noise(1, 3, 8, 8))
+    assert reads.count == 0
+    with reads:
+        posterior.sample(noise(1, 4, 1, 2, 2))
+    assert reads.count == 1
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that Python asks of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
 
 
 def test_several_latent_frames_are_refused(small):

@@ -108,6 +108,15 @@ def test_vision_passes_the_tower_and_the_aligner(model):
     assert torch.equal(tokens, model.vision_aligner(features))
 
 
+def test_vision_reads_nothing_back_from_its_device():
+    """Reading waits for all that a GPU was given before. The meta device has no values, so reading one is an error."""
+    with torch.device("meta"):
+        built = HunyuanImage3(model_config())
+        patches, mask = torch.empty(2, 8, 768), torch.ones(2, 8, dtype=torch.int32)
+    tokens = built.embed_vision(patches, torch.tensor([[2, 3], [2, 4]]), mask)
+    assert (tokens.device.type, tokens.shape) == ("meta", (2, 8, 64))
+
+
 def test_pictures_are_decoded_from_unscaled_latents(model):
     latents = noise(1, 8, 2, 3)
     torch.testing.assert_close(model.decode_image(latents), model.vae.decode(latents / 0.5627))

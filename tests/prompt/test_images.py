@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from torch.nn.functional import interpolate
 from transformers.models.siglip2.image_processing_siglip2 import get_image_size_for_max_num_patches
 
 from hunyuan.checkpoint.folder import read_config
@@ -73,6 +74,17 @@ def gradient(width: int, height: int) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     channels = [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), (x * 7 + y * 13) % 256]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def noisy(width: int, height: int) -> Image.Image:
+    """Random bytes: every value a byte can have, and edges everywhere."""
+    values = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Of fp32 tensors: zeros of different sign differ."""
+    return torch.equal(one.view(torch.int32), other.contiguous().view(torch.int32))
 
 
 def u8(pixels: torch.Tensor) -> torch.Tensor:
@@ -378,6 +390,19 @@ def test_pixels_are_scaled_to_minus_one_to_one(config):
     assert torch.allclose(pixels[:, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
 
 
+@pytest.mark.parametrize("align", [True, False])
+@pytest.mark.parametrize("size", [(256, 256), (300, 190)])
+def test_pixels_are_scaled_to_the_last_bit_as_the_model_says(config, size, align):
+    """Of every value a byte can have; channels stay fastest in memory, which decides how convolutions compute."""
+    image = noisy(*size)
+    cond = prepare_cond_image(image, replace(config, image_base_size=256), align)
+    fitted = (resize if align else centre_crop)(image, cond.bucket.size)
+    values = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)  # uint8 [3, H, W]
+    assert len(values.unique()) == 256
+    assert same_bits(cond.pixels, values.float() / 255 * 2 - 1)
+    assert cond.pixels.permute(1, 2, 0).is_contiguous()
+
+
 @pytest.mark.trap(6)
 def test_align_stretches_and_the_other_way_crops(config):
     """A frame along the edge survives stretching, and loses two sides when the centre is cut out."""
@@ -420,7 +445,13 @@ def test_stretch_gives_the_size_asked_for(size):
 
 def test_stretch_to_its_own_size_changes_nothing():
     image = gradient(300, 190)
-    assert resize(image, Size(300, 190)).tobytes() == image.tobytes()
+    assert resize(image, Size(300, 190)) is image
+
+
+@pytest.mark.parametrize("size", [Size(300, 120), Size(210, 190)])
+def test_stretch_of_one_side_leaves_the_other(size):
+    image = noisy(300, 190)
+    assert resize(image, size).tobytes() == image.resize((size.width, size.height), Image.Resampling.LANCZOS).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -490,6 +521,28 @@ def test_vision_inputs_are_the_recorded_ones(golden, config, recorded, meta, nam
     assert list(vision.grid) == recorded[f"{name}.vit_spatial_shapes"].tolist()
     assert torch.equal(vision.mask, recorded[f"{name}.vit_attention_mask"])
     assert vision.mask.dtype == torch.int32
+
+
+@pytest.mark.parametrize("size", [(300, 190), (190, 300), (128, 128), (128, 16), (17, 333), (1024, 1024)])
+@pytest.mark.parametrize("most", [64, 1024])
+def test_patches_are_to_the_last_bit_what_one_after_the_other_gives(config, size, most):
+    """Resized with each channel by itself, normalized in fp32, then cut one patch after the other."""
+    mean, std, scale = (0.48145466, 0.5, 0.40821073), (0.26862954, 0.5, 0.27577711), 1 / 255
+    image, changed = noisy(*size), replace(config, vit_processor=VitProcessorConfig(most, mean, std, scale))
+    vision = vision_input(image, changed)
+    rows, columns = vision.grid
+    expected = torch.zeros(most, 16, 16, 3)
+    for channel, plane in enumerate(image.split()):
+        pixels = torch.from_numpy(np.array(plane))[None, None]  # uint8 [1, 1, H, W]
+        resized = interpolate(pixels, (16 * rows, 16 * columns), mode="bilinear", antialias=True)[0, 0]
+        values = (resized.float() * scale - torch.tensor(mean[channel])) / torch.tensor(std[channel])
+        for row in range(rows):
+            for column in range(columns):
+                cut = values[16 * row : 16 * (row + 1), 16 * column : 16 * (column + 1)]
+                expected[row * columns + column, :, :, channel] = cut
+    assert vision.patches.shape == (most, 16 * 16 * 3)
+    assert vision.patches.is_contiguous()
+    assert same_bits(vision.patches, expected.flatten(1))
 
 
 def test_padding_is_zero_and_masked(config):

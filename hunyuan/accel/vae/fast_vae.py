@@ -58,6 +58,18 @@ def use_fast_vae(model: HunyuanImage3) -> None:
         model.add_module("vae", FastVae(model.vae, dtype))
 
 
+class CheckedPosterior(Posterior):
+    """Looked at when it is sampled, not before: asking a GPU is waiting for it, and it may be given more work first."""
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """`noise` is standard normal, of mean's shape.
+
+        Raises:
+            HunyuanError: the mean or the variance is not finite.
+        """
+        return _finite(super().sample(noise))
+
+
 class FastVae(LatentScale):
     """Stands in for `Vae`: the same methods, results in fp32. Holds no reference to `plain`."""
 
@@ -75,14 +87,16 @@ class FastVae(LatentScale):
     def encode(self, pixels: Tensor) -> Posterior:
         """`pixels` `[n, 3, H, W]` in -1..1 to the posterior `[n, channels, 1, h, w]`, fp32.
 
+        Does not wait for a GPU. What is not finite is refused when the posterior is sampled.
+
         Raises:
             ValueError: `pixels` has another number of dimensions.
-            HunyuanError: the result is not finite.
         """
         _check_shape(pixels, "pixels")
         moments = torch.cat([self.encoder(one.to(self.dtype)) for one in pixels.split(1)])
-        mean, logvar = _finite(moments)[:, :, None].chunk(2, dim=1)
-        return Posterior(mean, logvar.clamp(-30, 20))
+        mean, logvar = moments[:, :, None].chunk(2, dim=1)  # [n, channels, 1, h, w] each
+        # Clamping would hide an infinity; NaN passes it, and reaches the sample.
+        return CheckedPosterior(mean, logvar.where(logvar.isfinite(), torch.nan).clamp(-30, 20))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
