@@ -88,8 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from hunyuan.compare.comparable import check_comparable
     from hunyuan.compare.report import sheet, summary, table
     from hunyuan.compare.weights import compare
+    from hunyuan.prompt.resolution import parse_resolution
 
     if args.image and args.prompt is None:
         raise InvalidRequest("--image", "needs --prompt")
@@ -97,11 +99,15 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidRequest("--file", "cannot be used with --prompt")
     if not 1 <= args.requests <= len(BUILT_IN):
         raise InvalidRequest("--requests", f"got {args.requests}; 1 to {len(BUILT_IN)} are allowed")
+    if args.resolution is not None and parse_resolution(args.resolution, "--resolution") is None:
+        raise InvalidRequest("--resolution", "got 'auto', which each side may read otherwise; give WIDTHxHEIGHT or W:H")
     for option, path in (("--json", args.json), ("--sheet", args.sheet)):
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(option, f"there is no folder {path.parent}")
     reference, candidates = loader(args, args.a, args.weights_a, args.dense_a), read_candidates(args)
     cases = build_cases(args)
+    # The reference works for minutes or hours before a candidate's turn comes.
+    check_comparable(args.a, [Path(split_candidate(text)[0]) for text in args.b], cases)
     numbers: list[dict[str, Any]] = []
 
     def on_outcome(outcome: Outcome) -> None:
