@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs the same edits through a reference A and any number of candidates B, and reports how far each is from A. Only one
 is in memory at a time, and A runs once. Each thinks for itself once, for the text; all pictures are painted with A's
-text, so that they differ by the painting alone.
+text, so that they differ by the painting alone. All must have one shape (hidden size, layers, vocabulary, tokenizer,
+latents, size of pictures); number formats, adapters and Distil may differ.
 
 A candidate is a checkpoint folder, with options behind an @ if it is to be loaded or painted otherwise:
 FOLDER@weights=4bit, FOLDER@weights=fp8,dense=fp8, FOLDER@dtype=bfloat16, FOLDER@step_cache=taylor,interval=3 (a step

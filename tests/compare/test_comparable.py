@@ -93,12 +93,12 @@ def test_other_shapes_are_refused_in_one_line_before_anything_loads(
 
 
 def test_every_candidate_that_cannot_be_compared_is_named(reference, other, tmp_path) -> None:
-    deeper = other("config.json", with_values(num_hidden_layers=1)).rename(tmp_path / "shallow")
+    shallow = other("config.json", with_values(num_hidden_layers=1)).rename(tmp_path / "shallow")
     wide = other("config.json", wider)
     with pytest.raises(NotComparable) as error:
-        check_comparable(reference, [deeper, reference, wide, wide], cases())
+        check_comparable(reference, [shallow, reference, wide, wide], cases())
     assert str(error.value) == (
-        f"{deeper} cannot be compared with {reference}: config.json has num_hidden_layers 1 instead of 2; "
+        f"{shallow} cannot be compared with {reference}: config.json has num_hidden_layers 1 instead of 2; "
         f"{wide} cannot be compared with {reference}: config.json has hidden_size 96 instead of 64"
     )
 
