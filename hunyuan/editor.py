@@ -16,7 +16,7 @@ from PIL import Image
 
 from hunyuan.checkpoint import builtin, identity
 from hunyuan.checkpoint.adapters.merge import model_name
-from hunyuan.checkpoint.folder import checkpoint_name, read_json
+from hunyuan.checkpoint.folder import CONFIG_FILE, checkpoint_name, read_config, read_json, weight_files
 from hunyuan.errors import SettingsError
 from hunyuan.requests import (
     MAX_SEED,
@@ -110,8 +110,9 @@ class Editor:
         folder, name, notice = _checkpoint(settings)
         if notice is not None:
             log.warning("%s: %s", name, notice)
+        config = _whole(folder, settings)
         _say_which(folder, settings)
-        distilled = bool(read_json(folder, "config.json").get("cfg_distilled", False))
+        distilled = bool(config.get("cfg_distilled", False))
         steps = settings.default_steps or (DISTIL_STEPS if distilled else _steps_of(folder))
         high_steps = DISTIL_STEPS if distilled else HIGH_STEPS
         if settings.engine == "native":
@@ -247,6 +248,19 @@ class Editor:
         return self.run(EditRequest("warm up", images=[picture], seed=0, steps=2, max_new_tokens=8))
 
 
+def _whole(folder: Path, settings: Settings) -> dict[str, Any]:
+    """config.json of a folder that has its files: what is missing comes before all that is said of what is there.
+
+    Raises:
+        CheckpointError: config.json or a weight file is missing, or config.json is malformed.
+    """
+    if settings.engine == "native":
+        read_config(folder)  # the authors' own code may read others
+    config = read_json(folder, CONFIG_FILE)
+    weight_files(folder)
+    return config
+
+
 def _say_which(folder: Path, settings: Settings) -> None:
     """One line in the log names the checkpoint; a warning each where config.json is not that of these weights."""
     contents = identity.look(folder)
@@ -256,7 +270,8 @@ def _say_which(folder: Path, settings: Settings) -> None:
     else:
         table, name = identity.PUBLISHED, builtin.KINDS[settings.builtin or "demo"].named
         log.info("checkpoint: %s", identity.describe(contents, table, name))
-    for line in identity.contradictions(contents, table):
+    # Weights that cannot be read contradict nothing; whoever loads them says why they cannot.
+    for line in identity.contradictions(contents, table) if contents.types else []:
         log.warning("checkpoint: %s", line)
 
 

@@ -565,6 +565,37 @@ def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
         Editor.load(Settings(model_id=tmp_path))
 
 
+@pytest.mark.parametrize("engine", ["native", "official"])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_file_that_is_missing_is_told_first_and_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, engine: str
+) -> None:
+    """Nothing is logged of a folder that lacks what it would be read from."""
+    folder = write_tiny_checkpoint(tmp_path / "tiny")
+    (folder / file).unlink()
+    with caplog.at_level(logging.INFO), pytest.raises(CheckpointError, match=rf"{file} is "):
+        Editor.load(Settings.model_validate({"model_id": folder, "engine": engine, "device": "cpu"}))
+    assert caplog.messages == []
+
+
+def test_a_config_that_lacks_a_key_is_told_first_and_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    del config["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with caplog.at_level(logging.INFO), pytest.raises(CheckpointError, match=r"num_hidden_layers: missing"):
+        Editor.load(Settings(model_id=folder, device="cpu"))
+    assert caplog.messages == []
+
+
+def test_weights_that_cannot_be_read_contradict_no_config(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "tiny")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError, match="Git LFS pointer"):
+        Editor.load(Settings(model_id=folder, device="cpu"))
+    assert caplog.messages == []
+
+
 # --- small edits
 
 

@@ -226,13 +226,16 @@ def expert_formats(types: Mapping[str, str]) -> dict[str, str]:
 
 def _other_shapes(contents: Contents) -> list[str]:
     config, shapes = contents.config, contents.shapes
+    lacking = [key for key in ("vocab_size", "hidden_size", "num_hidden_layers") if config.get(key) is None]
+    if lacking:
+        return [f"config.json does not say {', '.join(lacking)}"]
     found = []
-    said, table = [config.get("vocab_size"), config.get("hidden_size")], shapes.get("model.wte.weight")
+    said, table = [config["vocab_size"], config["hidden_size"]], shapes.get("model.wte.weight")
     if table is not None and table != said:
         found.append(f"config.json says vocab_size and hidden_size {said}, but model.wte.weight has {table}")
     layers = len({match[1] for key in contents.types if (match := _LAYER.match(key))})
-    if layers != config.get("num_hidden_layers"):
-        found.append(f"config.json says num_hidden_layers {config.get('num_hidden_layers')}, the weights have {layers}")
+    if layers != config["num_hidden_layers"]:
+        found.append(f"config.json says num_hidden_layers {config['num_hidden_layers']}, the weights have {layers}")
     return found
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Runs the same edits through a reference A and any number of candidates B, and reports how far each is from A. Only one
 is in memory at a time, and A runs once. Each thinks for itself once, for the text; all pictures are painted with A's
-text, so that they differ by the painting alone.
+text, so that they differ by the painting alone. All must have one shape (hidden size, layers, vocabulary, tokenizer,
+latents, size of pictures); number formats, adapters and Distil may differ.
 
 A candidate is a checkpoint folder, with options behind an @ if it is to be loaded or painted otherwise:
 FOLDER@weights=4bit, FOLDER@weights=fp8,dense=fp8, FOLDER@dtype=bfloat16, FOLDER@step_cache=taylor,interval=3 (a step
@@ -88,8 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from hunyuan.compare.comparable import check_comparable
     from hunyuan.compare.report import sheet, summary, table
     from hunyuan.compare.weights import compare
+    from hunyuan.prompt.resolution import parse_resolution
 
     if args.image and args.prompt is None:
         raise InvalidRequest("--image", "needs --prompt")
@@ -97,11 +100,15 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidRequest("--file", "cannot be used with --prompt")
     if not 1 <= args.requests <= len(BUILT_IN):
         raise InvalidRequest("--requests", f"got {args.requests}; 1 to {len(BUILT_IN)} are allowed")
+    if args.resolution is not None and parse_resolution(args.resolution, "--resolution") is None:
+        raise InvalidRequest("--resolution", "got 'auto', which each side may read otherwise; give WIDTHxHEIGHT or W:H")
     for option, path in (("--json", args.json), ("--sheet", args.sheet)):
         if path is not None and not path.parent.is_dir():
             raise InvalidRequest(option, f"there is no folder {path.parent}")
     reference, candidates = loader(args, args.a, args.weights_a, args.dense_a), read_candidates(args)
     cases = build_cases(args)
+    # The reference works for minutes or hours before a candidate's turn comes.
+    check_comparable(args.a, [Path(split_candidate(text)[0]) for text in args.b], cases)
     numbers: list[dict[str, Any]] = []
 
     def on_outcome(outcome: Outcome) -> None:

@@ -1,13 +1,13 @@
 """Runs the same edits through a reference and any number of candidates and measures how far apart they are.
 
-Knows editors and requests; `hunyuan.cli.compare` knows the command line, `report.py` the tables. A is the reference and
-runs once, B a candidate; only one is in memory at a time. Each thinks for itself once, for the text; all pictures are
-painted with A's text, so that they differ by the painting alone.
+Knows editors and requests; `hunyuan.cli.compare` knows the command line, `report.py` the tables, `comparable.py` what A
+and B must have in common. A is the reference and runs once, B a candidate; only one is in memory at a time. Each thinks
+for itself once, for the text; all pictures are painted with A's text, so that they differ by the painting alone.
 
 - PSNR, SSIM, largest difference: of the two pictures.
 - velocity: |B - A| / |A| of what the network predicts at each step, B being given A's latents.
 - layers: the same of the residual stream behind each layer, at the step in the middle, on up to 256 of the picture's
-  tokens; not where A and B have different numbers of layers.
+  tokens; not where a step cache forecast that step.
 - text, free: tokens that the greedy texts of A and B have in common before they part, of all tokens of A's.
 - text, forced: share of positions with the same likeliest next token, both reading A's text.
 """

@@ -23,6 +23,17 @@ BASE_RATIOS = 33
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
+def read_bpe(folder: Path) -> BpeTokenizer:
+    """A folder's tokenizer as it is in the file. Raises `CheckpointError`: it is missing, or no tokenizer."""
+    data = read_file(folder, FILE_NAME, MOST_BYTES)
+    if known := what_it_is(data):
+        raise CheckpointError(f"{FILE_NAME} is no tokenizer: {known}")
+    try:
+        return BpeTokenizer.from_buffer(data)
+    except Exception as error:  # the library raises nothing more telling
+        raise CheckpointError(f"{FILE_NAME} is no tokenizer: {error}") from error
+
+
 class Tokenizer:
     """Byte-level BPE plus the special tokens that the model was trained with.
 
@@ -37,13 +48,7 @@ class Tokenizer:
     """
 
     def __init__(self, folder: Path, base_size: int, extra_ratios: bool = True, needed: Sequence[str] = ()) -> None:
-        data = read_file(Path(folder), FILE_NAME, MOST_BYTES)
-        if known := what_it_is(data):
-            raise CheckpointError(f"{FILE_NAME} is no tokenizer: {known}")
-        try:
-            self._bpe = BpeTokenizer.from_buffer(data)
-        except Exception as error:  # the library raises nothing more telling
-            raise CheckpointError(f"{FILE_NAME} is no tokenizer: {error}") from error
+        self._bpe = read_bpe(Path(folder))
         ratios = ALL_RATIOS if extra_ratios else BASE_RATIOS
         self._require([*_NEEDED, f"<img_size_{base_size}>", *(f"<img_ratio_{i}>" for i in range(ratios)), *needed])
         self.bos, self.cfg = self.id("<|startoftext|>"), self.id("<cfg>")

@@ -222,6 +222,7 @@ def test_a_damaged_header_does_not_stop_the_naming(instruct: Path) -> None:
             ],
         ),
         ({"num_hidden_layers": 3}, ["config.json says num_hidden_layers 3, the weights have 2"]),
+        ({"num_hidden_layers": None, "vocab_size": None}, ["config.json does not say vocab_size, num_hidden_layers"]),
         (
             {"vocab_size": 64},
             ["config.json says vocab_size and hidden_size [64, 64], but model.wte.weight has [3904, 64]"],

@@ -103,3 +103,11 @@ def test_a_bar_per_stage_and_the_text_in_between(monkeypatch) -> None:
     assert "prefill: 100%" in terminal.text
     assert "denoise: 100%" in terminal.text
     assert terminal.text.index("A red hat") < terminal.text.index("denoise")
+
+
+def test_a_folder_without_a_config_is_one_line(tmp_path: Path, capsys, caplog) -> None:
+    """The log goes to standard error, too: neither it nor the progress says anything before."""
+    (tmp_path / "empty").mkdir()
+    assert main(["generate", "A crane", "-o", str(tmp_path / "out.png"), "--model", str(tmp_path / "empty")]) == 2
+    assert capsys.readouterr().err == "error: config.json is missing in the checkpoint folder empty\n"
+    assert caplog.messages == []
