@@ -81,10 +81,22 @@ def test_the_pool_hands_out_each_batch_once_and_keeps_those_of_a_drawing_apart(
     marked = (replace(drawn, clean=torch.full_like(drawn.clean, number)).packed() for number in range(9))
     pool = Pool(marked, CPU, least=12, seed=3)
     taken = [pool.take() for _ in range(24)]
+    pool.close()
     numbers = [int(one.clean.mean()) for one, _ in taken]
     assert max(map(numbers.count, numbers)) <= 4
     assert len({(number, id(batch)) for number, (_, batch) in zip(numbers, taken, strict=True)}) == 24
     assert sum(one == other for one, other in pairwise(numbers)) < 10  # in order it would be 18
+
+
+def test_a_drawing_that_fails_ends_the_training() -> None:
+    def failing():
+        raise ValueError("no such picture")
+        yield b""
+
+    pool = Pool(failing(), CPU, least=1, seed=0)
+    with pytest.raises(ValueError, match="no such picture"):
+        pool.take()
+    pool.close()
 
 
 @pytest.mark.slow

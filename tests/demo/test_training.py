@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_model import noise
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hunyuan.checkpoint import tiny
 from hunyuan.checkpoint.load import load_model
@@ -22,6 +23,7 @@ from hunyuan.generation.kv_cache import KVCache
 from hunyuan.generation.prefill import Conditions, CondTokens, prefill
 from hunyuan.generation.scheduler import Schedule
 from hunyuan.model.network import HunyuanImage3
+from hunyuan.model.rope import Grid, positions_2d, rope_table
 from hunyuan.model.vae import Vae
 from hunyuan.prompt.images import vision_grid
 from hunyuan.prompt.layout import Layout
@@ -186,6 +188,52 @@ def test_the_guess_is_each_samples_first_answer() -> None:
     guess = noisy.answer(wanted, 2)
     assert not guess.requires_grad
     assert torch.allclose(guess, clean, atol=1e-5)
+
+
+class Given(TorchDispatchMode):
+    """Notes operations by which a GPU gets numbers from Python, or Python from a GPU: each waits for the other."""
+
+    WAITING = ("aten::lift_fresh", "aten::_local_scalar_dense", "aten::nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name() in self.WAITING:
+            self.found.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_a_known_kind_keeps_no_gpu_waiting(folder: Path, config: CheckpointConfig) -> None:
+    batch, trained = packed(folder, config, [BLUE] * 2, 1), trainee(config, 2, 1)
+    picture, cond = noise(2, 3, 208, 304).sigmoid(), noise(2, config.vae.latent_channels, 13, 19)
+    found = []
+    for _ in range(2):
+        with Given() as given:
+            noisy = Noisy.draw(cond, 1, cond)
+            losses = trained.losses(batch, [picture], [cond], noisy)
+            losses.total.backward()
+            noisy.answer(losses.predicted, 1)
+        found.append(given.found)
+    assert found[0]  # the kind's places
+    assert not found[1]
+    assert len(trained.kinds) == len(trained.rules) == 1
+
+
+def test_a_samples_answer_stands_behind_its_own_prefix(folder: Path, config: CheckpointConfig) -> None:
+    batch, trained = packed(folder, config, [BLUE, LONGER], 1), trainee(config, 2, 2)
+    rule, places = trained.rule(batch)
+    cos, sin = places.rope(batch.length)
+    assert cos.shape == sin.shape == (2, rule.tokens, 1, config.attention_head_dim)
+    block = batch.conds[0]
+    for sample, length in enumerate(batch.length.tolist()):
+        shown = positions_2d(0, rule.room, [block.vae, block.vit])
+        painted = positions_2d(length, length + rule.stretch, [Grid(length + 1, *batch.grid)])
+        positions = torch.cat([shown, painted, painted])
+        wanted = rope_table(positions, config.attention_head_dim, config.rope_theta)
+        assert torch.equal(cos[sample, :, 0], wanted[0])
+        assert torch.equal(sin[sample, :, 0], wanted[1])
 
 
 @pytest.mark.slow
