@@ -30,7 +30,7 @@ from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.generation.company import TextCompany
-from hunyuan.generation.kv_cache import layer_devices
+from hunyuan.generation.kv_cache import KVCache, layer_devices
 from hunyuan.generation.workspace import StepMaker, Workspace, text_company, text_forward
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
@@ -89,8 +89,6 @@ def prepare(
     connect(model.model, placement)
     step = fused_step_maker(model, impl) if fused and hopper else None
     workspace = Workspace.create(model, capacity, CapturedDecoder if hopper and impl != "eager" else None, second, step)
-    if step is not None:
-        _run_one_token(model, workspace)
     COMPILED.report("preparing the model")
     return workspace
 
@@ -111,13 +109,6 @@ def _use_fast_kernels(model: HunyuanImage3, hopper: bool) -> None:
     log.info("kernels on %s: ours for Hopper; attention: %s", model.device, kernels.attention)
 
 
-@torch.inference_mode()
-def _run_one_token(model: HunyuanImage3, workspace: Workspace) -> None:
-    """One token in separate launches, whose kernels a prompt's few last tokens need: fused decoding compiles others."""
-    token, position = (torch.zeros(1, dtype=kind, device=model.device) for kind in (torch.int64, torch.int32))
-    text_forward(model, workspace.pool.cache.select(0))(token, position)
-
-
 def fused_step_maker(model: HunyuanImage3, impl: str) -> StepMaker | None:
     """What makes fused decode steps for these weights; None, with the reason in the log, where there is none."""
     # Imported here: it needs Triton.
@@ -132,8 +123,17 @@ def fused_step_maker(model: HunyuanImage3, impl: str) -> StepMaker | None:
     except (TypeError, ValueError) as error:
         log.info("decoding: operation by operation (%s)", error)
         return None
+    _run_one_token(model)
     log.info("decoding: fused launches that overlap")
     return step
+
+
+@torch.inference_mode()
+def _run_one_token(model: HunyuanImage3) -> None:
+    """One token in separate launches, whose kernels a prompt's few last tokens need: fused decoding compiles others."""
+    kv = KVCache.allocate(model.config, 1, 8, model.dtype, model.device)
+    token, position = (torch.zeros(1, dtype=kind, device=model.device) for kind in (torch.int64, torch.int32))
+    text_forward(model, kv)(token, position)
 
 
 def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:

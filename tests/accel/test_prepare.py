@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,6 @@ from hunyuan.checkpoint.full_size import full_size_config
 from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
-from hunyuan.generation.workspace import Workspace
 from hunyuan.model.operations import Operations
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -292,19 +292,22 @@ def test_fused_launches_are_asked_for(monkeypatch, capability, fused, made):
     monkeypatch.setattr(prepare.COMPILED, "start", lambda: None)
     monkeypatch.setattr(prepare, "fused_step_maker", lambda *_: "a maker")
     monkeypatch.setattr(prepare.Workspace, "create", lambda *args: args)
-    ran = []
-    monkeypatch.setattr(prepare, "_run_one_token", lambda model, workspace: ran.append(workspace))
-    workspace = prepare.prepare(Copy(0), "placement", "flashinfer", 100, 200, None, None, fused)
-    assert workspace[-1] == made
-    assert ran == ([workspace] if made else [])  # a prompt's last tokens need the other form's kernels
+    assert prepare.prepare(Copy(0), "placement", "flashinfer", 100, 200, None, None, fused)[-1] == made
 
 
-def test_one_token_goes_through_every_layer_in_separate_launches(golden_editor):
-    model = golden_editor.engine.checkpoint.model
-    workspace = Workspace.create(model, 8, None)
-    prepare._run_one_token(model, workspace)
-    for keys, values in zip(workspace.pool.cache.keys, workspace.pool.cache.values, strict=True):
-        assert all(bool(kept[:, 0].any()) and not kept[:, 1:].any() for kept in (keys, values))
+def test_where_launches_are_fused_one_token_goes_through_the_separate_ones_too(monkeypatch, golden_editor):
+    """A prompt's few last tokens need their kernels, and nothing else at start would compile them."""
+    model, steps, seen = golden_editor.engine.checkpoint.model, object(), []
+    monkeypatch.setattr(prepare, "layer_devices", lambda _: [model.device])
+    stand_in = ModuleType("hunyuan.accel.fused_decoding")
+    stand_in.fused_steps = lambda _: steps
+    monkeypatch.setitem(sys.modules, "hunyuan.accel.fused_decoding", stand_in)
+    decode = model.model.decode
+    monkeypatch.setattr(model.model, "decode", lambda x, *rest: (seen.append(tuple(x.shape)), decode(x, *rest))[1])
+    assert prepare.fused_step_maker(model, "torch") is None
+    assert seen == []
+    assert prepare.fused_step_maker(model, "flashinfer") is steps
+    assert seen == [(1, 1, model.config.hidden_size)]
 
 
 @pytest.mark.parametrize("impl", ["flashinfer", "torch", "eager"])
