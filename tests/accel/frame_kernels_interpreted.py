@@ -95,6 +95,19 @@ def check_spread(inputs: int, channels: int, height: int, width: int, t: int, dt
         check_sums(sums, ours)
 
 
+def check_gathered(inputs: int, channels: int, height: int, width: int, dtype: torch.dtype) -> None:
+    """`height` and `width` are the halved ones."""
+    y, x = (frame(count, 2 * height, 2 * width, dtype, 2) for count in (channels, inputs))
+    bias = torch.randn(channels, device=DEVICE)
+    ours = frame(4 * channels, height, width, dtype, 3)
+    beside, theirs = ours._base.clone(), ours.cpu().clone()
+    sums = kernels.space_to_depth(y, bias, x, ours)
+    frame_operations.space_to_depth(y.cpu(), bias.cpu(), x.cpu(), theirs)
+    same(ours, theirs, dtype)
+    check_sums(sums, ours)
+    assert torch.equal(ours._base[:, : -4 * channels], beside[:, : -4 * channels]), "wrote beside its part"
+
+
 def main() -> None:
     torch.manual_seed(0)
     half, single = torch.float16, torch.float32
@@ -105,11 +118,17 @@ def main() -> None:
         check_residual(*size)
     for place in [(64, 32, 3, 5, 2, single), (32, 32, 4, 3, 1, half), (64, 160, 1, 2, 2, half)]:
         check_spread(*place)
+    for inputs, channels, height, width, dtype in (
+        (8, 8, 3, 5, torch.float32), (16, 8, 4, 3, torch.float16), (96, 24, 5, 9, torch.bfloat16),
+        (320, 160, 2, 7, torch.float16),
+    ):  # fmt: skip
+        check_gathered(inputs, channels, height, width, dtype)
     if DEVICE == "cuda":
         for channels in (128, 256, 512, 1024):
             check_norm(channels, 128, 96, half, 2)
             check_residual(channels, 128, 96, half, 1)
             check_spread(channels, channels, 64, 48, 2, half)
+            check_gathered(2 * channels, channels, 64, 48, half)
         check_norm(128, 1024, 1024, half, 1)
     print("kernels agree")
 

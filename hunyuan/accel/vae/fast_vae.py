@@ -28,7 +28,7 @@ from hunyuan.accel.vae.frame_conv import (
     packed,
     total,
 )
-from hunyuan.accel.vae.frame_operations import add_residual, channel_sums, depth_to_space, normalize
+from hunyuan.accel.vae.frame_operations import add_residual, depth_to_space, normalize, space_to_depth
 from hunyuan.accel.vae.frames import empty_frame
 from hunyuan.errors import HunyuanError
 from hunyuan.model.network import HunyuanImage3
@@ -184,19 +184,16 @@ class FastDownsample(nn.Module):
 
     def forward(self, x: Frames) -> Frames:
         channels, made = self.conv.out_channels, Frames({})
+        sums: dict[int, list[Tensor]] = {}
         for call in self.conv.calls:
-            for t, shallow in zip(call.outputs, self.conv(x, call, None), strict=True):
-                y = x.tensors[t].unflatten(1, (channels, -1)).mean(2, dtype=torch.float32)
-                y += shallow
-                y += self.conv.bias[:, None, None]
-                if t % self.t == 0:
+            for t, y in zip(call.outputs, self.conv(x, call, None), strict=True):
+                frame, part = divmod(t, self.t)
+                if part == 0:
                     shape = (4 * self.t * channels, y.shape[2] // 2, y.shape[3] // 2)
-                    made.tensors[t // self.t] = empty_frame(x.tensors[0], *shape)
-                for corner in range(4):
-                    at = (4 * (t % self.t) + corner) * channels
-                    part = y[:, :, corner // 2 :: 2, corner % 2 :: 2]
-                    made.tensors[t // self.t][:, at : at + channels] = part
-        made.sums = total(channel_sums(frame) for frame in made.tensors.values())
+                    made.tensors[frame], sums[frame] = empty_frame(y, *shape), []
+                out = made.tensors[frame][:, 4 * part * channels : 4 * (part + 1) * channels]
+                sums[frame].append(space_to_depth(y, self.conv.bias, x.tensors[t], out))
+        made.sums = total(torch.cat(parts, dim=1) for parts in sums.values())
         return made
 
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the autoencoder: GroupNorm with SiLU, residual sums, depth to space; channels are fastest.
+"""Triton kernels of the autoencoder: GroupNorm with SiLU, residual sums, depth to space and back; channels are fastest.
 
 Every kernel sees one frame `[1, channels, height, width]` as rows (places) of neighbouring channels. A row may be
 longer than its channels, so a frame can be a part of a wider tensor. Importing this file needs Triton; only
@@ -140,6 +140,43 @@ def _depth_to_space_kernel(
     tl.store(into + channels, tl.sum(kept * kept, axis=0), mask=c < channels)
 
 
+@triton.jit(do_not_specialize=["places", "width"])
+def _space_to_depth_kernel(
+    y,
+    bias,
+    x,
+    out,
+    sums,
+    places,
+    width,
+    y_row,
+    x_row,
+    out_row,
+    channels,
+    group: tl.constexpr,
+    bp: tl.constexpr,
+    bc: tl.constexpr,
+):
+    """One quarter of the places of `y`: (2 r + i, 2 c + j) goes to place (r, c), `program_id(2) = 2 i + j`."""
+    corner = tl.program_id(2)
+    c = tl.program_id(1) * bc + tl.arange(0, bc)
+    p = tl.program_id(0).to(tl.int64) * bp + tl.arange(0, bp)
+    inside = (p[:, None] < places) & (c[None, :] < channels)
+    at = (2 * (p // width) + corner // 2) * (2 * width) + 2 * (p % width) + corner % 2
+    value = tl.zeros([bp, bc], tl.float32)
+    for g in tl.static_range(group):
+        value += tl.load(x + at[:, None] * x_row + (c * group + g)[None, :], mask=inside, other=0.0).to(tl.float32)
+    value = value / group
+    value += tl.load(y + at[:, None] * y_row + c[None, :], mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + c, mask=c < channels, other=0.0)[None, :]
+    value = value.to(out.dtype.element_ty)
+    tl.store(out + p[:, None] * out_row + (corner * channels + c)[None, :], value, mask=inside)
+    kept = tl.where(inside, value.to(tl.float32), 0.0)
+    into = sums + tl.program_id(0).to(tl.int64) * 8 * channels + corner * channels + c
+    tl.store(into, tl.sum(kept, axis=0), mask=c < channels)
+    tl.store(into + 4 * channels, tl.sum(kept * kept, axis=0), mask=c < channels)
+
+
 @triton.jit(do_not_specialize=["count"])
 def _affine_kernel(
     sums,
@@ -233,6 +270,20 @@ def depth_to_space(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) 
     sizes = (places, y.shape[-1], y_row, x_row, out_row, 4 * frame, channels)
     with on_device_of(x):
         _depth_to_space_kernel[grid](y, bias, x, out, sums, *sizes, repeats, _PLACES, bc)
+    return sums.sum(0, dtype=torch.float64)
+
+
+def space_to_depth(y: Tensor, bias: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    """See `hunyuan.accel.vae.frame_operations.space_to_depth`."""
+    _, y_row, channels = frame_rows(y)
+    _, x_row, inputs = frame_rows(x)
+    places, out_row, _ = frame_rows(out)
+    bc = _columns(channels)
+    grid = (triton.cdiv(places, _PLACES), triton.cdiv(channels, bc), 4)
+    sums = torch.empty((grid[0], 2, 4 * channels), dtype=torch.float32, device=x.device)
+    sizes = (places, out.shape[-1], y_row, x_row, out_row, channels)
+    with on_device_of(x):
+        _space_to_depth_kernel[grid](y, bias, x, out, sums, *sizes, inputs // channels, _PLACES, bc)
     return sums.sum(0, dtype=torch.float64)
 
 

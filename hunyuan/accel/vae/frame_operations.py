@@ -90,6 +90,28 @@ def depth_to_space(y: Tensor, bias: Tensor, x: Tensor, out: Tensor, frame: int) 
     return channel_sums(out)
 
 
+def space_to_depth(y: Tensor, bias: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    """Fills `out`, a frame of half the height and width, and returns its `channel_sums`.
+
+    Args:
+        y: the convolution's output `[1, channels, 2 * h, 2 * w]`.
+        bias: the convolution's bias `[channels]`, fp32, not added yet.
+        x: the convolution's input `[1, inputs, 2 * h, 2 * w]`; neighbouring channels are averaged until there are as
+            many as y has.
+        out: `[1, 4 * channels, h, w]`, channels in the order (row, column, c); may be a part of a wider frame.
+    """
+    if y.is_cuda:
+        return _kernels().space_to_depth(y, bias, x, out)
+    channels = y.shape[1]
+    frame_rows(y), frame_rows(x)
+    value = x.unflatten(1, (channels, -1)).mean(2, dtype=torch.float32)  # [1, channels, 2 * h, 2 * w]
+    value += y
+    value += bias[:, None, None]
+    for corner in range(4):
+        out[:, corner * channels : (corner + 1) * channels] = value[:, :, corner // 2 :: 2, corner % 2 :: 2]
+    return channel_sums(out)
+
+
 def _kernels() -> ModuleType:
     from hunyuan.accel.vae import frame_kernels  # Triton: only where there is a GPU
 
