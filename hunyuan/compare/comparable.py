@@ -134,7 +134,8 @@ def _sizes(config: ModelConfig, case: EditRequest) -> tuple[Size, Size]:
 def _other_tokens(ours: Tokenizer, theirs: Tokenizer) -> str | None:
     """Why the same text is other tokens. A special token that only one side has is none of a text's."""
     expected, found = ours.get_vocab(), theirs.get_vocab()
-    special = {token.content for each in (ours, theirs) for token in each.get_added_tokens_decoder().values()}
+    added = [token for each in (ours, theirs) for token in each.get_added_tokens_decoder().values()]
+    special = {token.content for token in added if token.special}
     texts = (expected.keys() | found.keys()) - special | (expected.keys() & found.keys())
     wrong = [token for token in texts if expected.get(token) != found.get(token)]
     if wrong:
@@ -150,4 +151,4 @@ def _rules(tokenizer: Tokenizer) -> dict[str, Any]:
     """How text is split, in the library's own form: files of different ages write the same in different ways."""
     content = json.loads(tokenizer.to_str())
     model = {f"model.{key}": value for key, value in content["model"].items() if key != "vocab"}
-    return {key: content[key] for key in ("normalizer", "pre_tokenizer")} | model
+    return {key: content[key] for key in ("normalizer", "pre_tokenizer", "truncation")} | model

@@ -5,9 +5,10 @@
 
 Prints, for so many texts at a time, the milliseconds of a step, tokens a second of all together and milliseconds a
 token; then how many edits an hour a full queue gets with each text alone and with texts together, the edits' order and
-turns as in the service. Every text has its own seed, so that its tokens take experts of their own. Says whether the
-texts and pictures of the two queues have the same bytes, and exits with 1 if not. Without a GPU, the tiny model runs
-through the same code, row by row, and no rate means anything.
+turns as in the service. Alone they go operation by operation, as together: in fused launches, as with a batch of 1, a
+token takes less (`bench_engine.py`), so the gain over that service is smaller. Every text has its own seed, so that
+its tokens take experts of their own. Says whether the texts and pictures of the two queues have the same bytes, and
+exits with 1 if not. Without a GPU, the tiny model runs through the same code, row by row, and no rate means anything.
 
 Not included: HTTP and image files. Random weights route tokens more evenly than real ones may, so that texts share
 fewer experts, and a text seldom ends before its last token.
@@ -139,7 +140,7 @@ def measure(engine: NativeEngine, options: argparse.Namespace) -> dict[str, Any]
         results.append(pictures)
     found["gain"] = found["together"]["edits_an_hour"] / found["alone"]["edits_an_hour"]
     found["same_bytes"] = all(map(same, *results))
-    print(f"gain {found['gain']:.3f} times; the same bytes alone and together: {found['same_bytes']}")
+    print(f"gain {found['gain']:.3f} times, both unfused; the same bytes alone and together: {found['same_bytes']}")
     return found
 
 

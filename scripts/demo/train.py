@@ -224,7 +224,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     if done is None:
         raise SystemExit(f"{args.state} holds no autoencoder: train that first")
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
-    folder = args.state / "small"
+    folder = args.state / f"small{ranks.rank or ''}"  # each rank writes its own
     config = sizes.write_small_files(folder, tokenizer, sizes.model_config(tokenizer, done["scaling"], done["shift"]))
     model, operations = transformer.build(config, plan.seed)
     model.to(device)
@@ -262,8 +262,8 @@ def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: in
         stream,
         batch_size=None,
         num_workers=args.workers,
-        multiprocessing_context="spawn" if args.workers else None,
-        prefetch_factor=4 if args.workers else None,
+        multiprocessing_context="spawn",
+        prefetch_factor=4,
     )
 
 
@@ -307,6 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Worth it for one shape; the transformer's pictures have twenty, and each process would try them all.
     torch.backends.cudnn.benchmark = args.part == "autoencoder"
     torch.set_float32_matmul_precision("high")
+    if args.part == "transformer" and args.workers < 1:
+        raise SystemExit("--workers: at least 1; drawing in this process would share its random numbers")
     if args.part == "autoencoder" and "WORLD_SIZE" in os.environ:
         raise SystemExit("the autoencoder is trained on one GPU, without torchrun")
     if args.device == "cuda":

@@ -204,9 +204,21 @@ def with_another_split(content: dict[str, Any]) -> None:
     content["pre_tokenizer"]["add_prefix_space"] = True
 
 
+def with_a_word_of_its_own(content: dict[str, Any]) -> None:
+    last = max(token["id"] for token in content["added_tokens"])
+    word = {"id": last + 1, "content": "hello", "special": False, "single_word": False, "normalized": False}
+    content["added_tokens"].append(word | {"lstrip": False, "rstrip": False})
+
+
+def cut_short(content: dict[str, Any]) -> None:
+    content["truncation"] = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (with_a_word_of_its_own, r"'hello' \d+ instead of None$"),
+        (cut_short, r"another truncation$"),
         (swapped, r"2 other tokens, for one 'a' (\d+) instead of (?!\1)\d+$"),
         (without_the_last_merge, r"another model\.merges$"),
         (with_another_split, r"another pre_tokenizer$"),

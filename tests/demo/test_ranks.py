@@ -58,6 +58,11 @@ def test_two_ranks_have_the_mean_of_their_gradients_and_one_rate(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.glob("rank*")) == ["rank0of2", "rank1of2"]
 
 
+def test_pictures_are_drawn_by_other_processes() -> None:
+    with pytest.raises(SystemExit, match="--workers: at least 1"):
+        train.main(["transformer", "--steps", "1", "--device", "cpu", "--workers", "0"])
+
+
 def test_the_autoencoder_is_trained_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match="on one GPU"):
