@@ -193,7 +193,8 @@ def _doing(node: Node) -> Node:
 
 
 _DOUBLED = (
-    "blur crop cut dim dip drop flip get hem hflip let pop put rid rub run set shut spin stop strip swap tip trim "
+    "blur chop crop cut dig dim dip drop flip get hem hflip hit knit let nip pin plug pop put rid rub run set shed "
+    "shut sit skip slap slip snap snip spin stop strip swap tap tip transfer trim up "
     "vflip wrap zip"
 )
 
