@@ -207,9 +207,9 @@ def _doing(node: Node) -> Node:
 
 
 _DOUBLED = (
-    "blur chop crop cut dig dim dip drop flip get hem hflip hit knit let nip pin plug pop put rid rub run set shed "
-    "shut sit skip slap slip snap snip spin stop strip swap tap tip transfer trim up "
-    "vflip wrap zip"
+    "bin blur chop clip crop cut deblur dig dim dip dispel drop fit flip flop fog get hem hflip hit knit let "
+    "mat nip output pan pin plan plug pop put rid rim rub run scan set shed shut sit skip slap slip slot snap "
+    "snip spin split step stop strip swap tap thin tip transfer trim up vflip wrap zip"
 )
 
 
