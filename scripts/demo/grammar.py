@@ -97,6 +97,7 @@ class Matcher:
         self._words: dict[int, dict[int, set[str]]] = {}
         self._indexes: dict[int, dict[str, list[Nodes]]] = {}
         self._firsts: dict[str, frozenset[str]] = {}
+        self._choices: dict[int, tuple[dict[int, set[str]], list[Nodes]]] = {}
 
     def fullmatch(self, text: str) -> bool:
         squeezed = _squeezed(text)
@@ -123,10 +124,23 @@ class Matcher:
             elif isinstance(node, tuple):
                 at = {end for start in at for end in self._ends(self._slot(node[1]), text, start, known)}
             else:
-                at = {end for option in node for end in self._after(option, text, at, known)}
+                words, others = self._options(node)
+                ends = {start + n for start in at for n, of in words.items() if text[start : start + n] in of}
+                at = ends.union(*(self._after(option, text, at, known) for option in others))
             if not at:
                 break
         return at
+
+    def _options(self, choice: list[Nodes]) -> tuple[dict[int, set[str]], list[Nodes]]:
+        """A choice's plain words by length, and its other options."""
+        if id(choice) not in self._choices:
+            plain = [option for option in choice if all(isinstance(node, str) for node in option)]
+            words: dict[int, set[str]] = {}
+            for option in plain:
+                word = _squeezed(_text(option))
+                words.setdefault(len(word), set()).add(word)
+            self._choices[id(choice)] = words, [option for option in choice if option not in plain]
+        return self._choices[id(choice)]
 
     def _slot(self, name: str) -> Sequence[str]:
         slot = self._slots[name]
@@ -193,8 +207,9 @@ def _doing(node: Node) -> Node:
 
 
 _DOUBLED = (
-    "blur crop cut dim dip drop flip get hem hflip let pop put rid rub run set shut spin stop strip swap tip trim "
-    "vflip wrap zip"
+    "bin blur chop clip crop cut deblur dig dim dip dispel drop fit flip flop fog get hem hflip hit knit let "
+    "mat nip output pan pin plan plug pop put rid rim rub run scan set shed shut sit skip slap slip slot snap "
+    "snip spin split step stop strip swap tap thin tip transfer trim up vflip wrap zip"
 )
 
 

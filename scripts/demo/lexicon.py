@@ -34,6 +34,8 @@ _GRADED = (
 )
 # Edits that one can ask for by naming an object: "put the cat on blue" means the whole picture.
 _ABOUT_OBJECTS = ("background", "frame")
+# What Chinese also calls the colours of those; of a whole picture it would mean dark or light.
+_SHORT_ZH = {"black": "黑", "white": "白"}
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,10 @@ class Lexicon:
 
     def _step_slots(self, step: Step) -> Words:
         degrees = self.slots["deg_graded" if step.name in _GRADED else "deg_plain"]
-        return {**self.slots, "deg": degrees, "c": self.colours[step.colour] if step.colour else self._any_colour}
+        names = self.colours[step.colour] if step.colour else self._any_colour
+        if self.language == "zh" and step.name in _ABOUT_OBJECTS and step.colour in _SHORT_ZH:
+            names = (*names, _SHORT_ZH[step.colour])
+        return {**self.slots, "deg": degrees, "c": names}
 
     def picture(self, task: Task, rng: Random) -> str:
         """A task without a source, or with two, in words."""
@@ -188,7 +193,8 @@ class Lexicon:
 
     @cached_property
     def _any_colour(self) -> list[str]:
-        return sorted({name for names in self.colours.values() for name in names})
+        short = _SHORT_ZH.values() if self.language == "zh" else ()
+        return sorted({name for names in self.colours.values() for name in names}.union(short))
 
     @cached_property
     def _all_slots(self) -> Words:

@@ -57,6 +57,8 @@ PREFIXES: dict[Language, tuple[str, ...]] = {
         "(may I ask you to|might I ask you to|I would ask you to|I beg you to|allow me to ask you to|feel free to) ",
         "(somebody should|your job is to|my boss wants you to|all you have to do is|what I need is for you to) ",
         "(can u|could u|can ya|would ya|wanna|gonna need you to) ",
+        "(be a dear and|be an angel and|do us a favour and|would you be so good as to|I'd be grateful if you could) ",
+        "(I'd appreciate it if you would|might you|I trust you can|any chance you could|see if you can|I dare you to) ",
     ),
     "zh": (
         *_NONE[:9],
@@ -65,6 +67,7 @@ PREFIXES: dict[Language, tuple[str, ...]] = {
         "(我想|我要|想要|希望|我需要|我打算|我想请你|我希望你)",
         "(劳驾|快|直接|不如|试试|可否|烦请|请尽量|我们|立刻|马上|请立即|赶紧|请务必|求你|拜托|请为我|替我|给我)",
         "(能否|可否请你|是否可以|你会不会|你可不可以|有没有可能|要不)",
+        "(好心帮我|请顺手|有劳你|烦劳|恳请你|请尽快|不妨|可以请你|方便帮我|求求你|还请|我希望能)",
     ),
 }
 STATEMENT_PREFIXES: dict[Language, tuple[str, ...]] = {

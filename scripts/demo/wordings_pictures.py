@@ -108,6 +108,12 @@ SHAPE_EN = (
     "{g} {ground}(,|:|;| and) (a|one|) {look}{c} {what}{spot}",
     "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|one) {look}{c} {what}{spot}",
     "(the |) {ground} {g}(,| and) (the |) {what} {c}",
+    "{do}(a|one|) {look}{c}(-coloured|-painted) {what} {on} (a|an|) {g}( {ground}|)",
+    "{do}(a|one|) {look}{c} {what} (surrounded by|framed by|and all around it|with nothing around it but) {g}",
+    "{do}(a|one|) {look}{what}(:|,) {c}(;|,| and) {ground}(:|,) {g}",
+    "(colour|paint) the {ground} {g}(,| and|;) (add|draw|put|paint) (a|one) {look}{c} {what}{spot}",
+    "{c} for the {what}(,| and) {g} for the {ground}",
+    "{do}(a|one|) {look}{c} {what} (and|plus|as well as) (a|an) {g} {ground}( behind it|)",
 )
 SUBJECT_EN = (
     "{do}(a|an|one|the|) {what} on (a|) {g}( {ground}| canvas| paper|)",
@@ -121,6 +127,11 @@ SUBJECT_EN = (
     "(on|over|in front of) (a|an|) {g}( {ground}|)(,| there should be| draw| paint| put|) (a|an|one) {look}{what}",
     "{g} {ground}(,|:|;| and) (a|an|one|) {look}{what}{spot}",
     "{do}(a|an) {g} (square |)(picture|image|canvas|sheet) with (a|an|one) {look}{what}{spot}",
+    "{do}(a|an|one|) {look}{what} (surrounded by|with nothing around it but|and all around it) {g}",
+    "(colour|paint) the {ground} {g}(,| and|;) (add|draw|put|paint) (a|an|one) {look}{what}{spot}",
+    "{do}(a|an|one|) {look}{what} (and|plus|as well as) (a|an) {g} {ground}( behind it|)",
+    "{do}(a|an|one|) {what}; {ground}(:|,) {g}",
+    "{do}(a|an|one|) {what} and make the {ground} {g}",
 )
 SHAPE_ZH = (
     "{do}{g}(背景|底)(上|)(的|)(一个|){c}{what}",
@@ -131,6 +142,10 @@ SHAPE_ZH = (
     "{g}(背景|底|底色|画布|纸)(，|里|中间|上面)(有|画|放|是|来)(一个|){c}(的|){what}",
     "{c}{what}配{g}(背景|底色)",
     "{what}(是|要|用){c}(的|)，(背景|底色)(是|要|用){g}(的|)",
+    "{do}(一个|){c}(的|){what}，(四周|周围|其余|后面)(全|都|)(是|涂|用|要){g}(的|)",
+    "(背景|底色|底)(涂|刷|用|画)(成|)({g})(，|，再|，然后)(画|放|加)(上|)(一个|){c}(的|){what}",
+    "(我|)(喜欢|想看|要|想要)(一个|){c}(的|){what}(加|和|，配|，外加){g}(的|)(背景|底色|底)",
+    "{what}用{c}，(底|背景|后面)用{g}",
 )
 SUBJECT_ZH = (
     "{do}{g}(背景|底)(上|)(的|)(一个|){what}",
@@ -140,6 +155,9 @@ SUBJECT_ZH = (
     "{do}(一个|){what}(，|，背景|，底色)(是|用|为|要|){g}(的|)",
     "{g}(背景|底|底色|画布|纸)(，|里|中间|上面)(有|画|放|是|来)(一个|){what}",
     "{what}配{g}(背景|底色)",
+    "{do}(一个|){what}，(四周|周围|其余|后面)(全|都|)(是|涂|用|要){g}(的|)",
+    "(背景|底色|底)(涂|刷|用|画)(成|)({g})(，|，再|，然后)(画|放|加)(上|)(一个|){what}",
+    "(我|)(喜欢|想看|要|想要)(一个|){what}(加|和|，配|，外加){g}(的|)(背景|底色|底)",
 )
 WHITE_EN = ("{do}(a|an|one|) {look}{cwhat}", "{do}(a|an|one|the|) {cwhat}")
 WHITE_ZH = ("{do}(一个|){cwhat}", "{do}(一个|){cwhat}")
@@ -168,6 +186,17 @@ BESIDE_EN = (
     "{them} (should|must|could) (be|stand|go) (side by side|next to each other|in a row|beside each other)",
     "(left|on the left) {one}(,| and|;) (right|on the right) {two}",
     "(compare|show) {them} side by side",
+    "{them} (shoulder to shoulder|cheek by jowl|edge to edge|as neighbours|as a pair|flank to flank|abreast)",
+    "(put|place|set|show|hang|lay|print|arrange) {them} (shoulder to shoulder|edge to edge|as neighbours|abreast"
+    "|left and right|one beside the other|one next to the other|as a pair, left and right)",
+    "(start|begin) with {one}( and|, then) (put|place|add|hang) {two} (to its right|on its right|to the right of it)",
+    "(put|place|hang|add|set) {two} (to the right of|right of|on the right of|on the right-hand side of) {one}",
+    "{two} (to the right of|on the right of|right of) {one}",
+    "(put|place|set|show) {one} on the left(-hand side|)( and|,|, and) {two} on the right(-hand side|)",
+    "(join|fuse|stitch|glue|sew|tape) {them} (together |)(at the side|along the side|side to side|at their edges)",
+    "I (prefer|like|want) {them} (side by side|next to each other|beside each other|in one row)",
+    "(make|create|do|I want) a (before-and-after|two-panel|split-screen|side-by-side) (picture|view|image|comparison)"
+    "( of {them}| from {them}|)",
 )
 BESIDE_ZH = (
     "把(第一张|图一|图1)(图|图片|)(放在|放到|摆在)(第二张|图二|图2)(图|)(旁边|左边|的旁边|的左边)",
@@ -181,6 +210,12 @@ BESIDE_ZH = (
     "(左边|左侧)(放|是|为|摆)(第一张|图一|图1)，(右边|右侧)(放|是|为|摆)(第二张|图二|图2)",
     "(第一张|图一|图1)(放|摆|排)(在|到)(第二张|图二|图2)(的|)(旁边|左边|左侧|边上)",
     "(拼|做|合)(一个|成|成一张|)(左右|横向|并排)(对比图|拼图|长图|拼接图)",
+    "(让|把)(第一张|图一|图1)和(第二张|图二|图2)(肩并肩|紧挨着|并排|左右|相邻|一左一右)(放|站|摆|排)(好|在一起|)",
+    "(第二张|图二|图2)(放|摆|排|接)(在|到)(第一张|图一|图1)(的|)(右边|右侧|右面)",
+    "(一左一右|左右相邻|左右并列|横着并排)(放|摆|排列|拼|显示)(两张图|它们|这两张|两张照片|)",
+    "(左边|左)(第一张|图一)，(右边|右)(第二张|图二)",
+    "(我|)(想要|喜欢|要|想看)(两张图|两张照片|它们|这两张)(并排|左右并排|一左一右|紧挨着)(的|放|)",
+    "(先|)(放|摆)(第一张|图一)，(右边|旁边)(再|接着|)(放|接|摆)(第二张|图二)",
 )
 ONTO_EN = (
     "(put|place|set|show|move|paste) (the first|the object of the first|picture 1|the figure of the first"
@@ -207,6 +242,15 @@ ONTO_EN = (
     "{two} (as|is|should be|becomes|must be) (the|a|its) {backdrop}( of {one}| for {one}|)",
     "(give|lend) {one} {two} as (a |its |) {backdrop}",
     "(combine|compose|blend) {them}(: |, so that |; ){thing} (on|in front of|over) {ground2}",
+    "(let|have|make) {thing} (appear|stand|sit|show up|float|pose) (on|in|against|in front of|before) {ground2}",
+    "(leave|forget|drop|throw away|ditch) the {backdrop} of {one}(,| and) (use|take|show) {two} (instead|for it)",
+    "(take|lift|cut|clip) {thing} out (of its {backdrop} |)and (put|set|stick|drop) it (on|onto|into|over) {ground2}",
+    "(superimpose|overlay|paste|montage) {thing} (on|onto|over|upon) {ground2}",
+    "{ground2} (behind|at the back of) the (object|figure|subject|motif)( of {one}| from {one}|)",
+    "(put|place|set|hang|slide|use) {two} behind the (object|figure|subject|motif)( of {one}| from {one}|)",
+    "I (prefer|like|want) {thing} (on|in front of|against) {ground2}",
+    "{one} (as|for) the foreground(,| and) {two} (as|for) the {backdrop}",
+    "(use|take|keep) {thing} (as the foreground|in front)(,| and) {two} (as the {backdrop}|behind)",
 )
 ONTO_ZH = (
     "把(第一张|图一|图1)(的物体|里的物体|图|)(放在|放到|贴到|移到)(第二张|图二|图2)(图|)(上|的背景上|里|前面|的背景里)",
@@ -220,6 +264,11 @@ ONTO_ZH = (
     "(第一张|图一|图1)(的|)背景(用|换|换成|改成|改用|变成)(第二张|图二|图2)",
     "(以|用|拿|让)(第二张|图二|图2)(作为|当作|做|成为|充当)(第一张的|它的|)(背景|底图|背景图)",
     "(换|换个)背景，(用|换成)(第二张|图二|图2)",
+    "(让|使)(第一张|图一|图1)(里|中|)的(物体|东西|主体|主角)(出现|站|待|坐|显示)(在|到)(第二张|图二|图2)(里|上|中|前面)",
+    "(第一张|图一|图1)(作|做|当)前景，(第二张|图二|图2)(作|做|当)(背景|底图)",
+    "(第二张|图二|图2)(放|垫|铺|衬)(在|到)(第一张|图一|图1)(的|)(物体|主体|东西)(后面|背后)",
+    "(丢掉|去掉|不要)(第一张|图一)的背景，(换|换成|用)(第二张|图二|图2)",
+    "(我|)(想要|喜欢|要)(第一张|图一)的(物体|主体|主角)(在|放在)(第二张|图二)(的|)(背景|画面|)(上|里|前)",
 )
 
 _TWO_EN = {

@@ -38,6 +38,12 @@ def test_a_sentence_may_begin_or_end_with_nothing():
     assert not any(matcher.fullmatch(text) for text in ("a", "please", "b!!"))
 
 
+def test_a_choice_may_have_plain_options_and_others():
+    matcher = Matcher(["turn (it|the {c} one|) (up(per|)|down) (now|)"], {"c": ("red", "blue")})
+    assert all(matcher.fullmatch(text) for text in ("turn it up", "turn upper now", "turn the red one down"))
+    assert not any(matcher.fullmatch(text) for text in ("turn the one up", "turn it", "turn it up down"))
+
+
 def test_a_scope_has_slots_of_its_own():
     slots = {"first": Scope(("{c}",), {"c": ("red",)}), "second": Scope(("{c}",), {"c": ("blue",)}), "c": ("green",)}
     assert grammar.draw("{first} {second} {c}", slots, random.Random(0)) == "red blue green"
@@ -53,6 +59,7 @@ def test_a_scope_has_slots_of_its_own():
         ("{get} it red", "{get_ing} it red"),
         ("sepia-tone it", "sepia-toning it"),
         ("tie it", "tying it"),
+        ("(up|tap|nudge) the light", "(upping|tapping|nudging) the light"),
     ],
 )
 def test_gerunds(order, doing):
