@@ -30,8 +30,8 @@ from hunyuan.errors import SettingsError
 from hunyuan.formats.config import CheckpointConfig
 from hunyuan.formats.fp8_attention import Fp8AttentionOperations
 from hunyuan.generation.company import TextCompany
-from hunyuan.generation.kv_cache import KVCache, layer_devices
-from hunyuan.generation.workspace import StepMaker, Workspace, text_company, text_forward
+from hunyuan.generation.kv_cache import layer_devices
+from hunyuan.generation.workspace import StepMaker, Workspace, text_company, text_forward, zeros
 from hunyuan.model.config import ModelConfig
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.model.operations import use_operations
@@ -131,9 +131,8 @@ def fused_step_maker(model: HunyuanImage3, impl: str) -> StepMaker | None:
 @torch.inference_mode()
 def _run_one_token(model: HunyuanImage3) -> None:
     """One token in separate launches, whose kernels a prompt's few last tokens need: fused decoding compiles others."""
-    kv = KVCache.allocate(model.config, 1, 8, model.dtype, model.device)
     token, position = (torch.zeros(1, dtype=kind, device=model.device) for kind in (torch.int64, torch.int32))
-    text_forward(model, kv)(token, position)
+    text_forward(model, zeros(model, 1, 8))(token, position)
 
 
 def prepare_company(model: HunyuanImage3, impl: str, rows: int, capacity: int) -> TextCompany | None:

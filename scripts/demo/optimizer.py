@@ -104,7 +104,7 @@ class _Matrices:
 
     def step(self, rate: float, decay: float, mass: float) -> None:
         """One update, by the parameters' gradients."""
-        torch.cat([_gradient(p).flatten() for p in self.parameters], out=self.flat)
+        torch.cat([gradient(p).flatten() for p in self.parameters], out=self.flat)
         self.momentum.lerp_(self.flat, 1 - mass)
         self.flat.lerp_(self.momentum, mass)  # Nesterov's look ahead
         torch._foreach_copy_(self.inside, self.stacks)
@@ -149,7 +149,8 @@ class Optimizer:
             parameter.grad = None
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient; zeros where no batch has used it."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 

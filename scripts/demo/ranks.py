@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
+
+from scripts.demo.optimizer import gradient
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ class Ranks:
         """Every parameter's gradient becomes the mean over the ranks; a missing one counts as zeros."""
         if self.count == 1:
             return
-        gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = torch.cat([gradient(p).flatten() for p in parameters])
         dist.all_reduce(flat)
         parts = (flat / self.count).split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):

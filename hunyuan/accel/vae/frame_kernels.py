@@ -23,6 +23,19 @@ _ROUNDS = 16  # tiles that one program adds up; bounds how much is summed in fp3
 # compiles another kernel than for one that is not. Row lengths and channels are the network's own.
 
 
+@triton.jit
+def _write_sums_of(value, out, apart, inside):
+    """Adds up a tile's rows, fp32: sums to `out`, those of the squares `apart` values behind."""
+    tl.store(out, tl.sum(value, axis=0), mask=inside)
+    tl.store(out + apart, tl.sum(value * value, axis=0), mask=inside)
+
+
+@triton.jit(do_not_specialize=["width"])
+def _in_the_doubled(p, width, corner):
+    """Where place (r, c) of a frame `width` wide has its corner (i, j), `2 i + j`, in one twice as high and wide."""
+    return (2 * (p // width) + corner // 2) * (2 * width) + 2 * (p % width) + corner % 2
+
+
 @triton.jit(do_not_specialize=["places"])
 def _sums_kernel(x, sums, places, row, channels, rounds: tl.constexpr, bp: tl.constexpr, bc: tl.constexpr):
     """Sums and sums of squares of each channel over `rounds` tiles: `sums` `[programs, 2, channels]`."""
@@ -132,12 +145,11 @@ def _depth_to_space_kernel(
     value += tl.load(bias + deep, mask=c < channels, other=0.0)[None, :]
     value += tl.load(x + p[:, None] * x_row + (deep // repeats)[None, :], mask=inside, other=0.0).to(tl.float32)
     value = value.to(out.dtype.element_ty)
-    at = (2 * (p // width) + corner // 2) * (2 * width) + 2 * (p % width) + corner % 2
+    at = _in_the_doubled(p, width, corner)
     tl.store(out + at[:, None] * out_row + c[None, :], value, mask=inside)
     kept = tl.where(inside, value.to(tl.float32), 0.0)
     into = sums + (tl.program_id(0).to(tl.int64) * 4 + corner) * 2 * channels + c
-    tl.store(into, tl.sum(kept, axis=0), mask=c < channels)
-    tl.store(into + channels, tl.sum(kept * kept, axis=0), mask=c < channels)
+    _write_sums_of(kept, into, channels, c < channels)
 
 
 @triton.jit(do_not_specialize=["places", "width"])
@@ -162,7 +174,7 @@ def _space_to_depth_kernel(
     c = tl.program_id(1) * bc + tl.arange(0, bc)
     p = tl.program_id(0).to(tl.int64) * bp + tl.arange(0, bp)
     inside = (p[:, None] < places) & (c[None, :] < channels)
-    at = (2 * (p // width) + corner // 2) * (2 * width) + 2 * (p % width) + corner % 2
+    at = _in_the_doubled(p, width, corner)
     value = tl.zeros([bp, bc], tl.float32)
     for g in tl.static_range(group):
         value += tl.load(x + at[:, None] * x_row + (c * group + g)[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -173,8 +185,7 @@ def _space_to_depth_kernel(
     tl.store(out + p[:, None] * out_row + (corner * channels + c)[None, :], value, mask=inside)
     kept = tl.where(inside, value.to(tl.float32), 0.0)
     into = sums + tl.program_id(0).to(tl.int64) * 8 * channels + corner * channels + c
-    tl.store(into, tl.sum(kept, axis=0), mask=c < channels)
-    tl.store(into + 4 * channels, tl.sum(kept * kept, axis=0), mask=c < channels)
+    _write_sums_of(kept, into, 4 * channels, c < channels)
 
 
 @triton.jit(do_not_specialize=["count"])
