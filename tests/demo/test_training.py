@@ -156,7 +156,17 @@ def test_an_error_of_the_velocity_counts_as_that_of_the_answer_it_leads_to() -> 
     error = 0.3 / sigma  # the same error of the picture
     losses = transformer.Losses(error.square(), noisy.weight, torch.zeros(()), torch.zeros(()), noisy.latents)
     assert losses.picture.tolist() == pytest.approx([0.09] * 4)
-    assert losses.total.item() == pytest.approx(0.09)
+    assert losses.total.item() == pytest.approx(math.sqrt(0.09 + transformer.SMALL_ERROR))
+
+
+def test_a_sample_far_off_does_not_drown_those_that_are_close() -> None:
+    """The pull on an error of .3 is that on one of .03, or less than thrice; in a plain square ten times."""
+    error = torch.tensor([0.3, 0.03, 0.003], requires_grad=True)
+    losses = transformer.Losses(error.square(), torch.ones(3), torch.zeros(()), torch.zeros(()), torch.zeros(3))
+    losses.root.backward()
+    far, close, closest = error.grad.abs().tolist()  # type: ignore[union-attr]
+    assert 1 < far / close < 3
+    assert far / closest > 8  # what is right within a tenth of the noise is left alone
 
 
 def test_before_its_first_guess_the_network_sees_noise_alone() -> None:

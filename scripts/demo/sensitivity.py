@@ -1,0 +1,59 @@
+"""What an error of the latents does to the picture, measured on the autoencoder's decoder.
+
+The channels of a latent are far from equal: along the few directions that carry a token's mean colour, an error costs
+ten times what it costs on average, and there lay most of the trained network's error in pixels. A loss that counts all
+channels alike does not see that. Knows a frozen decoder; knows no network and no data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hunyuan.model.vae import Vae
+
+APART = 4
+"""Tokens between two that are changed at once, so that what they change hardly overlaps."""
+STEP = 0.1  # of a latent, whose standard deviation is 1
+EVEN = 0.1
+
+
+@torch.no_grad()
+def sensitivity(vae: Vae, latents: Tensor) -> Tensor:
+    """The matrix M for which an error e of one token, `[channels]`, costs e M e in squared error of the picture.
+
+    By finite differences around some pictures, averaged over them and over tokens (Gauss and Newton's
+    approximation: J'J of the decoder). Couplings between tokens are left out: an error that is the same everywhere
+    costs .6 to 1.25 times the sum of its tokens'.
+
+    Args:
+        latents: scaled, fp32 `[n, channels, h, w]`; h and w at least 4.
+
+    Returns:
+        fp32 `[channels, channels]`, its trace the number of channels, so that on average errors count as in a plain
+        mean square.
+    """
+    channels, base = latents.shape[1], _decoded(vae, latents)
+    changes = []
+    for channel in range(channels):
+        moved = latents.clone()
+        moved[:, channel, APART // 2 :: APART, APART // 2 :: APART] += STEP
+        changes.append((_decoded(vae, moved) - base).flatten())
+    rows = torch.stack(changes)  # [channels, values of all pictures]
+    products = rows @ rows.T
+    return products * channels / products.trace()
+
+
+def root(matrix: Tensor) -> Tensor:
+    """R with R'R = the matrix, an even share mixed in: what costs nothing by measure must not drift freely.
+
+    Args:
+        matrix: symmetric, fp32 `[channels, channels]`, as `sensitivity` gives it.
+    """
+    values, vectors = torch.linalg.eigh(matrix.double())
+    mixed = (1 - EVEN) * values.clamp(min=0) + EVEN
+    return (vectors * mixed.sqrt() @ vectors.T).to(matrix.dtype)
+
+
+def _decoded(vae: Vae, latents: Tensor) -> Tensor:
+    return vae.decoder(vae.unscale(latents)[:, :, None].to(vae.dtype)).float()
