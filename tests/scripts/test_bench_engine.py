@@ -128,6 +128,25 @@ def test_aims_are_shown_for_their_own_set_up_only(capsys: pytest.CaptureFixture[
     assert "100.000   150.000" in capsys.readouterr().out
 
 
+def test_the_aims_are_those_of_the_readme() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- speed -->")[1]
+    shown = dict(re.findall(r"^\| ([^|]+?) \|.*\|\s*([^|]*?)\s*\|$", section, re.M))
+    rows = {
+        "prepare": "prepare",
+        "think": "decoding, per token",
+        "denoise": "denoising, per step",
+        "vae": "autoencoder",
+        "total": "whole edit",
+    }
+    for stage, row in rows.items():
+        value, unit = re.fullmatch(r"([\d.]+)(/s| s)", shown[row]).groups()  # type: ignore[union-attr]
+        aim = 1e3 / float(value) if unit == "/s" else 1e3 * float(value)
+        assert bench_engine.AIMS_MS[stage] == pytest.approx(aim), row
+    assert set(bench_engine.AIMS_MS) == set(rows)
+    assert not shown["prefill"]
+    assert not shown["first step"]
+
+
 @pytest.mark.parametrize(("start", "count", "causal"), [*product((0, 3), (1, 5), (True, False))])
 def test_pairs_are_those_that_see_each_other(start: int, count: int, causal: bool) -> None:
     segment = Segment(start, start + count, causal)
