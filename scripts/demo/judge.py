@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from hunyuan.prompt.resolution import Size, resolution_group
 from scripts.demo import edits, testset
 from scripts.demo.autoencoder import psnr
+from scripts.demo.findings import Finding, aims, mean_of, table
 from scripts.demo.pictures import centred, placed
 from scripts.demo.speech import parse
 from scripts.demo.tasks import Task, beside_size, single_steps
@@ -49,27 +50,6 @@ class Case:
     sources: list[Tensor]
     exact: Tensor | None
     others: dict[str, Tensor]
-
-
-@dataclass
-class Finding:
-    """One case's result; PSNR in dB against the exact edit, of the answer, of its copy by the autoencoder, of nothing.
-
-    Attributes:
-        said: the recaption means the task.
-        nearest: no other edit is nearer to the answer than the exact one; for a task that keeps the picture, the
-            answer is the source within `KEPT_WITHIN` of the autoencoder's own copy.
-    """
-
-    prompt: str
-    task: str
-    said: bool
-    nearest: bool
-    psnr: float | None
-    ceiling: float | None
-    unedited: float | None
-    recaption: str
-    seconds: float = 0.0
 
 
 @dataclass
@@ -174,24 +154,6 @@ def recaption_of(said: str) -> str:
     return match[1].strip() if match else ""
 
 
-def table(findings: Sequence[Finding]) -> str:
-    """Markdown: one row per edit, then the sums."""
-    rows = ["| edit | cases | said | right | PSNR | copy | unedited |", "|---|---|---|---|---|---|---|"]
-    names = sorted({f.task.split()[0].split(":")[0] for f in findings})
-    for name in [*names, "all"]:
-        group = [f for f in findings if name == "all" or f.task.split()[0].split(":")[0] == name]
-        said, right = sum(f.said for f in group), sum(f.nearest for f in group)
-        means = " | ".join(_mean(getattr(f, key) for f in group) for key in ("psnr", "ceiling", "unedited"))
-        rows.append(f"| {name} | {len(group)} | {said} | {right} | {means} |")
-    wrong = [f"- {f.prompt!r} ({f.task}): {f.recaption!r}" for f in findings if not (f.said and f.nearest)]
-    return "\n".join([*rows, "", "Not right:", *wrong])
-
-
-def _mean(values: Iterable[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.1f}" if known else ""
-
-
 def sheet(shown: Sequence[tuple[Case, Answer, Finding]], columns: int = 3, cell: int = 150) -> Image.Image:
     """A contact sheet: source, exact edit and answer of each case, its prompt above."""
     height, width = cell + 16, 3 * cell + 12
@@ -233,8 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shown.append((case, answer, judge(case, answer, product.copy)))
         print(f"{answer.seconds:.1f} s {'right' if shown[-1][2].nearest else 'WRONG'} {case.prompt!r}", flush=True)
     findings = [found for *_, found in shown]
-    print(table(findings))
-    print(f"seconds per edit: first {findings[0].seconds:.1f}, then {_mean(f.seconds for f in findings[1:])}")
+    print(f"{table(findings)}\n\n{aims(findings)}\n")
+    print(f"seconds per edit: first {findings[0].seconds:.1f}, then {mean_of(f.seconds for f in findings[1:])}")
     if args.sheet:
         sheet(shown).save(args.sheet)
     if args.json:

@@ -114,11 +114,12 @@ class Training:
             one: forward and backward of one step; returns scalars for the progress line.
         """
         first = last_step = self.step
-        began = logged = saved = time.monotonic()
+        ready = began = logged = saved = time.monotonic()
         while (rate := self._rate(plan, first, began)) != OVER:
             found = one()
             if self.step == first:
                 began = time.monotonic()  # before this, kernels were compiled
+                self._say(f"{self.name}: the first step, with what it compiles, took {began - ready:.0f} s")
             self.ranks.average(self.optimizer.parameters)
             self.optimizer.step(rate)
             self.step += 1
@@ -140,11 +141,14 @@ class Training:
 
     def _log(self, plan: Plan, steps: int, seconds: float, total: float) -> None:
         """The progress line: means since the last one."""
-        if self.ranks.leads:
-            rate = steps * plan.count * self.ranks.count / seconds
-            print(f"{self.name} {self.step}/{plan.steps} {total:.0f} s, {rate:.0f} pictures/s, ", end="")
-            print(", ".join(f"{k} {float(v) / steps:.4f}" for k, v in self.sums.items()), flush=True)
+        rate = steps * plan.count * self.ranks.count / seconds
+        means = ", ".join(f"{k} {float(v) / steps:.4f}" for k, v in self.sums.items())
+        self._say(f"{self.name} {self.step}/{plan.steps} {total:.0f} s, {rate:.0f} pictures/s, {means}")
         self.sums = {}
+
+    def _say(self, line: str) -> None:
+        if self.ranks.leads:
+            print(line, flush=True)
 
 
 def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:

@@ -6,7 +6,8 @@ import pytest
 from torch import Tensor
 
 from scripts.demo import edits
-from scripts.demo.judge import Answer, Case, Finding, cases, judge, recaption_of, sheet, table
+from scripts.demo.findings import Finding, table
+from scripts.demo.judge import Answer, Case, cases, judge, recaption_of, sheet
 from scripts.demo.speech import recaption
 
 pytestmark = pytest.mark.slow  # to draw the hundred
