@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_COLOUR = ("bw", "sepia", "invert", "tint", "vivid", "pale", "warmer", "cooler", "brighter", "darker", "contrast", "flat")
+_COLOUR = (
+    *("bw", "sepia", "invert", "tint", "vivid", "pale", "warmer", "cooler"),
+    *("brighter", "darker", "contrast", "flat"),
+)
 BELOW_CEILING: dict[str, tuple[float, tuple[str, ...]]] = {
     "colour edits": (1.0, _COLOUR),
     "mirror and upside down": (1.0, ("mirror", "upside")),
@@ -62,31 +65,30 @@ def aims(findings: Sequence[Finding]) -> str:
     """
     known = [f for f in findings if f.task != "unknown"]
     unknown = [f for f in findings if f.task == "unknown"]
-    said = [f for f in known if f.said and f.nearest]
-    kept = [f for f in unknown if f.nearest]
     rows = ["| | aim | reached |", "|---|---|---|"]
-    if known:
-        share = f"{100 * len(said) / len(known):.0f} % ({len(said)} of {len(known)})"
-        rows.append(f"| right edit, said and nearest | {LEAST_RIGHT} % | {share} |")
+    rows.append(f"| right edit, said and nearest | {LEAST_RIGHT} % | {_share([f.said and f.nearest for f in known])} |")
     for name, (least, edits) in BELOW_CEILING.items():
         found = _answered(known, edits)
-        below = mean_of(None if f.psnr is None or f.ceiling is None else f.ceiling - f.psnr for f in found)
-        rows.append(f"| {name}, below the ceiling | {least:.0f} dB | {_named(below)} ({_both(found)}) |")
+        below = mean_of(f.ceiling - f.psnr for f in found if f.ceiling is not None and f.psnr is not None)
+        reached = f"{below} dB ({_both(found)})" if found else "none"
+        rows.append(f"| {name}, below the ceiling | {least:.0f} dB | {reached} |")
     for name, (least, edits) in LEAST_PSNR.items():
         rows.append(f"| {name} | {least:.0f} dB | {_both(_answered(known, edits))} |")
-    if unknown:
-        share = f"{100 * len(kept) / len(unknown):.0f} % ({len(kept)} of {len(unknown)})"
-        rows.append(f"| unknown requests that give back the source | {LEAST_KEPT} % | {share} |")
+    kept = _share([f.nearest for f in unknown])
+    rows.append(f"| unknown requests that give back the source | {LEAST_KEPT} % | {kept} |")
     return "\n".join(rows)
 
 
 def _answered(findings: Sequence[Finding], edits: Sequence[str]) -> list[Finding]:
-    return [f for f in findings if f.said and f.psnr is not None and f.task.split(":")[0] in edits and " " not in f.task]
+    """Those of one of these edits and no second one, rightly said."""
+    single = [f for f in findings if " " not in f.task and f.task.split(":")[0] in edits]
+    return [f for f in single if f.said and f.psnr is not None]
+
+
+def _share(right: Sequence[bool]) -> str:
+    return f"{100 * sum(right) / len(right):.0f} % ({sum(right)} of {len(right)})" if right else "none"
 
 
 def _both(findings: Sequence[Finding]) -> str:
-    return f"{_named(mean_of(f.psnr for f in findings))} of {mean_of(f.ceiling for f in findings)}"
-
-
-def _named(mean: str) -> str:
-    return f"{mean} dB" if mean else "none"
+    psnr, ceiling = mean_of(f.psnr for f in findings), mean_of(f.ceiling for f in findings)
+    return f"{psnr} of {ceiling} dB" if findings else "none"
