@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 class NativeEngine:
     """Runs edits on one device, a model spread over several, or two copies. A request's state is its `EditJob`."""
 
+    job_type: type[EditJob] = EditJob
+    shared_job_type: type[SharedTextJob] = SharedTextJob
+
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -136,7 +139,7 @@ class NativeEngine:
     ) -> EditResult:
         """See `Editor.run`. `on_text` is called in this thread, between two tokens, `on_preview` between two steps."""
         checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
-        job = EditJob(
+        job = self.job_type(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
         with self._at_work():
@@ -162,7 +165,7 @@ class NativeEngine:
         if self.company is None:
             raise RuntimeError("this engine decodes each text alone")
         checkpoint, on_cpu = self.checkpoint, self.noise_on_cpu
-        job = SharedTextJob(
+        job = self.shared_job_type(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
         with self._at_work():

@@ -10,10 +10,10 @@ Prints, for each stage of a whole edit (one source picture, thinking first), wha
 shortest time that the rates measured on the same device in the same run allow; at the default set-up also what is
 aimed at on H100s; at the end, which kernels and which tiles of the experts were at work. With `--gpus 2` a second GPU
 holds a copy and runs the unguided row; a step's limit is then that of one row on one GPU, and how far its latents are
-from those of both rows in one pass is printed (`two_copies.py`). `--check` compares the fast
-path with the plain one instead (`engine_check.py`). Without a GPU, the tiny model runs through the same code, and no
-rate means anything. It does not know how good the pictures are, and random weights route tokens more evenly than real
-ones may.
+from those of both rows in one pass is printed (`two_copies.py`). `--check` compares the fast path with the plain one
+instead (`engine_check.py`). Steps attend to the whole text, which is made of words for that (`words_engine.py`).
+Without a GPU, the tiny model runs through the same code, and no rate means anything. It does not know how good the
+pictures are, and random weights route tokens more evenly than real ones may.
 
 Not included: HTTP, the queue, decoding and encoding of image files, reading weights from a disk.
 """
@@ -58,6 +58,7 @@ from scripts.benchmarks.engine_check import check  # noqa: E402
 from scripts.benchmarks.engine_work import Work, WorkCounter  # noqa: E402
 from scripts.benchmarks.launch_time import launch_line  # noqa: E402
 from scripts.benchmarks.two_copies import difference_line  # noqa: E402
+from scripts.benchmarks.words_engine import WordsEngine  # noqa: E402
 from scripts.support.full_size import randomize, write_small_files  # noqa: E402
 
 TIMED = (*STAGES, "total")
@@ -139,7 +140,7 @@ def build(options: argparse.Namespace, folder: Path) -> NativeEngine:
     second = copy_for_painting(model, config, other) if options.gpus == 2 else None
     acceleration.FUSED_DECODING = not options.unfused
     impl = choose_impl(config, model.device, model.dtype, options.moe_impl)
-    return NativeEngine.assemble(model, read_small_files(folder, config), impl, settings, second=second)
+    return WordsEngine.assemble(model, read_small_files(folder, config), impl, settings, second=second)
 
 
 def noise_picture(size: str, seed: int = 1) -> Image.Image:

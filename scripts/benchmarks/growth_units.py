@@ -2,8 +2,7 @@
 
 Knows how to measure them cheaply: an edit decodes a few tokens, then the rest of a text of the length that was asked
 for is put behind them in one pass, so that the few steps that follow see as long a context as after real thinking. The
-text is of words that read back as the same tokens, as a real model's does: what random weights say is mostly no text at
-all, and would leave the steps a shorter context. Does not know which shapes are asked for, nor what is made of them.
+text is of words (`words_engine.py`). Does not know which shapes are asked for, nor what is made of them.
 """
 
 from __future__ import annotations
@@ -16,18 +15,15 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 
 from hunyuan.engines.native import NativeEngine
-from hunyuan.generation.job import EditJob
 from hunyuan.generation.prefill import run_tokens
 from hunyuan.generation.text import TextPlan
 from hunyuan.generation.workspace import decoder_for
-from hunyuan.prompt.tokenizer import Tokenizer
 from hunyuan.requests import EditRequest, EditResult
+from scripts.benchmarks.words_engine import LEAST_TOKENS, WordsJob, words_of
 
 MEASURED_TOKENS = 65
 """Decoded one by one in a measured edit, the first of them from the prompt's own pass."""
 MEASURED_STEPS = 4
-LEAST_TOKENS = 8
-"""Of a text: both its parts with their tags, and enough tokens to divide by."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Units:
 
 
 @dataclass
-class MeasuredJob(EditJob):
+class MeasuredJob(WordsJob):
     """An edit whose text is `words_of` as many tokens as the request allows.
 
     Attributes:
@@ -89,15 +85,6 @@ class MeasuredJob(EditJob):
         prompt = self._prefilled()
         x = self.model.embed_tokens(torch.tensor(words, device=self.model.device))[None]  # [1, tokens, hidden]
         run_tokens(self.model, prompt.layout, x, len(prompt.ids), prompt.kv)
-
-
-def words_of(tokenizer: Tokenizer, count: int) -> list[int]:
-    """So many tokens of a thought and a caption, ended as they should be; they read back as themselves."""
-    (word,) = tokenizer.encode(" it")
-    thought = (count - 3) // 2
-    caption = count - 3 - thought
-    ends = tokenizer.end_think, tokenizer.recaption, tokenizer.end_recaption
-    return [*[word] * thought, *ends[:2], *[word] * caption, ends[2]]
 
 
 def run_edit(

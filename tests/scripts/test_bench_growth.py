@@ -17,7 +17,8 @@ from hunyuan.model.network import HunyuanImage3
 from hunyuan.requests import STAGES, EditRequest
 from scripts.benchmarks import bench_engine, bench_growth, growth_units
 from scripts.benchmarks.bench_growth import Point, growth_of, points_of, sums_of
-from scripts.benchmarks.growth_units import Units, run_edit, units_of, words_of
+from scripts.benchmarks.growth_units import Units, run_edit, units_of
+from scripts.benchmarks.words_engine import words_of
 
 SHORT = ["--device", "cpu", "--size", "256x256", "--prompt-tokens", "100", "--tokens", "12", "--steps", "3"]
 FEW = ["--pictures", "1,2", "--sizes", "256x144", "--token-counts", "0,12", "--step-counts", "2,3"]
