@@ -2,20 +2,29 @@
 
 The channels of a latent are far from equal: along the few directions that carry a token's mean colour, an error costs
 ten times what it costs on average, and there lay most of the trained network's error in pixels. A loss that counts all
-channels alike does not see that. Knows a frozen decoder; knows no network and no data.
+channels alike does not see that. Knows a finished autoencoder; knows no network.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from hunyuan.model.config import ModelConfig
 from hunyuan.model.vae import Vae
+from scripts.demo import state
+from scripts.demo.drawing import autoencoder_of
+from scripts.demo.pictures import Pictures
+from scripts.demo.ranks import Ranks
+from scripts.demo.transformer import latents as latents_of
 
 APART = 4
 """Tokens between two that are changed at once, so that what they change hardly overlaps."""
 STEP = 0.1  # of a latent, whose standard deviation is 1
 EVEN = 0.1
+PICTURES = 8
 
 
 @torch.no_grad()
@@ -57,3 +66,24 @@ def root(matrix: Tensor) -> Tensor:
 
 def _decoded(vae: Vae, latents: Tensor) -> Tensor:
     return vae.decoder(vae.unscale(latents)[:, :, None].to(vae.dtype)).float()
+
+
+def weighing(folder: Path, archive: Path, config: ModelConfig, device: torch.device, ranks: Ranks) -> Tensor:
+    """What a training's errors are multiplied by, fp32 `[channels, channels]`, for the autoencoder in a state folder.
+
+    Measured once per autoencoder, by the leading rank, on pictures of the archive; kept in the folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished autoencoder.
+    """
+    scale = [config.vae.scaling_factor, config.vae.shift_factor]  # no two trained autoencoders have the same
+    kept = state.load(folder, "sensitivity")
+    if ranks.leads and (kept is None or kept.get("scale") != scale):
+        vae = autoencoder_of(config, folder, device).float()
+        pictures = Pictures(archive, device, seed=0).autoencoder(PICTURES, 256, 256)
+        matrix = sensitivity(vae, latents_of(vae, pictures, draw=False))
+        state.save(folder, "sensitivity", {"scale": scale, "matrix": matrix})
+    ranks.agreed(0.0)  # the others wait here until it is there
+    kept = state.load(folder, "sensitivity")
+    assert kept is not None
+    return root(kept["matrix"].float().to(device))

@@ -23,10 +23,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hunyuan.model.config import ModelConfig
 from hunyuan.model.vae import Vae
 from scripts.demo import autoencoder, sensitivity, sizes, state, transformer, wordings
-from scripts.demo.drawing import DrawnStream, Pool, autoencoder_of
+from scripts.demo.drawing import DrawnStream, Pool
 from scripts.demo.optimizer import Average, Optimizer, trapezoid
 from scripts.demo.pictures import SIZES, Pictures
 from scripts.demo.ranks import ALONE, Ranks
@@ -238,7 +237,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     training.resume()
     seed = plan.seed + training.step + RANK_SEEDS * ranks.rank
     torch.manual_seed(seed)
-    weighing = channel_weighing(args, config, device)
+    weighing = sensitivity.weighing(args.state, args.pack, config, device, ranks)
     trainee = transformer.Trainee(model, operations, plan.count, args.copies, device.type == "cuda", weighing)
     batches = iter(_loader(args, Sequences(folder, config, args.copies), plan.count, seed))
     pool = Pool(batches, device, POOL * args.wordings, seed)
@@ -259,17 +258,6 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     training.run(plan, one)
     pool.close()
     ranks.leave()
-
-
-def channel_weighing(args: argparse.Namespace, config: ModelConfig, device: torch.device) -> Tensor:
-    """What errors of latents are multiplied by, fp32 `[channels, channels]`; measured once, then kept in the state."""
-    kept = state.load(args.state, "sensitivity")
-    if kept is None:
-        vae = autoencoder_of(config, args.state, device).float()
-        pictures = Pictures(args.pack, device, seed=0).autoencoder(8, 256, 256)
-        kept = {"matrix": sensitivity.sensitivity(vae, transformer.latents(vae, pictures, draw=False))}
-        state.save(args.state, "sensitivity", kept)
-    return sensitivity.root(kept["matrix"].float().to(device))
 
 
 def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[bytes]:

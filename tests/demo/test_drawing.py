@@ -117,6 +117,7 @@ def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_it
     with pytest.MonkeyPatch.context() as patch:
         # Sizes come from the tokenizer and the constants; the autoencoder is this test's narrow one.
         patch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
+        patch.setattr("scripts.demo.sensitivity.PICTURES", 1)
         train_transformer(args, Plan(steps=2, until=math.inf, count=1))
     told = capsys.readouterr().out
     assert "transformer 2/2" in told

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from small_model import noise
 from torch import Tensor
 
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.vae import Vae
-from scripts.demo import autoencoder, sizes
-from scripts.demo.sensitivity import EVEN, root, sensitivity
+from scripts.demo import autoencoder, sizes, state
+from scripts.demo import sensitivity as module
+from scripts.demo.ranks import ALONE
+from scripts.demo.sensitivity import EVEN, root, sensitivity, weighing
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +56,25 @@ def test_the_root_weighs_by_the_matrix_and_leaves_nothing_free() -> None:
     turned = torch.linalg.qr(noise(4, 4))[0]
     square = root(turned @ matrix @ turned.T).T @ root(turned @ matrix @ turned.T)
     assert torch.allclose(square, turned @ wanted @ turned.T, atol=1e-5)
+
+
+def test_it_is_measured_once_per_autoencoder(
+    config: CheckpointConfig, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = autoencoder.build(config.vae, seed=0).state_dict()
+    state.save(tmp_path, "autoencoder_average", {"weights": weights, "scaling": 0.7, "shift": 0.1})
+    monkeypatch.setattr(module, "PICTURES", 1)
+    measured: list[Tensor] = []
+
+    def noted(vae: Vae, latents: Tensor) -> Tensor:
+        measured.append(sensitivity(vae, latents))
+        return measured[-1]
+
+    monkeypatch.setattr(module, "sensitivity", noted)
+    first, second = (weighing(tmp_path, archive, config, torch.device("cpu"), ALONE) for _ in range(2))
+    assert len(measured) == 1
+    assert torch.equal(first, second)
+    assert torch.allclose(first.T @ first, root(measured[0]).T @ root(measured[0]), atol=1e-2)  # kept as fp16
+    other = replace(config, vae=replace(config.vae, scaling_factor=0.5))  # an autoencoder trained again
+    weighing(tmp_path, archive, other, torch.device("cpu"), ALONE)
+    assert len(measured) == 2
