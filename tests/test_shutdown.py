@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,14 @@ pytestmark = pytest.mark.server
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 ENDS_WITHIN_S = 15
 WAITING = 4
+
+
+@pytest.fixture(autouse=True)
+def _hung_up_processes_hear_of_it() -> Iterator[None]:
+    """Under nohup these tests ignore SIGHUP, and so would every server that they start."""
+    before = signal.signal(HUP, signal.SIG_DFL)
+    yield
+    signal.signal(HUP, before)
 
 
 def to_the_master(server: Server, number: signal.Signals) -> None:
