@@ -50,7 +50,11 @@ log = logging.getLogger(__name__)
 
 
 class NativeEngine:
-    """Runs edits on one device, a model spread over several, or two copies. A request's state is its `EditJob`."""
+    """Runs edits on one device, a model spread over several, or two copies. A request's state is its job.
+
+    Attributes:
+        job_type, shared_job_type: what an edit is, decoded alone and in company; a benchmark has jobs of its own.
+    """
 
     job_type: type[EditJob] = EditJob
     shared_job_type: type[SharedTextJob] = SharedTextJob
@@ -142,7 +146,7 @@ class NativeEngine:
         job = self.job_type(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
-        with self._at_work():
+        with self.at_work():
             return job.run()
 
     @property
@@ -168,17 +172,22 @@ class NativeEngine:
         job = self.shared_job_type(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
-        with self._at_work():
+        with self.at_work():
             job.begin(self.company)
         return job
 
     def finish(self, job: SharedTextJob) -> EditResult:
         """See `Editor.finish`."""
-        with self._at_work():
+        with self.at_work():
             return job.run()
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def at_work(self) -> Iterator[None]:
+        """For the time of a job's work: the device's number of threads, its memory's end as our error.
+
+        Raises:
+            OutOfMemory: the work inside ran out of the device's memory.
+        """
         model = self.checkpoint.model
         try:
             with threads_for(model.config.hidden_size, model.device):

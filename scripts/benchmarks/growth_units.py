@@ -56,10 +56,11 @@ class Units:
 
 @dataclass
 class MeasuredJob(WordsJob):
-    """An edit whose text is `words_of` as many tokens as the request allows.
+    """An edit whose text is `words_of` the length that the request allows.
 
     Attributes:
-        decoded: so many of them are decoded for their time, the others run in one pass behind the clock of a token.
+        decoded: so many of its tokens are decoded, which gives a token's time; the others then run in one pass, which
+            is not timed.
         marks: tokens so far and when they were read, the first one for none.
     """
 
@@ -94,7 +95,7 @@ def run_edit(
     job = MeasuredJob(
         engine.checkpoint, request, 1, steps, engine.noise_on_cpu, workspace=engine.workspace, decoded=decoded
     )
-    with engine._at_work():
+    with engine.at_work():
         return job.run(), job.marks
 
 

@@ -1,8 +1,8 @@
-"""An engine for random weights that says words: what they decode is mostly no text, and would not last.
+"""An engine for benchmarks with random weights: its text is replaced by as many real words as tokens were decoded.
 
-A real model's thinking stands before its picture, and each denoising step attends to it. A thousand tokens of random
-weights read back as some fifteen, so that the steps would see a thousand too few. Here the tokens are decoded as ever,
-then taken for as many words. Knows nothing of time.
+A real model's thinking stands before its picture, and each denoising step attends to it. Of a thousand random tokens,
+turned into text and back into tokens, some fifteen are left, so that the steps would attend to a thousand too few. Here
+decoding costs what it always does; only its result is exchanged. Knows nothing of time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def words_of(tokenizer: Tokenizer, count: int) -> list[int]:
 
 
 class WordsJob(EditJob):
-    """An edit whose text is `words_of` as many tokens as were decoded, from `LEAST_TOKENS` on."""
+    """An edit whose decoded text is exchanged for `words_of` its length; one shorter than `LEAST_TOKENS` is kept."""
 
     def _read(self, new: list[int], run: TextRun, show: Callable[..., None]) -> list[int]:
         said = words_of(self.checkpoint.tokenizer, len(new)) if len(new) >= LEAST_TOKENS else new
@@ -41,6 +41,6 @@ class SharedWordsJob(WordsJob, SharedTextJob):
 
 
 class WordsEngine(NativeEngine):
-    """Our engine; only what its texts say is made up."""
+    """Our engine with those jobs."""
 
     job_type, shared_job_type = WordsJob, SharedWordsJob

@@ -16,17 +16,22 @@ BELOW_CEILING: dict[str, tuple[float, tuple[str, ...]]] = {
 }
 """By how many dB answers may be worse than the autoencoder's copies of the exact edits."""
 LEAST_PSNR: dict[str, tuple[float, tuple[str, ...]]] = {"blur": (27.0, ("blur",)), "sharpen": (27.0, ("sharpen",))}
-LEAST_RIGHT, LEAST_KEPT = 95, 90
+"""To the exact edit, in dB."""
+LEAST_RIGHT, LEAST_KEPT = 95, 90  # percent: of known requests, of unknown ones
+_HEAD = ("edit", "cases", "said", "right", "PSNR, dB", "ceiling", "unedited")
 
 
 @dataclass
 class Finding:
-    """One case's result; PSNR in dB against the exact edit, of the answer, of its copy by the autoencoder, of nothing.
+    """One case's result.
 
     Attributes:
+        task: `unknown`, `beside` and the like, or its edits with their colours (`tint:red mirror`).
         said: the recaption means the task.
         nearest: no other edit is nearer to the answer than the exact one; for a task that keeps the picture, the
             answer is the source, or nearly as good as the autoencoder's own copy of it.
+        psnr, ceiling, unedited: against the exact edit, in dB: the answer, the exact edit through the autoencoder and
+            back, and the source as it is. None where there is nothing to compare.
     """
 
     prompt: str
@@ -39,18 +44,26 @@ class Finding:
     recaption: str
     seconds: float = 0.0
 
+    @property
+    def edit(self) -> str:
+        """The first edit's name, without its colour."""
+        return self.task.split()[0].split(":")[0]
+
 
 def table(findings: Sequence[Finding]) -> str:
     """Markdown: one row per edit, then the sums."""
-    rows = ["| edit | cases | said | right | PSNR | copy | unedited |", "|---|---|---|---|---|---|---|"]
-    names = sorted({f.task.split()[0].split(":")[0] for f in findings})
-    for name in [*names, "all"]:
-        group = [f for f in findings if name == "all" or f.task.split()[0].split(":")[0] == name]
+    rows = _head(_HEAD)
+    for name in [*sorted({f.edit for f in findings}), "all"]:
+        group = [f for f in findings if name in ("all", f.edit)]
         said, right = sum(f.said for f in group), sum(f.nearest for f in group)
         means = " | ".join(mean_of(getattr(f, key) for f in group) for key in ("psnr", "ceiling", "unedited"))
         rows.append(f"| {name} | {len(group)} | {said} | {right} | {means} |")
     wrong = [f"- {f.prompt!r} ({f.task}): {f.recaption!r}" for f in findings if not (f.said and f.nearest)]
-    return "\n".join([*rows, "", "Not right:", *wrong])
+    return "\n".join([*rows, "", "Not right:", "", *wrong])
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
 
 
 def mean_of(values: Iterable[float | None]) -> str:
@@ -65,7 +78,7 @@ def aims(findings: Sequence[Finding]) -> str:
     """
     known = [f for f in findings if f.task != "unknown"]
     unknown = [f for f in findings if f.task == "unknown"]
-    rows = ["| | aim | reached |", "|---|---|---|"]
+    rows = _head(("", "aim", "reached"))
     rows.append(f"| right edit, said and nearest | {LEAST_RIGHT} % | {_share([f.said and f.nearest for f in known])} |")
     for name, (least, edits) in BELOW_CEILING.items():
         found = _answered(known, edits)
@@ -81,12 +94,12 @@ def aims(findings: Sequence[Finding]) -> str:
 
 def _answered(findings: Sequence[Finding], edits: Sequence[str]) -> list[Finding]:
     """Those of one of these edits and no second one, rightly said."""
-    single = [f for f in findings if " " not in f.task and f.task.split(":")[0] in edits]
+    single = [f for f in findings if " " not in f.task and f.edit in edits]
     return [f for f in single if f.said and f.psnr is not None]
 
 
 def _share(right: Sequence[bool]) -> str:
-    return f"{100 * sum(right) / len(right):.0f} % ({sum(right)} of {len(right)})" if right else "none"
+    return f"{100 * sum(right) / len(right):.1f} % ({sum(right)} of {len(right)})" if right else "none"
 
 
 def _both(findings: Sequence[Finding]) -> str:

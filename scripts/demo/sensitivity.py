@@ -1,8 +1,8 @@
 """What an error of the latents does to the picture, measured on the autoencoder's decoder.
 
-The channels of a latent are far from equal: along the few directions that carry a token's mean colour, an error costs
-ten times what it costs on average, and there lay most of the trained network's error in pixels. A loss that counts all
-channels alike does not see that. Knows a finished autoencoder; knows no network.
+The directions of a latent are far from equal: along one of them an error costs 7 to 10 times what it costs on average,
+along about half of them less than half as much (docs/demo.md, "Channels"). A loss that counts all channels alike does
+not see that. Knows a finished autoencoder; knows no network.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def sensitivity(vae: Vae, latents: Tensor) -> Tensor:
     """The matrix M for which an error e of one token, `[channels]`, costs e M e in squared error of the picture.
 
     By finite differences around some pictures, averaged over them and over tokens (Gauss and Newton's
-    approximation: J'J of the decoder). Couplings between tokens are left out: an error that is the same everywhere
-    costs .6 to 1.25 times the sum of its tokens'.
+    approximation: J'J of the decoder). Couplings between tokens are left out.
 
     Args:
         latents: scaled, fp32 `[n, channels, h, w]`; h and w at least 4.
@@ -42,12 +41,16 @@ def sensitivity(vae: Vae, latents: Tensor) -> Tensor:
         fp32 `[channels, channels]`, its trace the number of channels, so that on average errors count as in a plain
         mean square.
     """
-    channels, base = latents.shape[1], _decoded(vae, latents)
+
+    def decoded(scaled: Tensor) -> Tensor:
+        return vae.decode(vae.unscale(scaled)).float()
+
+    channels, base = latents.shape[1], decoded(latents)
     changes = []
     for channel in range(channels):
         moved = latents.clone()
         moved[:, channel, APART // 2 :: APART, APART // 2 :: APART] += STEP
-        changes.append((_decoded(vae, moved) - base).flatten())
+        changes.append((decoded(moved) - base).flatten())
     rows = torch.stack(changes)  # [channels, values of all pictures]
     products = rows @ rows.T
     return products * channels / products.trace()
@@ -62,10 +65,6 @@ def root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix.double())
     mixed = (1 - EVEN) * values.clamp(min=0) + EVEN
     return (vectors * mixed.sqrt() @ vectors.T).to(matrix.dtype)
-
-
-def _decoded(vae: Vae, latents: Tensor) -> Tensor:
-    return vae.decoder(vae.unscale(latents)[:, :, None].to(vae.dtype)).float()
 
 
 def weighing(folder: Path, archive: Path, config: ModelConfig, device: torch.device, ranks: Ranks) -> Tensor:

@@ -1,9 +1,9 @@
 """Trains the demo checkpoint, a slice of time after the other.
 
-    python -m scripts.demo.train autoencoder --seconds 530
-    python -m scripts.demo.train transformer --seconds 530
+    python -m scripts.demo.train autoencoder --steps 4000 --seconds 310 --last
+    python -m scripts.demo.train transformer --steps 20000 --count 96 --seconds 500
 
-On several GPUs with `torchrun --nproc-per-node 2 -m scripts.demo.train transformer ...`.
+On several GPUs with `torchrun --nproc-per-node 2 -m scripts.demo.train transformer ...`, where each takes `--count` samples per step.
 Each call goes on from the state folder and says how far it is; the transformer needs a finished autoencoder. Knows the
 order of things; what a step computes is in `autoencoder.py` and `transformer.py`.
 """
@@ -291,7 +291,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         default=1e9,
-        help="of this slice, start included",
+        help="of this slice, counted from when the imports are done; saving at its end comes on top: leave 30 more",
     )
     parser.add_argument("--last", action="store_true", help="no slice follows: end with the learning rate at zero")
     parser.add_argument("--falling", type=float, default=0.45, help="part of it in which the learning rate falls")

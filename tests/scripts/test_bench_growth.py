@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from PIL import ImageChops
+from quick_edits import quick_decode
 
 from hunyuan.generation import prefix
 from hunyuan.model.network import HunyuanImage3
@@ -33,10 +34,6 @@ UNITS = Units(
     step=0.3,
     vae=0.17,
 )
-
-
-def quick_decode(_: HunyuanImage3, latents: torch.Tensor) -> torch.Tensor:
-    return torch.tanh(latents[:, :3]).repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
 
 
 def test_rows_change_one_thing_each() -> None:
@@ -104,7 +101,7 @@ def test_steps_see_the_whole_text_and_it_is_not_run_again(
 ) -> None:
     """Of 40 tokens, whether all are decoded or most run at once: the picture's stage has each of them, once."""
     engine = bench_engine.build(bench_growth.parse(SHORT), tmp_path)
-    monkeypatch.setattr(HunyuanImage3, "decode_image", quick_decode)
+    monkeypatch.setattr(HunyuanImage3, "decode_image", lambda _, latents: quick_decode(latents))
     again = mock.Mock(wraps=prefix.prefill)
     monkeypatch.setattr(prefix, "prefill", again)
     request = EditRequest("make it", resolution="256x256", max_new_tokens=40, guidance_scale=1)
@@ -127,7 +124,7 @@ def test_steps_see_the_whole_text_and_it_is_not_run_again(
 def test_a_short_run_prints_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(HunyuanImage3, "decode_image", quick_decode)
+    monkeypatch.setattr(HunyuanImage3, "decode_image", lambda _, latents: quick_decode(latents))
     monkeypatch.setattr(growth_units, "MEASURED_TOKENS", 10)
     assert bench_growth.main([*SHORT, *FEW, "--json", str(tmp_path / "out.json")]) == 0
     shown = capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
+from quick_edits import quick_decode
 
 from hunyuan.model.network import HunyuanImage3
 from hunyuan.requests import EditRequest, EditResult
@@ -16,13 +16,9 @@ SHORT = ["--device", "cpu", "--size", "256x256"]
 REQUEST = EditRequest("make it", resolution="256x256", max_new_tokens=40, guidance_scale=1, seed=1)
 
 
-def quick_decode(_: HunyuanImage3, latents: torch.Tensor) -> torch.Tensor:
-    return torch.tanh(latents[:, :3]).repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HunyuanImage3, "decode_image", quick_decode)
+    monkeypatch.setattr(HunyuanImage3, "decode_image", lambda _, latents: quick_decode(latents))
 
 
 def edited(engine: WordsEngine, together: bool) -> EditResult:
