@@ -3,7 +3,7 @@
     python -m scripts.demo.train autoencoder --steps 4000 --seconds 310 --last
     python -m scripts.demo.train transformer --steps 20000 --count 96 --seconds 500
 
-On several GPUs with `torchrun --nproc-per-node 2 -m scripts.demo.train transformer ...`, where each takes `--count` samples per step.
+On several GPUs with `torchrun --nproc-per-node 2 -m scripts.demo.train transformer ...`; each takes `--count` samples.
 Each call goes on from the state folder and says how far it is; the transformer needs a finished autoencoder. Knows the
 order of things; what a step computes is in `autoencoder.py` and `transformer.py`.
 """

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 from PIL import ImageChops
 from quick_edits import quick_decode
 
