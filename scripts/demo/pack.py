@@ -27,7 +27,7 @@ PHOTO_BYTES, SPRITE_BYTES = 24_000_000, 10_000_000
 MOST_TILES = 20
 VALIDATION_SPRITES = 24
 LIKENESS = 0.05
-_WEBP_PHOTO, _WEBP_SPRITE = 92, 86
+_WEBP_PHOTO, _WEBP_SPRITE = 84, 86
 
 # Some clip art is drawn at 25,000 pixels: opening (which only reads the header) must not fail, decoding is not wanted.
 Image.MAX_IMAGE_PIXELS = None

@@ -1,0 +1,75 @@
+"""scripts/demo/build.py: the parts in their order, each once; a slice that ends is gone on with; a fault ends it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts.demo import build, state, train
+
+SMALL = ["--gpus", "1", "--device", "cpu", "--autoencoder-steps", "4", "--transformer-steps", "10"]
+ORDER = ["pack", "tokenizer", "train autoencoder", "train transformer", "export", "judge"]
+
+
+class Commands:
+    """In place of the parts: notes what was called, and leaves what each leaves. A training makes 5 steps per call."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing, self.called, self.lines = failing, list[str](), list[list[str]]()
+
+    def run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        assert command[:2] == [sys.executable, "-m"]
+        words = command[next(i for i, word in enumerate(command) if word.startswith("scripts.demo.")) :]
+        name = words[0].removeprefix("scripts.demo.")
+        if name == "train":
+            assert train.build_parser().parse_args(words[1:]).part == words[1]
+            name += f" {words[1]}"
+            self.train(Path(words[words.index("--state") + 1]), words[1])
+        elif name in ("pack", "tokenizer"):
+            Path(words[-1]).touch()
+        self.called.append(name)
+        self.lines.append(command)
+        return subprocess.CompletedProcess(command, 3 if name == self.failing else 0)
+
+    def train(self, folder: Path, name: str) -> None:
+        state.save(folder, name, {"step": build.step_of(folder, name) + 5, "parameters": {"x": torch.zeros(1)}})
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    stub = Commands()
+    monkeypatch.setattr(build.subprocess, "run", stub.run)
+    return stub
+
+
+def test_a_slice_ends_and_the_same_command_goes_on_to_the_end(tmp_path: Path, commands: Commands) -> None:
+    line = [str(tmp_path / "work"), *SMALL, "--slice-seconds", "60", "--seed", "7"]
+    assert build.main(line) == build.UNFINISHED
+    assert commands.called == ORDER[:4]
+    assert build.main(line) == 0
+    assert commands.called == [*ORDER[:4], *ORDER[3:]]
+    trained = commands.lines[3]
+    assert trained[trained.index("--seconds") + 1] == "60.0"
+    assert trained[trained.index("--seed") + 1] == "7"
+    commands.called.clear()
+    assert build.main(line) == 0
+    assert commands.called == ["export", "judge"]
+
+
+def test_a_fault_ends_it_with_its_status(
+    tmp_path: Path, commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands.failing = "train autoencoder"
+    assert build.main([str(tmp_path), *SMALL]) == 3
+    assert commands.called == ORDER[:3]
+    assert "autoencoder: failed with status 3" in capsys.readouterr().err
+
+
+def test_only_the_transformer_takes_several_gpus(tmp_path: Path, commands: Commands) -> None:
+    assert build.main([str(tmp_path), *SMALL, "--gpus", "2", "--transformer-steps", "5"]) == 0
+    launched = ["torch.distributed.run" in line for line in commands.lines]
+    assert launched == [name == "train transformer" for name in ORDER]
