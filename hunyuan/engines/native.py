@@ -146,8 +146,7 @@ class NativeEngine:
         job = self.job_type(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
-        with self.at_work():
-            return job.run()
+        return self.finish(job)
 
     @property
     def text_places(self) -> int:
@@ -172,22 +171,17 @@ class NativeEngine:
         job = self.shared_job_type(
             checkpoint, request, seed, steps, on_cpu, on_progress, cancel, self.workspace, on_text, on_preview
         )
-        with self.at_work():
+        with self._at_work():
             job.begin(self.company)
         return job
 
-    def finish(self, job: SharedTextJob) -> EditResult:
-        """See `Editor.finish`."""
-        with self.at_work():
+    def finish(self, job: EditJob) -> EditResult:
+        """See `Editor.finish`. A job that was not begun runs from its start."""
+        with self._at_work():
             return job.run()
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """For the time of a job's work: the device's number of threads, its memory's end as our error.
-
-        Raises:
-            OutOfMemory: the work inside ran out of the device's memory.
-        """
+    def _at_work(self) -> Iterator[None]:
         model = self.checkpoint.model
         try:
             with threads_for(model.config.hidden_size, model.device):

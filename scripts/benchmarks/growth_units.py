@@ -95,8 +95,7 @@ def run_edit(
     job = MeasuredJob(
         engine.checkpoint, request, 1, steps, engine.noise_on_cpu, workspace=engine.workspace, decoded=decoded
     )
-    with engine.at_work():
-        return job.run(), job.marks
+    return engine.finish(job), job.marks
 
 
 def measure(engine: NativeEngine, request: EditRequest, repeat: int) -> Units:

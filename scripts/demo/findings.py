@@ -59,7 +59,7 @@ def table(findings: Sequence[Finding]) -> str:
         means = " | ".join(mean_of(getattr(f, key) for f in group) for key in ("psnr", "ceiling", "unedited"))
         rows.append(f"| {name} | {len(group)} | {said} | {right} | {means} |")
     wrong = [f"- {f.prompt!r} ({f.task}): {f.recaption!r}" for f in findings if not (f.said and f.nearest)]
-    return "\n".join([*rows, "", "Not right:", "", *wrong])
+    return "\n".join([*rows, "", "Every wording that went wrong, and what the model said:", "", *wrong])
 
 
 def _head(names: Sequence[str]) -> list[str]:
@@ -99,7 +99,10 @@ def _answered(findings: Sequence[Finding], edits: Sequence[str]) -> list[Finding
 
 
 def _share(right: Sequence[bool]) -> str:
-    return f"{100 * sum(right) / len(right):.1f} % ({sum(right)} of {len(right)})" if right else "none"
+    if not right:
+        return "none"
+    percent = f"{100 * sum(right) / len(right):.1f}".removesuffix(".0")
+    return f"{percent} % ({sum(right)} of {len(right)})"
 
 
 def _both(findings: Sequence[Finding]) -> str:

@@ -15,6 +15,7 @@ from small_model import noise
 
 from hunyuan.checkpoint import tiny
 from hunyuan.formats.config import CheckpointConfig
+from hunyuan.model.vae import Vae
 from scripts.demo import autoencoder, drawing, resume, state, transformer, wordings
 from scripts.demo.drawing import Drawn, DrawnStream, Pool
 from scripts.demo.export import official_weights
@@ -126,18 +127,8 @@ def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_it
     assert kept is not None
     assert kept["step"] == 2
 
-    model, _ = transformer.build(config, seed=0)
-    vae = drawing.autoencoder_of(config, trained, CPU)
-    model.vae.load_state_dict(vae.state_dict())
-    names = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in kept["average"].items():
-            names[name].copy_(value)
-    out = tmp_path / "exported"
-    out.mkdir()
-    for small in folder.iterdir():
-        (out / small.name).write_bytes(small.read_bytes())
-    tiny.write_weights(out, tiny.as_stored(official_weights(model, config), config, torch.float32))
+    out, vae = tmp_path / "exported", drawing.autoencoder_of(config, trained, CPU)
+    _export(folder, config, vae, kept["average"], out)
     resume.main([str(out), "--state", str(tmp_path / "state")])
     again, encoder = (state.load(tmp_path / "state", part) for part in ("transformer", "autoencoder_average"))
     assert again is not None
@@ -148,6 +139,20 @@ def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_it
     for name, value in vae.state_dict().items():
         assert torch.equal(encoder["weights"][name], value.half()), name
     assert (encoder["scaling"], encoder["shift"]) == (0.7, 0.1)
+
+
+def _export(folder: Path, config: CheckpointConfig, vae: Vae, average: dict[str, torch.Tensor], out: Path) -> None:
+    """A checkpoint in `out` of these weights, with the small files of `folder`."""
+    model, _ = transformer.build(config, seed=0)
+    model.vae.load_state_dict(vae.state_dict())
+    names = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in average.items():
+            names[name].copy_(value)
+    out.mkdir()
+    for small in folder.iterdir():
+        (out / small.name).write_bytes(small.read_bytes())
+    tiny.write_weights(out, tiny.as_stored(official_weights(model, config), config, torch.float32))
 
 
 def _raw(folder: Path) -> dict:

@@ -29,8 +29,8 @@ def test_means_leave_out_pairs_and_other_words() -> None:
 
 def test_unknown_requests_are_counted_apart() -> None:
     found = rows(finding("bw", 32.0), finding("unknown", 30.0, nearest=False), finding("unknown", 32.5))
-    assert found["unknown requests that give back the source"] == "50.0 % (1 of 2)"
-    assert found["right edit, said and nearest"] == "100.0 % (1 of 1)"
+    assert found["unknown requests that give back the source"] == "50 % (1 of 2)"
+    assert found["right edit, said and nearest"] == "100 % (1 of 1)"
 
 
 def test_each_row_names_its_aim() -> None:
@@ -63,4 +63,4 @@ def test_the_table_groups_by_the_first_edit_and_lists_what_went_wrong() -> None:
     assert tint == "| tint | 2 | 2 | 1 | 25.0 | 33.0 |  |"
     assert unknown == "| unknown | 1 | 1 | 1 | 33.0 | 33.0 |  |"
     assert total == "| all | 3 | 3 | 2 | 27.7 | 33.0 |  |"
-    assert rest == ["", "Not right:", "", "- '' (tint:blue upside): ''"]
+    assert rest == ["", "Every wording that went wrong, and what the model said:", "", "- '' (tint:blue upside): ''"]
