@@ -23,7 +23,7 @@ FAMILY_SHARE: dict[Family, float] = {"edit": 0.62, "turn": 0.18, "text": 0.07, "
 """Which part of the training batches is of which family."""
 
 _UNKNOWN_SHARE: dict[Family, float] = {"edit": 0.34, "turn": 0.0, "text": 0.16, "beside": 0.0, "onto": 0.18}
-_PAIR_SHARE: dict[Family, float] = {"edit": 0.14, "turn": 0.4, "text": 0.0, "beside": 0.0, "onto": 0.0}
+_PAIR_SHARE: dict[Family, float] = {"edit": 0.25, "turn": 0.4, "text": 0.0, "beside": 0.0, "onto": 0.0}
 _CHINESE_SHARE = 0.35
 _TYPO_SHARE = 0.15
 _LOOSE_SHARE = 0.12
