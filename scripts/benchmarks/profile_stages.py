@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Prints where the time of each stage goes, by groups of kernels, with the gaps in which the GPU waits for the host.
 
-    scripts/benchmarks/profile_stages.py --dense fp8 [--profile-steps 2] [--profile-tokens 32] [--top 4] [--layers 32]
+    scripts/benchmarks/profile_stages.py --dense fp8 [--profile-steps 2] [--profile-tokens 32] [--prepares 5]
+                                         [--top 4] [--layers 32]
                                          [any other option of bench_engine.py that says what is run]
 
 The engine is that of `bench_engine.py`, with random weights. One edit warms up; a second one is profiled stage by stage
 (torch.profiler; each stage alone, from one idle GPU to the next): prepare, the text's prefill, decoded tokens,
 denoising steps after the first, the autoencoder. `busy`: some kernel runs. `gaps`: none does, although the stage has
 begun and has not ended; the profiler's own work on the host makes them longer where kernels are launched one by one.
-Before that, an edit without the profiler times the host's parts of `prepare`. Groups go by the kernels' names, and the
-names with the most time stand below each group, so that a wrong group can be seen. Without a GPU the tiny model runs,
-and PyTorch's operations on the CPU take the kernels' place.
+Before that, some edits without the profiler time the parts of `prepare`, and how much they vary. Groups go by the
+kernels' names, and the names with the most time stand below each group, so that a wrong group is seen. Without a GPU
+the tiny model runs, and PyTorch's operations on the CPU take the kernels' place.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest import mock
 
@@ -245,9 +247,12 @@ def profiled(profiler: Profiler, steps: int) -> Iterator[None]:
         yield
 
 
-def host_lines(run: Callable[[], Any], synchronize: Callable[[], None]) -> list[str]:
-    """Milliseconds of each part of `prepare`, each from an idle device to an idle device, without the profiler."""
-    times, preparing = defaultdict[str, list[float]](list), False
+def host_lines(run: Callable[[], Any], synchronize: Callable[[], None], repeat: int = 1) -> list[str]:
+    """Milliseconds of each part of `prepare` in `repeat` edits, without the profiler.
+
+    Each part goes from an idle device to an idle device.
+    """
+    times, preparing = defaultdict[str, list[list[float]]](list), False
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -257,45 +262,54 @@ def host_lines(run: Callable[[], Any], synchronize: Callable[[], None]) -> list[
             began = time.perf_counter()
             result = function(*arguments)
             synchronize()
-            times[name].append(time.perf_counter() - began)
+            times[name][-1].append(time.perf_counter() - began)
             return result
 
         return call
 
-    prepare = EditJob.prepare
+    prepare, parts = EditJob.prepare, [*(name for _, name in HOST_PARTS), "prepare"]
 
     def whole(job: EditJob) -> None:
         nonlocal preparing
         preparing = True
+        for name in parts:
+            times[name].append([])
         began = time.perf_counter()
         prepare(job)
         synchronize()
-        times["prepare"].append(time.perf_counter() - began)
+        times["prepare"][-1].append(time.perf_counter() - began)
         preparing = False
 
     with ExitStack() as stack:
         for owner, name in HOST_PARTS:
             stack.enter_context(mock.patch.object(owner, name, timed(name, getattr(owner, name))))
         stack.enter_context(mock.patch.object(EditJob, "prepare", whole))
-        run()
-    shown = [f"{sum(values) * 1e3:10.3f} ms {len(values):3d} calls  {name}" for name, values in times.items()]
-    return ["== parts of prepare, one after the other, without the profiler", *shown]
+        for _ in range(repeat):
+            run()
+    lines = [f"== parts of prepare, one after the other, without the profiler; of {repeat} edits: median, least, most"]
+    for name, edits in times.items():
+        sums = sorted(1e3 * sum(calls) for calls in edits)
+        spread = f"{median(sums):10.3f} {sums[0]:10.3f} {sums[-1]:10.3f}"
+        lines.append(f"{spread} ms {len(edits[0]):3d} calls  {name}")
+    return lines
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="others: see bench_engine.py")
     parser.add_argument("--profile-steps", type=int, default=2)
     parser.add_argument("--profile-tokens", type=int, default=32)
+    parser.add_argument("--prepares", type=int, default=5, help="edits whose preparation is timed in parts")
     parser.add_argument("--top", type=int, default=4, help="kernel names and gaps shown")
     mine, others = parser.parse_known_args(arguments)
     options = bench_engine.parse(others)
     if options.gpus != 1 or options.check or options.json or options.launches:
         parser.error("--gpus 2, --check, --json and --launches are bench_engine.py's alone")
-    if mine.profile_steps < 1 or mine.profile_tokens < 1 or mine.top < 0:
-        parser.error("--profile-steps and --profile-tokens are at least 1, --top at least 0")
+    if mine.profile_steps < 1 or mine.profile_tokens < 1 or mine.prepares < 1 or mine.top < 0:
+        parser.error("--profile-steps, --profile-tokens and --prepares are at least 1, --top at least 0")
     # Cut short by what follows from here on; the sequence is as long as bench_engine.py's after its prompt.
     options.tokens, options.steps = mine.profile_tokens, mine.profile_steps + 1
-    return argparse.Namespace(**{**vars(options), "top": mine.top, "profile_steps": mine.profile_steps})
+    shown = {"top": mine.top, "profile_steps": mine.profile_steps, "prepares": mine.prepares}
+    return argparse.Namespace(**{**vars(options), **shown})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -310,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
             return engine.run(request, seed=1, steps=options.steps, on_progress=None, cancel=None)
 
         run()  # warm-up
-        print("\n".join(host_lines(run, profiler.synchronize)), flush=True)
+        print("\n".join(host_lines(run, profiler.synchronize, options.prepares)), flush=True)
         plain = run().timings
         print("without the profiler: " + ", ".join(f"{k} {1e3 * v:.1f} ms" for k, v in plain.items()), flush=True)
         with profiled(profiler, options.profile_steps):

@@ -10,7 +10,7 @@ import torch
 from scripts.benchmarks import profile_stages
 from scripts.benchmarks.profile_stages import Kernel, Profile, Profiler, busy_us, group_of, lines_of, longest_gaps
 
-SHORT = ["--device", "cpu", "--size", "256x256", "--prompt-tokens", "100", "--profile-tokens", "6"]
+SHORT = ["--device", "cpu", "--size", "256x256", "--prompt-tokens", "100", "--profile-tokens", "6", "--prepares", "2"]
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,7 @@ def test_a_short_run_shows_every_stage(capsys: pytest.CaptureFixture[str]) -> No
     for stage in ("prepare", "prefill", "a token", "a step", "autoencoder"):
         assert re.search(rf"^== {stage}: \d+\.\d+ ms, busy \d+\.\d+, gaps ", shown, re.M), stage
     for _, part in profile_stages.HOST_PARTS:
-        assert re.search(rf"^ +\d+\.\d+ ms +1 calls  {part}$", shown, re.M), part
+        found = re.search(rf"^ +(\d+\.\d+) +(\d+\.\d+) +(\d+\.\d+) ms +1 calls  {part}$", shown, re.M)
+        assert found, part
+        median, least, most = map(float, found.groups())
+        assert 0 < least <= median <= most
