@@ -251,7 +251,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
         losses.total.backward()
         drawn.guess = noisy.answer(losses.predicted, trainee.copies)
         at_start = (noisy.sigma == 1).float()  # to choose rows by it would be to wait for the GPU
-        start = (losses.picture.detach() * at_start).sum() / at_start.sum()
+        start = (losses.picture.detach() * at_start).sum() / at_start.sum().clamp(min=1)
         found = {"root": losses.root, "picture": losses.picture.mean(), "at time 1": start, "text": losses.text}
         return found | {"balance": losses.balance, "ms for pictures": waited}
 
