@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything CI checks, in the environment that is active or in .venv. The tests run two at a time, for two cores;
-# beside them run the types, and what is checked of the image (scripts/checks/image.sh). Then by themselves the tests
-# that measure time. Last the known vulnerabilities of what is locked: one that was published today must not hide what
-# the tests say. Arguments go to pytest, each time.
+# Everything CI checks, in the environment that is active or in .venv. The quick tests run two at a time, for two cores,
+# the long ones three, since these often wait for a server; beside them run the types, and what is checked of the image
+# (scripts/checks/image.sh). Then by themselves the tests that measure time. Last the known vulnerabilities of what is
+# locked: one that was published today must not hide what the tests say. Arguments go to pytest, each time.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=${VIRTUAL_ENV:-.venv}/bin
-export OMP_NUM_THREADS=1        # a process computes on one core; there are two at a time
+export OMP_NUM_THREADS=1        # a process computes on one core
 export PYTHONDONTWRITEBYTECODE= # compiled once: the tests start many processes, each of which imports PyTorch
 
 work=$(mktemp -d)
@@ -23,14 +23,14 @@ beside+=($!)
 beside+=($!)
 
 # loadfile: a file's tests share one server or one checkpoint; the longest files are first (tests/conftest.py).
-two_at_a_time=(-n 2 --dist loadfile --no-loadscope-reorder)
+shared=(--dist loadfile --no-loadscope-reorder)
 # Long tests look at processes of their own, which coverage does not follow, or compute, which it would slow down by a
 # third.
 section "quick tests, two at a time, and what they cover"
-"$bin/python" -m pytest "${two_at_a_time[@]}" -m "not (slow or server or alone)" \
+"$bin/python" -m pytest -n 2 "${shared[@]}" -m "not (slow or server or alone)" \
     --cov --cov-report=term-missing:skip-covered "$@"
-section "long tests, two at a time"
-"$bin/python" -m pytest "${two_at_a_time[@]}" -m "(slow or server) and not alone" "$@"
+section "long tests, three at a time"
+"$bin/python" -m pytest -n 3 "${shared[@]}" -m "(slow or server) and not alone" "$@"
 
 section "types"
 status=0

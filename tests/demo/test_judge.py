@@ -74,5 +74,5 @@ def test_table_and_sheet_name_what_is_wrong(every: list[Case]) -> None:
     shown[0][2].nearest = False
     text = table([found for *_, found in shown])
     assert f"| all | {len(shown)} | {len(shown)} | {len(shown) - 1} |" in text
-    assert repr(shown[0][0].prompt) in text.partition("Not right:")[2]
+    assert repr(shown[0][0].prompt) in text.partition("what the model said:")[2]
     assert sheet(shown).width > 1000
