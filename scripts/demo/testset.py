@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from scripts.demo import sources
-from scripts.demo.edits import Step
+from scripts.demo.edits import Step, in_order
 from scripts.demo.tasks import UNKNOWN, Task
 
 FOLDER = Path(__file__).parents[2] / "tests" / "data" / "demo"
@@ -42,9 +42,9 @@ def clip_art() -> dict[str, Image.Image]:
     return {f.stem: Image.open(f).convert("RGBA") for f in sorted((FOLDER / "clip_art").glob("*.webp"))}
 
 
-def wordings() -> list[Wording]:
-    """The 100, in the file's order."""
-    entries = tomllib.loads((FOLDER / "wordings.toml").read_text(encoding="utf-8"))["wording"]
+def wordings(file: Path = FOLDER / "wordings.toml") -> list[Wording]:
+    """A file's, in its order: the 100, or others in the same form."""
+    entries = tomllib.loads(file.read_text(encoding="utf-8"))["wording"]
     return [Wording(e["prompt"], task_of(e["means"]), e.get("sources", 1)) for e in entries]
 
 
@@ -60,7 +60,7 @@ def task_of(means: str) -> Task:
     if words[0] == "subject":
         return Task("subject", subject=words[1], ground=words[2])
     steps = [word.split(":") for word in words]
-    return Task("edit", tuple(Step(step[0], step[1] if len(step) == 2 else None) for step in steps))
+    return Task("edit", in_order([Step(step[0], step[1] if len(step) == 2 else None) for step in steps]))
 
 
 def write_pictures(work: Path) -> None:
