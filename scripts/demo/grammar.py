@@ -208,7 +208,7 @@ def _doing(node: Node) -> Node:
 
 _DOUBLED = (
     "bin blur chop clip crop cut deblur dig dim dip dispel drop fit flip flop fog get hem hflip hit knit let "
-    "mat nip output pan pin plan plug pop put rid rim rub run scan set shed shut sit skip slap slip slot snap "
+    "mat nip output pan pin plan plug pop put rid rim rub run scan scrap set shed shut sit skip slap slip slot snap "
     "snip spin split step stop strip swap tap thin tip transfer trim up vflip wrap zip"
 )
 
