@@ -3,8 +3,8 @@
     python -m scripts.demo.build WORK
 
 WORK keeps what is done, and the same command goes on from there: after a stop, or after `--slice-seconds` where a
-machine is to be had for so long only. The transformer takes all GPUs. Knows the order and when a part is done; what a
-part does is in the module that its command names.
+machine is to be had for so long only (starts, the folder and the test set come on top). The transformer takes all GPUs.
+Knows the order and when a part is done; what a part does is in the module that its command names.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ import torch
 
 from scripts.demo import state
 
+RESULTS = {"autoencoder": "autoencoder_average", "transformer": "transformer"}
+"""What a finished training has left in the state folder."""
 UNFINISHED = 75
 """Exit status (EX_TEMPFAIL): the slice is over, not the training."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One command, and whether it need not run (any more)."""
+    """One command, and whether it need not run."""
 
     name: str
     command: list[str]
@@ -63,13 +65,11 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
 
 
 def _trained(folder: Path, name: str, steps: int) -> Callable[[], bool]:
-    return lambda: step_of(folder, name) >= steps
+    def done() -> bool:
+        kept = state.load(folder, RESULTS[name])
+        return kept is not None and int(kept.get("step", 0)) >= steps  # `resume` leaves an autoencoder without a step
 
-
-def step_of(folder: Path, name: str) -> int:
-    """How many steps a training has made, 0 before the first."""
-    kept = state.load(folder, name)
-    return 0 if kept is None else int(kept["step"])
+    return done
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=96, help="samples per step of the transformer, on each GPU")
     parser.add_argument("--gpus", type=int, default=max(1, torch.cuda.device_count()), help="for the transformer")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--slice-seconds", type=float, help="end a training after that long; the same command goes on")
+    parser.add_argument("--slice-seconds", type=float, help="end each training of a call after that long")
     return parser
 
 

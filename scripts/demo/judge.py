@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--wordings", type=Path, help="others than the test set's, in the same form")
-    parser.add_argument("--every", type=int, default=1, help="take each so manieth wording")
+    parser.add_argument("--every", type=int, default=1, help="judge only every so many wordings")
     parser.add_argument("--steps", type=int, help="unset: what a request has by default")
     parser.add_argument("--guidance", type=float, help="unset: the checkpoint's own")
     parser.add_argument("--device", default="cpu")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,37 @@ PART_BYTES = 15 * 1000 * 1000
 
 
 def save(folder: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Writes `name.0.part` and so on; parts of an earlier state that are left over are removed."""
+    """Writes `name.0.part` and so on in place of an earlier state; a stop at any moment leaves one of the two, whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    _take_over(folder, name)
     buffer = io.BytesIO()
     torch.save(_halved(content), buffer)
     raw = buffer.getvalue()
     parts = [raw[start : start + PART_BYTES] for start in range(0, len(raw), PART_BYTES)]
     for number, part in enumerate(parts):
-        (folder / f"{name}.{number}.part").write_bytes(part)
-    for stale in _parts(folder, name)[len(parts) :]:
-        stale.unlink()
+        (folder / f"{name}.{number}.new").write_bytes(part)
+    (folder / f"{name}.complete.tmp").write_text(str(len(parts)))
+    (folder / f"{name}.complete.tmp").rename(folder / f"{name}.complete")
+    _take_over(folder, name)
+
+
+def _take_over(folder: Path, name: str) -> None:
+    """Puts parts that were written as a whole in the earlier ones' place; goes on where it, or another process, was."""
+    complete = folder / f"{name}.complete"
+    if not complete.exists():
+        return
+    count = int(complete.read_text())
+    for number in range(count):
+        with suppress(FileNotFoundError):  # in its place already
+            (folder / f"{name}.{number}.new").replace(folder / f"{name}.{number}.part")
+    for stale in _parts(folder, name)[count:]:
+        stale.unlink(missing_ok=True)
+    complete.unlink(missing_ok=True)
 
 
 def load(folder: Path, name: str) -> dict[str, Any] | None:
-    """The state as it was saved, or None where there is none."""
+    """The state as it was saved last, or None where there is none."""
+    _take_over(folder, name)
     parts = _parts(folder, name)
     if not parts:
         return None

@@ -76,4 +76,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "--learn":
         MERGES_FILE.write_text("\n".join(learn()) + "\n", encoding="utf-8")
     else:
-        build().save(sys.argv[1], pretty=False)
+        build().save(f"{sys.argv[1]}.new", pretty=False)
+        Path(f"{sys.argv[1]}.new").replace(sys.argv[1])

@@ -175,16 +175,16 @@ def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
 
     training.run(plan, one)
     training.average.swap()
-    finish_autoencoder(vae, pictures, args.state)
+    finish_autoencoder(vae, pictures, args.state, training.step)
 
 
-def finish_autoencoder(vae: Vae, pictures: Pictures, folder: Path) -> None:
-    """Prints how good the averaged autoencoder is, and writes it with its latents' scale for the transformer."""
+def finish_autoencoder(vae: Vae, pictures: Pictures, folder: Path, step: int) -> None:
+    """Prints how good the averaged autoencoder is, and writes it, its step and its latents' scale for the transformer."""
     device = next(vae.parameters()).device
     found = autoencoder.held_out(vae, [square(p).to(device) for p in pictures.held_photos()])
     scale = autoencoder.latent_statistics(vae, lambda: pictures.autoencoder(64, 256, 256) * 2 - 1)
     print(f"autoencoder on {len(found)} held-out photographs: {sum(found) / len(found):.2f} dB, {scale}", flush=True)
-    content = {"weights": vae.state_dict(), "scaling": 1 / scale["std"], "shift": scale["mean"]}
+    content = {"step": step, "weights": vae.state_dict(), "scaling": 1 / scale["std"], "shift": scale["mean"]}
     state.save(folder, "autoencoder_average", content)
 
 

@@ -20,6 +20,7 @@ class Commands:
 
     def __init__(self, failing: str = "") -> None:
         self.failing, self.called, self.lines = failing, list[str](), list[list[str]]()
+        self.cut = False  # stopped after the autoencoder's last step, before its average is written
 
     def run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
         assert command[:2] == [sys.executable, "-m"]
@@ -36,7 +37,11 @@ class Commands:
         return subprocess.CompletedProcess(command, 3 if name == self.failing else 0)
 
     def train(self, folder: Path, name: str) -> None:
-        state.save(folder, name, {"step": build.step_of(folder, name) + 5, "parameters": {"x": torch.zeros(1)}})
+        kept = state.load(folder, name) or {"step": 0}
+        steps = {"step": kept["step"] + 5, "parameters": {"x": torch.zeros(1)}}
+        state.save(folder, name, steps)
+        if name == "autoencoder" and not self.cut:
+            state.save(folder, "autoencoder_average", {"step": steps["step"]})
 
 
 @pytest.fixture
@@ -67,6 +72,14 @@ def test_a_fault_ends_it_with_its_status(
     assert build.main([str(tmp_path), *SMALL]) == 3
     assert commands.called == ORDER[:3]
     assert "autoencoder: failed with status 3" in capsys.readouterr().err
+
+
+def test_an_autoencoder_without_its_average_is_not_done(tmp_path: Path, commands: Commands) -> None:
+    commands.cut = True
+    assert build.main([str(tmp_path), *SMALL]) == build.UNFINISHED
+    commands.cut = False
+    assert build.main([str(tmp_path), *SMALL, "--transformer-steps", "5"]) == 0
+    assert commands.called == [*ORDER[:3], *ORDER[2:]]
 
 
 def test_only_the_transformer_takes_several_gpus(tmp_path: Path, commands: Commands) -> None:

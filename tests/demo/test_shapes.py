@@ -16,7 +16,7 @@ SIZES = [bucket.size for bucket in resolution_group(BASE, False).buckets]
 
 
 class Turning:
-    """Gives back a picture of the source's size; of the last, widest source on its side."""
+    """Gives back a picture of the source's size; of the last, tallest source on its side."""
 
     def __init__(self, turns: bool) -> None:
         self.turns = turns

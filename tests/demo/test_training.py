@@ -28,7 +28,7 @@ from hunyuan.model.vae import Vae
 from hunyuan.prompt.images import vision_grid
 from hunyuan.prompt.layout import Layout
 from hunyuan.prompt.resolution import Size
-from scripts.demo import autoencoder, sizes, state, transformer
+from scripts.demo import autoencoder, sizes, transformer
 from scripts.demo.export import official_weights
 from scripts.demo.optimizer import Optimizer, as_matrices, groups_of, orthogonalized
 from scripts.demo.sequences import TASKS, Batch, Sequences
@@ -297,19 +297,6 @@ def test_in_the_last_slice_the_rate_falls_with_the_time() -> None:
     plan = Plan(steps=1000, until=now + 10, count=1, last=True, warm=1)
     assert plan.factor(0, 5, now - 90) == pytest.approx(0.1 / 0.45, abs=0.01)
     assert replace(plan, last=False).factor(0, 5, now - 90) == 1.0
-
-
-def test_a_kept_state_comes_back_and_larger_old_ones_leave_nothing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(state, "PART_BYTES", 2000)
-    assert state.load(tmp_path, "x") is None
-    state.save(tmp_path, "x", {"step": 1, "average": {"w": noise(5000)}})
-    assert len(list(tmp_path.glob("x.*.part"))) > 5
-    state.save(tmp_path, "x", {"step": 2, "average": {"w": noise(100), "n": torch.arange(3)}})
-    kept = state.load(tmp_path, "x")
-    assert kept is not None
-    assert kept["step"] == 2
-    assert torch.equal(kept["average"]["w"], noise(100).half())
-    assert torch.equal(kept["average"]["n"], torch.arange(3))
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:

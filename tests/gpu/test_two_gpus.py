@@ -124,7 +124,7 @@ class Fast:
 def fast(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fast:
     if capability(FIRST) != HOPPER or not flashinfer_is_compiled():
         pytest.skip("needs Hopper GPUs and FlashInfer's compiled kernels")
-    # Behind a busy GPU a stream takes some 1,020 launches, then the host waits: a step must have far fewer.
+    # Behind a busy GPU a stream takes 1,000 launches, but not 1,030 before the host waits: a step must have far fewer.
     shape = TinyShape(hidden=512, heads=4, kv_heads=2, head_dim=128, experts=8, topk=4, expert_width=256, layers=12)
     folder = write_tiny_checkpoint(tmp_path / "tiny", shape)
     settings = Settings(
@@ -203,7 +203,7 @@ def test_no_step_waits_for_the_second_gpu(fast: Fast) -> None:
 
     fast.patch.setattr(TwoCopiesDenoiser, "predict", behind_a_sleep)
     editor.run(fast.request)
-    assert finished == [False], f"the host launched this step in {took[0]:.3f} s, longer than the sleep of about 1 s"
+    assert finished == [False], f"the host launched this step in {took} s, longer than the sleep of about 1 s"
 
 
 def test_running_out_of_memory_on_the_second_gpu_is_survived(fast: Fast) -> None:
