@@ -19,7 +19,7 @@ PART_BYTES = 15 * 1000 * 1000
 
 
 def save(folder: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Writes `name.0.part` and so on in place of an earlier state; a stop at any moment leaves one of the two, whole."""
+    """Writes `name.0.part` and so on in place of an earlier state; a stop at any moment leaves one of them, whole."""
     folder.mkdir(parents=True, exist_ok=True)
     _take_over(folder, name)
     buffer = io.BytesIO()

@@ -179,7 +179,7 @@ def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def finish_autoencoder(vae: Vae, pictures: Pictures, folder: Path, step: int) -> None:
-    """Prints how good the averaged autoencoder is, and writes it, its step and its latents' scale for the transformer."""
+    """Prints how good the averaged autoencoder is, and writes it with its step and latents' scale."""
     device = next(vae.parameters()).device
     found = autoencoder.held_out(vae, [square(p).to(device) for p in pictures.held_photos()])
     scale = autoencoder.latent_statistics(vae, lambda: pictures.autoencoder(64, 256, 256) * 2 - 1)

@@ -4,7 +4,7 @@ import pytest
 
 from scripts.demo import pack, sources, testset
 from scripts.demo.credits_table import table
-from scripts.demo.edits import NAMES
+from scripts.demo.edits import NAMES, in_order
 from scripts.demo.tasks import SUBJECTS, UNKNOWN
 from scripts.demo.wordings import could_say
 
@@ -56,6 +56,15 @@ def test_wordings():
 @pytest.mark.parametrize("wording", testset.wordings(), ids=lambda w: w.prompt)
 def test_training_cannot_draw_a_held_out_wording(wording):
     assert not could_say(wording.prompt, wording.sources)
+
+
+def test_other_wordings_are_in_the_same_form() -> None:
+    others = testset.wordings(testset.FOLDER / "other_wordings.toml")
+    assert len(others) == 195
+    assert sum(wording.task.kind == "unknown" for wording in others) == 30
+    assert sum(len(wording.task.steps) == 2 for wording in others) == 35
+    assert all(wording.task.steps == in_order(wording.task.steps) for wording in others)
+    assert {wording.sources for wording in others} == {1}
 
 
 def test_the_card_has_the_table():
