@@ -68,20 +68,21 @@ HEADINGS = (
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """One row per candidate, means over the requests, as Markdown; and what each layer and each step loses."""
-    tables = [_markdown([HEADINGS, *map(_row, outcomes)])]
+    tables = [markdown([HEADINGS, *map(_row, outcomes)])]
     layers = [[c.layer_error for c in outcome.comparisons] for outcome in outcomes]
     steps = [[c.velocity_error for c in outcome.comparisons] for outcome in outcomes]
     for what, series in (("residual stream behind layer", layers), ("velocity at step", steps)):
         count = max((len(errors) for found in series for errors in found), default=0)
         rows = [[_mean((e[i] for e in found if i < len(e)), ".4f") for found in series] for i in range(count)]
         names = [outcome.name for outcome in outcomes]
-        tables.append(_markdown([[what, *names], *([str(i), *row] for i, row in enumerate(rows))]))
-    return "\n\n".join(tables)
+        tables.append(markdown([[what, *names], *([str(i), *row] for i, row in enumerate(rows))]))
+    return "\n\n".join("\n".join(lines) for lines in tables)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; the first row is its head."""
     head, *rest = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest))
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest)]
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

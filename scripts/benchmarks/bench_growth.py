@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from hunyuan.compare.report import markdown  # noqa: E402
 from hunyuan.engines.native import NativeEngine  # noqa: E402
 from hunyuan.prompt.resolution import parse_resolution, resolution_group  # noqa: E402
 from hunyuan.requests import MAX_IMAGES, MAX_STEPS, EditRequest  # noqa: E402
@@ -160,10 +161,6 @@ def buckets_of(engine: NativeEngine, points: list[Point]) -> dict[str, str]:
     return found
 
 
-def markdown(titles: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in [list(titles), ["---"] * len(titles), *rows]]
-
-
 def table_lines(rows: list[dict[str, Any]]) -> list[str]:
     shown = []
     for row in rows:
@@ -179,13 +176,13 @@ def table_lines(rows: list[dict[str, Any]]) -> list[str]:
         cells += [f"{sums[name]:.2f} s" for name in ("think", "denoise", "total")]
         cells += [f"{sums['total'] / rows[0]['sums']['total']:.2f}"]
         shown.append(cells)
-    return markdown(COLUMNS, shown)
+    return markdown([COLUMNS, *shown])
 
 
 def check_lines(rows: list[dict[str, Any]]) -> list[str]:
     titles = ("stage of the default set-up", "sum of units", "measured in one whole edit", "the sum is off by")
     cells = [[r["stage"], f"{r['sum_seconds']:.3f} s", f"{r['seconds']:.3f} s", f"{r['percent']:+.1f} %"] for r in rows]
-    return markdown(titles, cells)
+    return markdown([titles, *cells])
 
 
 def explanation(units: Iterable[Units], growth: float) -> list[str]:

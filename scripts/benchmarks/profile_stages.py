@@ -247,12 +247,12 @@ def profiled(profiler: Profiler, steps: int) -> Iterator[None]:
         yield
 
 
-def host_lines(run: Callable[[], Any], synchronize: Callable[[], None], repeat: int = 1) -> list[str]:
+def host_lines(run: Callable[[], Any], synchronize: Callable[[], None], repeat: int) -> list[str]:
     """Milliseconds of each part of `prepare` in `repeat` edits, without the profiler.
 
     Each part goes from an idle device to an idle device.
     """
-    times, preparing = defaultdict[str, list[list[float]]](list), False
+    edits, preparing = list[defaultdict[str, list[float]]](), False
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -262,22 +262,21 @@ def host_lines(run: Callable[[], Any], synchronize: Callable[[], None], repeat: 
             began = time.perf_counter()
             result = function(*arguments)
             synchronize()
-            times[name][-1].append(time.perf_counter() - began)
+            edits[-1][name].append(time.perf_counter() - began)
             return result
 
         return call
 
-    prepare, parts = EditJob.prepare, [*(name for _, name in HOST_PARTS), "prepare"]
+    prepare = EditJob.prepare
 
     def whole(job: EditJob) -> None:
         nonlocal preparing
         preparing = True
-        for name in parts:
-            times[name].append([])
+        edits.append(defaultdict(list))
         began = time.perf_counter()
         prepare(job)
         synchronize()
-        times["prepare"][-1].append(time.perf_counter() - began)
+        edits[-1]["prepare"].append(time.perf_counter() - began)
         preparing = False
 
     with ExitStack() as stack:
@@ -287,10 +286,9 @@ def host_lines(run: Callable[[], Any], synchronize: Callable[[], None], repeat: 
         for _ in range(repeat):
             run()
     lines = [f"== parts of prepare, one after the other, without the profiler; of {repeat} edits: median, least, most"]
-    for name, edits in times.items():
-        sums = sorted(1e3 * sum(calls) for calls in edits)
-        spread = f"{median(sums):10.3f} {sums[0]:10.3f} {sums[-1]:10.3f}"
-        lines.append(f"{spread} ms {len(edits[0]):3d} calls  {name}")
+    for name, calls in edits[0].items():
+        sums = [1e3 * sum(edit[name]) for edit in edits]
+        lines.append(f"{median(sums):10.3f} {min(sums):10.3f} {max(sums):10.3f} ms {len(calls):3d} calls  {name}")
     return lines
 
 

@@ -28,48 +28,46 @@ UNFINISHED = 75
 
 @dataclass(frozen=True)
 class Part:
-    """One command, and whether it need not run."""
+    """One command. `done` tells whether it has left all that it should; without it, it runs each time."""
 
     name: str
     command: list[str]
-    done: Callable[[], bool]
+    done: Callable[[], bool] | None = None
 
 
 def parts_of(args: argparse.Namespace) -> list[Part]:
     """What makes a checkpoint, in its order."""
-    work, python = args.work, [sys.executable, "-m"]
-    pack, tokenizer, kept = work / "pack.npz", work / "tokenizer.json", work / "state"
-    many = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(args.gpus), "-m"] if args.gpus > 1 else []
-    common = ["--pack", str(pack), "--tokenizer", str(tokenizer), "--state", str(kept), "--device", args.device]
-    common += ["--seed", str(args.seed)]
+    work: Path = args.work
+    pack, tokenizer, folder, kept = work / "pack.npz", work / "tokenizer.json", work / "folder", work / "state"
+    trained = ("--state", kept, "--tokenizer", tokenizer)
+    common = ["--pack", pack, "--device", args.device, "--seed", args.seed, *trained]
     if args.slice_seconds:
-        common += ["--seconds", str(args.slice_seconds)]
-    trained = {"autoencoder": args.autoencoder_steps, "transformer": args.transformer_steps}
-    train = {
-        name: ["scripts.demo.train", name, "--steps", str(steps), "--count", str(count), *common]
-        for (name, steps), count in zip(trained.items(), (args.autoencoder_count, args.count), strict=True)
-    }
-    folder = str(work / "folder")
-    export = ["scripts.demo.export", folder, "--state", str(kept), "--tokenizer", str(tokenizer)]
-    judge = ["scripts.demo.judge", folder, "--steps", "8", "--sheet", str(work / "sheet.png")]
+        common += ["--seconds", args.slice_seconds]
+    ranks = ("torch.distributed.run", "--standalone", "--nproc-per-node", args.gpus, "-m") if args.gpus > 1 else ()
+
+    def training(name: str, steps: int, count: int, launcher: tuple[object, ...] = ()) -> Part:
+        command = module(*launcher, "scripts.demo.train", name, "--steps", steps, "--count", count, *common)
+        return Part(name, command, lambda: steps_of(kept, name) >= steps)
+
     return [
-        Part("pictures", [*python, "scripts.demo.pack", str(work), str(pack)], pack.exists),
-        Part("tokenizer", [*python, "scripts.demo.tokenizer", str(tokenizer)], tokenizer.exists),
-        *(
-            Part(name, [*python, *(many if name == "transformer" else []), *train[name]], _trained(kept, name, steps))
-            for name, steps in trained.items()
-        ),
-        Part("folder", [*python, *export, "--packed", str(work / "packed")], lambda: False),
-        Part("test set", [*python, *judge], lambda: False),
+        Part("pictures", module("scripts.demo.pack", work, pack), pack.exists),
+        Part("tokenizer", module("scripts.demo.tokenizer", tokenizer), tokenizer.exists),
+        training("autoencoder", args.autoencoder_steps, args.autoencoder_count),
+        training("transformer", args.transformer_steps, args.count, ranks),
+        Part("folder", module("scripts.demo.export", folder, *trained, "--packed", work / "packed")),
+        Part("test set", module("scripts.demo.judge", folder, "--steps", 8, "--sheet", work / "sheet.png")),
     ]
 
 
-def _trained(folder: Path, name: str, steps: int) -> Callable[[], bool]:
-    def done() -> bool:
-        kept = state.load(folder, RESULTS[name])
-        return kept is not None and int(kept.get("step", 0)) >= steps  # `resume` leaves an autoencoder without a step
+def module(*words: object) -> list[str]:
+    """The command that runs a Python module."""
+    return [sys.executable, "-m", *map(str, words)]
 
-    return done
+
+def steps_of(folder: Path, name: str) -> int:
+    """How many steps are in what a training has left; -1 where it has left nothing."""
+    kept = state.load(folder, RESULTS[name])
+    return -1 if kept is None else int(kept.get("step", 0))  # `resume` leaves an autoencoder without a step
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,14 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     for part in parts_of(args):
-        if part.done():
+        if part.done and part.done():
             print(f"{part.name}: done before", flush=True)
             continue
         print(f"{part.name}: {' '.join(part.command)}", flush=True)
         if (status := subprocess.run(part.command, check=False).returncode) != 0:
             print(f"{part.name}: failed with status {status}", file=sys.stderr)
             return status
-        if part.name in ("autoencoder", "transformer") and not part.done():
+        if part.done and not part.done():
             print(f"{part.name}: this slice is over; run the same command again", flush=True)
             return UNFINISHED
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hunyuan.compare.report import markdown
+
 _COLOUR = (
     *("bw", "sepia", "invert", "tint", "vivid", "pale", "warmer", "cooler"),
     *("brighter", "darker", "contrast", "flat"),
@@ -18,7 +20,6 @@ BELOW_CEILING: dict[str, tuple[float, tuple[str, ...]]] = {
 LEAST_PSNR: dict[str, tuple[float, tuple[str, ...]]] = {"blur": (27.0, ("blur",)), "sharpen": (27.0, ("sharpen",))}
 """To the exact edit, in dB."""
 LEAST_RIGHT, LEAST_KEPT = 95, 90  # percent: of known requests, of unknown ones
-_HEAD = ("edit", "cases", "said", "right", "PSNR, dB", "ceiling", "unedited")
 
 
 @dataclass
@@ -52,18 +53,14 @@ class Finding:
 
 def table(findings: Sequence[Finding]) -> str:
     """Markdown: one row per edit, then the sums."""
-    rows = _head(_HEAD)
+    rows = [["edit", "cases", "said", "right", "PSNR, dB", "ceiling", "unedited"]]
     for name in [*sorted({f.edit for f in findings}), "all"]:
         group = [f for f in findings if name in ("all", f.edit)]
-        said, right = sum(f.said for f in group), sum(f.nearest for f in group)
-        means = " | ".join(mean_of(getattr(f, key) for f in group) for key in ("psnr", "ceiling", "unedited"))
-        rows.append(f"| {name} | {len(group)} | {said} | {right} | {means} |")
+        counts = (len(group), sum(f.said for f in group), sum(f.nearest for f in group))
+        means = (mean_of(getattr(f, key) for f in group) for key in ("psnr", "ceiling", "unedited"))
+        rows.append([name, *map(str, counts), *means])
     wrong = [f"- {f.prompt!r} ({f.task}): {f.recaption!r}" for f in findings if not (f.said and f.nearest)]
-    return "\n".join([*rows, "", "Every wording that went wrong, and what the model said:", "", *wrong])
-
-
-def _head(names: Sequence[str]) -> list[str]:
-    return ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+    return "\n".join([*markdown(rows), "", "Every wording that went wrong, and what the model said:", "", *wrong])
 
 
 def mean_of(values: Iterable[float | None]) -> str:
@@ -78,18 +75,18 @@ def aims(findings: Sequence[Finding]) -> str:
     """
     known = [f for f in findings if f.task != "unknown"]
     unknown = [f for f in findings if f.task == "unknown"]
-    rows = _head(("", "aim", "reached"))
-    rows.append(f"| right edit, said and nearest | {LEAST_RIGHT} % | {_share([f.said and f.nearest for f in known])} |")
+    right = _share([f.said and f.nearest for f in known])
+    rows = [["", "aim", "reached"], ["right edit, said and nearest", f"{LEAST_RIGHT} %", right]]
     for name, (least, edits) in BELOW_CEILING.items():
         found = _answered(known, edits)
         below = mean_of(f.ceiling - f.psnr for f in found if f.ceiling is not None and f.psnr is not None)
         reached = f"{below} dB ({_both(found)})" if found else "none"
-        rows.append(f"| {name}, below the ceiling | {least:.0f} dB | {reached} |")
+        rows.append([f"{name}, below the ceiling", f"{least:.0f} dB", reached])
     for name, (least, edits) in LEAST_PSNR.items():
-        rows.append(f"| {name} | {least:.0f} dB | {_both(_answered(known, edits))} |")
+        rows.append([name, f"{least:.0f} dB", _both(_answered(known, edits))])
     kept = _share([f.nearest for f in unknown])
-    rows.append(f"| unknown requests that give back the source | {LEAST_KEPT} % | {kept} |")
-    return "\n".join(rows)
+    rows.append(["unknown requests that give back the source", f"{LEAST_KEPT} %", kept])
+    return "\n".join(markdown(rows))
 
 
 def _answered(findings: Sequence[Finding], edits: Sequence[str]) -> list[Finding]:

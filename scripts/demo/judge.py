@@ -61,11 +61,11 @@ class Answer:
     seconds: float = 0.0
 
 
-def cases(wordings: Sequence[testset.Wording] | None = None) -> list[Case]:
-    """The test set's wordings or others, in their order, with its pictures in turn."""
+def cases(file: Path = testset.WORDINGS) -> list[Case]:
+    """A file's wordings, in their order, with the test set's pictures in turn."""
     photos, art = list(testset.photos().values()), list(testset.clip_art().values())
     made = []
-    for number, wording in enumerate(testset.wordings() if wordings is None else wordings):
+    for number, wording in enumerate(testset.wordings(file)):
         photo = _photograph(photos[number % len(photos)])
         figure = _figure(art[number % len(art)])
         made.append(_case(wording, photo, figure, GROUNDS[number % len(GROUNDS)]))
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--wordings", type=Path, help="others than the test set's, in the same form")
+    parser.add_argument("--wordings", type=Path, default=testset.WORDINGS, help="and what they mean")
     parser.add_argument("--every", type=int, default=1, help="judge only every so many wordings")
     parser.add_argument("--steps", type=int, help="unset: what a request has by default")
     parser.add_argument("--guidance", type=float, help="unset: the checkpoint's own")
@@ -193,8 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     product = Product.load(args.folder, args.device)
     shown = []
-    wordings = testset.wordings(args.wordings) if args.wordings else None
-    for case in cases(wordings)[:: args.every]:
+    for case in cases(args.wordings)[:: args.every]:
         answer = product.answer(case.prompt, case.sources, args.steps, args.guidance)
         shown.append((case, answer, judge(case, answer, product.copy)))
         print(f"{answer.seconds:.1f} s {'right' if shown[-1][2].nearest else 'WRONG'} {case.prompt!r}", flush=True)

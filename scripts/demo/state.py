@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hunyuan.checkpoint.safetensors_file import write_durably
+
 PART_BYTES = 15 * 1000 * 1000
 
 
@@ -28,8 +30,7 @@ def save(folder: Path, name: str, content: Mapping[str, Any]) -> None:
     parts = [raw[start : start + PART_BYTES] for start in range(0, len(raw), PART_BYTES)]
     for number, part in enumerate(parts):
         (folder / f"{name}.{number}.new").write_bytes(part)
-    (folder / f"{name}.complete.tmp").write_text(str(len(parts)))
-    (folder / f"{name}.complete.tmp").rename(folder / f"{name}.complete")
+    write_durably(folder / f"{name}.complete", str(len(parts)))
     _take_over(folder, name)
 
 

@@ -20,6 +20,7 @@ from scripts.demo.edits import Step, in_order
 from scripts.demo.tasks import UNKNOWN, Task
 
 FOLDER = Path(__file__).parents[2] / "tests" / "data" / "demo"
+WORDINGS = FOLDER / "wordings.toml"
 SHORT_SIDE = 256
 
 
@@ -42,7 +43,7 @@ def clip_art() -> dict[str, Image.Image]:
     return {f.stem: Image.open(f).convert("RGBA") for f in sorted((FOLDER / "clip_art").glob("*.webp"))}
 
 
-def wordings(file: Path = FOLDER / "wordings.toml") -> list[Wording]:
+def wordings(file: Path = WORDINGS) -> list[Wording]:
     """A file's, in its order: the 100, or others in the same form."""
     entries = tomllib.loads(file.read_text(encoding="utf-8"))["wording"]
     return [Wording(e["prompt"], task_of(e["means"]), e.get("sources", 1)) for e in entries]

@@ -20,6 +20,7 @@ from random import Random
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from hunyuan.checkpoint import tiny_tokenizer
+from hunyuan.checkpoint.safetensors_file import write_durably
 from scripts.demo.wordings import FAMILY_SHARE, draw
 
 MERGES = 1500
@@ -76,5 +77,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--learn":
         MERGES_FILE.write_text("\n".join(learn()) + "\n", encoding="utf-8")
     else:
-        build().save(f"{sys.argv[1]}.new", pretty=False)
-        Path(f"{sys.argv[1]}.new").replace(sys.argv[1])
+        write_durably(Path(sys.argv[1]), build().to_str(pretty=False))

@@ -1,7 +1,7 @@
 """Trains the demo checkpoint, a slice of time after the other.
 
-    python -m scripts.demo.train autoencoder --steps 4000 --seconds 310 --last
-    python -m scripts.demo.train transformer --steps 20000 --count 96 --seconds 500
+    python -m scripts.demo.train autoencoder --steps 2200
+    python -m scripts.demo.train transformer --steps 40000 --count 96 --seconds 500
 
 On several GPUs with `torchrun --nproc-per-node 2 -m scripts.demo.train transformer ...`; each takes `--count` samples.
 Each call goes on from the state folder and says how far it is; the transformer needs a finished autoencoder. Knows the

@@ -18,8 +18,9 @@ ORDER = ["pack", "tokenizer", "train autoencoder", "train transformer", "export"
 class Commands:
     """In place of the parts: notes what was called, and leaves what each leaves. A training makes 5 steps per call."""
 
-    def __init__(self, failing: str = "") -> None:
-        self.failing, self.called, self.lines = failing, list[str](), list[list[str]]()
+    def __init__(self) -> None:
+        self.called, self.lines = list[str](), list[list[str]]()
+        self.failing = ""
         self.cut = False  # stopped after the autoencoder's last step, before its average is written
 
     def run(self, command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:

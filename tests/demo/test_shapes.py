@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -33,7 +31,7 @@ def test_every_shape_is_asked_for_and_a_turned_answer_is_named(
     turns: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shapes.Product, "load", lambda folder, device: Turning(turns))
-    assert shapes.main([str(Path("demo"))]) == 0
+    assert shapes.main(["demo"]) == 0
     *lines, total = capsys.readouterr().out.splitlines()
     width, height = SIZES[-1].width, SIZES[-1].height
     assert width != height

@@ -33,7 +33,7 @@ class Stopping:
 
     def __init__(self, passing: int, patch: pytest.MonkeyPatch) -> None:
         self.left = passing
-        for method in ("write_bytes", "write_text", "rename", "replace", "unlink"):
+        for method in ("open", "write_bytes", "replace", "unlink"):
             patch.setattr(Path, method, self.counted(getattr(Path, method)))
 
     def counted(self, plain: Callable[..., Any]) -> Callable[..., Any]:

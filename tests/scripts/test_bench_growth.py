@@ -100,7 +100,7 @@ def test_steps_see_the_whole_text_and_it_is_not_run_again(
 ) -> None:
     """Of 40 tokens, whether all are decoded or most run at once: the picture's stage has each of them, once."""
     engine = bench_engine.build(bench_growth.parse(SHORT), tmp_path)
-    monkeypatch.setattr(HunyuanImage3, "decode_image", lambda _, latents: quick_decode(latents))
+    monkeypatch.setattr(HunyuanImage3, "decode_image", staticmethod(quick_decode))
     again = mock.Mock(wraps=prefix.prefill)
     monkeypatch.setattr(prefix, "prefill", again)
     request = EditRequest("make it", resolution="256x256", max_new_tokens=40, guidance_scale=1)
@@ -123,7 +123,7 @@ def test_steps_see_the_whole_text_and_it_is_not_run_again(
 def test_a_short_run_prints_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(HunyuanImage3, "decode_image", lambda _, latents: quick_decode(latents))
+    monkeypatch.setattr(HunyuanImage3, "decode_image", staticmethod(quick_decode))
     monkeypatch.setattr(growth_units, "MEASURED_TOKENS", 10)
     assert bench_growth.main([*SHORT, *FEW, "--json", str(tmp_path / "out.json")]) == 0
     shown = capsys.readouterr().out

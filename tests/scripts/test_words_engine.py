@@ -18,7 +18,7 @@ REQUEST = EditRequest("make it", resolution="256x256", max_new_tokens=40, guidan
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HunyuanImage3, "decode_image", lambda _, latents: quick_decode(latents))
+    monkeypatch.setattr(HunyuanImage3, "decode_image", staticmethod(quick_decode))
 
 
 def edited(engine: WordsEngine, together: bool) -> EditResult:
