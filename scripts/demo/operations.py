@@ -8,20 +8,23 @@ many samples, with an attention rule that gives every token the same keys. Also 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from hunyuan.model.attention import Segment, split_heads
 from hunyuan.model.operations import HeadNorms, HeadShape, KeyValueBuffers, Operations, rms_normalize
 
 BLOCK = 128  # FlexAttention's tiles
 MOST_CONDS = 2
+TILES = [f"{full}{side}_{what}" for full in ("", "full_") for side in ("kv", "q") for what in ("num_blocks", "indices")]
+"""What a block mask says of its tiles, by the names of its attributes."""
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Rule:
         length: int32 `[n]`, real tokens of each prefix.
         conds: int32 `[2, 2]`, first and last + 1 of each source's tokens; equal where there is none.
         area: int32 `[1]`, real image tokens of a copy.
+        blocks: FlexAttention's block mask, with the tiles of `latest`.
     """
 
     room: int
@@ -45,21 +49,38 @@ class Rule:
     length: Tensor
     conds: Tensor
     area: Tensor
+    blocks: BlockMask | None = None
+    latest: BlockMask | None = None
 
     @classmethod
     def create(cls, count: int, room: int, stretch: int, copies: int, device: torch.device) -> Rule:
-        zeros = (torch.zeros(*shape, dtype=torch.int32, device=device) for shape in ((count,), (MOST_CONDS, 2), (1,)))
-        return cls(room, stretch, copies, *zeros)
+        length, conds, area = (
+            torch.zeros(*shape, dtype=torch.int32, device=device) for shape in ((count,), (MOST_CONDS, 2), (1,))
+        )
+        return cls(room, stretch, copies, length, conds, area)
 
     @property
     def tokens(self) -> int:
         return self.room + self.copies * self.stretch
 
-    def set(self, length: Tensor, conds: Tensor, area: int) -> None:
-        """Takes over one batch; from the device's own tensors, because the GPU waits for none of them."""
+    def set(self, length: Tensor, conds: Tensor, area: int, tiles: BlockMask | None = None) -> None:
+        """Takes over one batch; from the device's own tensors, because the GPU waits for none of them.
+
+        Args:
+            tiles: what `tiles` gives for batches like this one; only FlexAttention reads them.
+        """
         self.length.copy_(length)
         self.conds.copy_(conds)
         self.area.fill_(area)
+        if tiles is None or tiles is self.latest:
+            return
+        if self.blocks is None:
+            self.blocks = copy.copy(tiles)
+            for name in TILES:
+                setattr(self.blocks, name, getattr(tiles, name).clone())
+        for name in TILES:  # compiled code knows the mask's tensors: what is in them changes
+            getattr(self.blocks, name).copy_(getattr(tiles, name))
+        self.latest = tiles
 
     def visible(self, sample: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Whether each query sees each key; the four indices broadcast."""
@@ -82,38 +103,45 @@ class Rule:
         sample = torch.arange(len(self.length), device=index.device)[:, None, None]
         return self.visible(sample, sample, index[:, None], index)[:, None]
 
-    @cached_property
-    def blocks(self) -> Any:
-        """FlexAttention's block mask: all tiles that any batch may need, each checked token by token."""
-        from torch.nn.attention.flex_attention import BlockMask
+    def tiles(self, conds: Sequence[tuple[int, int]], area: int) -> BlockMask:
+        """FlexAttention's tiles for batches that paint `area` tokens, their sources at `conds` (first and last + 1).
 
-        edges = range(0, self.tokens, BLOCK)
-        rows = [[k for k in edges if self._may_see(q, k)] for q in edges]
-        indices = torch.zeros(1, 1, len(edges), len(edges), dtype=torch.int32)
-        for row, seen in enumerate(rows):
-            indices[0, 0, row, : len(seen)] = torch.tensor(seen, dtype=torch.int32) // BLOCK
-        counts = torch.tensor([[[len(seen) for seen in rows]]], dtype=torch.int32)
+        Where every query sees every key in all of these batches, the kernel need not ask token by token; where none
+        does, it leaves the tile out. Only the lengths differ among them: a text ends behind its last source, or later.
+        """
+        bounds = torch.tensor([*conds, *[(0, 0)] * (MOST_CONDS - len(conds))], dtype=torch.int32)
+        least = max((stop for _, stop in conds), default=0)
+        shortest, longest = (self._seen(length, bounds, area) for length in (least, self.room))
+        full = shortest.all(3).all(1)  # [rows, columns]
+        part = longest.any(3).any(1) & ~full
         device = self.length.device
+        asked, whole = ([x.to(device) for x in _ordered(kind)] for kind in (part, full))
         return BlockMask.from_kv_blocks(
-            counts.to(device),
-            indices.to(device),
-            None,
-            None,
+            *(asked[0], asked[1], whole[0], whole[1]),
             BLOCK_SIZE=BLOCK,
             mask_mod=self.visible,
             seq_lengths=(self.tokens, self.tokens),
         )
 
-    def _may_see(self, query: int, key: int) -> bool:
-        """Whether any query of the tile may see any key of the tile, in some batch."""
-        last_query, last_key = min(query + BLOCK, self.tokens) - 1, min(key + BLOCK, self.tokens) - 1
-        if key < self.room:
-            return True
-        if last_query < self.room:
-            return False
-        first = (max(query, self.room) - self.room) // self.stretch, (max(key, self.room) - self.room) // self.stretch
-        last = (last_query - self.room) // self.stretch, (last_key - self.room) // self.stretch
-        return first[0] <= last[1] and first[1] <= last[0]
+    def _seen(self, length: int, conds: Tensor, area: int) -> Tensor:
+        """What is seen in a batch of such texts, bool `[rows, BLOCK, columns, BLOCK]`."""
+        alike = Rule(
+            self.room,
+            self.stretch,
+            self.copies,
+            torch.tensor([length], dtype=torch.int32),
+            conds,
+            torch.tensor([area], dtype=torch.int32),
+        )
+        fill = -self.tokens % BLOCK
+        seen = F.pad(alike.dense()[0, 0], (0, fill, 0, fill))
+        return seen.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))
+
+
+def _ordered(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tiles of each row are set, int32 `[1, 1, rows]`, and these first, int32 `[1, 1, rows, columns]`."""
+    places = tiles.int().argsort(dim=1, descending=True, stable=True)
+    return tiles.sum(1, dtype=torch.int32)[None, None], places.int()[None, None]
 
 
 class TrainingOperations(Operations):
@@ -129,7 +157,7 @@ class TrainingOperations(Operations):
     def __init__(self) -> None:
         super().__init__()
         self.mask: Tensor | None = None
-        self.blocks: Any = None
+        self.blocks: BlockMask | None = None
         self.balance = torch.zeros(())
 
     def use(self, rule: Rule, flex: bool) -> None:
@@ -158,8 +186,6 @@ class TrainingOperations(Operations):
         """By the rule in use; `segments` is not read."""
         q, keys, values = (t.transpose(1, 2) for t in (q, keys, values))
         if self.blocks is not None:
-            from torch.nn.attention.flex_attention import flex_attention
-
             out = cast(Tensor, flex_attention(q, keys, values, block_mask=self.blocks, enable_gqa=True))
         else:
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask, enable_gqa=True)
@@ -169,10 +195,22 @@ class TrainingOperations(Operations):
         """As the contract says; leaves the balance loss (Shazeer et al., 2017) behind: 1 for an even load."""
         with torch.autocast(x.device.type, enabled=False):
             share = F.linear(x.float(), router).softmax(dim=-1)
-        weights, index = share.topk(topk, dim=-1)
+        weights, index = top(share, topk)
         load = torch.zeros_like(share).scatter(1, index, 1.0).mean(0) / topk
         self.balance = share.shape[1] * (load * share.mean(0)).sum()
         return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-8), index
+
+
+def top(share: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `topk`, of few columns: one maximum after the other joins the softmax's kernel, which `topk` does not."""
+    left, places = share.detach(), torch.arange(share.shape[1], device=share.device)
+    index: list[Tensor] = []
+    for _ in range(count):
+        best = left.argmax(dim=-1, keepdim=True)
+        left = torch.where(places == best, -1.0, left)
+        index.append(best)
+    chosen = torch.cat(index, dim=-1)  # [tokens, count]
+    return share.gather(-1, chosen), chosen
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ Knows positions; knows no weights.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from hunyuan.model.config import ModelConfig, VitProcessorConfig
 from hunyuan.model.rope import Grid, positions_2d, rope_axes
@@ -34,6 +36,7 @@ class Places:
         frequency: fp32 `[head_dim]`.
         resized: fp32 `[patches, positions]`, from the vision tower's table of positions to those of a source's patches.
         mask: fp32 `[1, 1, 1, patches]`, what keeps the tower from seeing patches that fill up; none if all are real.
+        tiles: FlexAttention's, for `Rule`.
     """
 
     bounds: Tensor
@@ -44,11 +47,13 @@ class Places:
     frequency: Tensor
     resized: Tensor | None
     mask: Tensor | None
+    tiles: BlockMask
 
     @classmethod
     def create(cls, batch: Batch, rule: Rule, config: ModelConfig) -> Places:
         device = rule.length.device
-        bounds = [(c.vae.start, c.vit_stop) for c in batch.conds] + [(0, 0)] * (MOST_CONDS - len(batch.conds))
+        conds = [(c.vae.start, c.vit_stop) for c in batch.conds]
+        bounds = conds + [(0, 0)] * (MOST_CONDS - len(conds))
         grids = [grid for block in batch.conds for grid in (block.vae, block.vit)]
         copy = positions_2d(0, rule.stretch, [Grid(1, *batch.grid)]).repeat(rule.copies, 1)
         positions = torch.cat([positions_2d(0, rule.room, grids), copy])  # [tokens, 2]
@@ -66,6 +71,7 @@ class Places:
             frequency.repeat(2).to(device),
             None if resized is None else resized.to(device),
             None if mask is None else mask.to(device),
+            rule.tiles(conds, math.prod(batch.grid)),
         )
 
     def rope(self, length: Tensor) -> tuple[Tensor, Tensor]:

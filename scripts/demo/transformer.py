@@ -232,8 +232,9 @@ class Trainee:
         if kind not in self.kinds:
             self.kinds[kind] = Places.create(batch, rule, self.model.config)
         height, width = batch.grid
-        rule.set(batch.length, self.kinds[kind].bounds, height * width)
-        return rule, self.kinds[kind]
+        places = self.kinds[kind]
+        rule.set(batch.length, places.bounds, height * width, places.tiles)
+        return rule, places
 
     def losses(self, batch: Batch, sources: list[Tensor], conds: list[Tensor], noisy: Noisy) -> Losses:
         """One pass.
