@@ -51,8 +51,8 @@ TURNS = ("left", "right")
 
 # Several steps of one request are carried out in this order, whatever the order of the words.
 ORDER = (
-    *("background", "bw", "sepia", "invert", "tint", "vivid", "pale", "warmer", "cooler"),
-    *("brighter", "darker", "contrast", "flat", "blur", "sharpen", "pixelate"),
+    *("bw", "sepia", "invert", "tint", "vivid", "pale", "warmer", "cooler"),
+    *("brighter", "darker", "contrast", "flat", "background", "blur", "sharpen", "pixelate"),
     *("mirror", "upside", "left", "right", "frame"),
 )
 NAMES = ORDER
@@ -85,11 +85,25 @@ def apply(step: Step, x: Tensor) -> Tensor:
     return {"tint": _tint, "frame": _frame}[step.name](x, colour)
 
 
-def apply_all(steps: Sequence[Step], x: Tensor) -> Tensor:
-    """Several edits, in their order; `background` must have been done before and is passed over."""
-    for step in in_order(steps):
-        if step.name != "background":
-            x = apply(step, x)
+def apply_all(steps: Sequence[Step], x: Tensor, figure: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Several edits, in their order.
+
+    Args:
+        figure: what is in front in `x`, premultiplied rgb [n, 3, h, w] and alpha [n, 1, h, w]; for `background`. Edits
+            of colour and light come before it and change the figure: the new background is of the colour asked for.
+    """
+    steps = in_order(steps)
+    place = next((i for i, step in enumerate(steps) if step.name == "background"), None)
+    if place is not None:
+        if figure is None:
+            raise ValueError("background: what is in front must be told")
+        rgb, alpha = figure
+        for step in steps[:place]:
+            rgb = alpha * apply(step, (rgb / alpha.clamp(min=1e-3)).clamp(0, 1))
+        x = over(rgb, alpha, colour_of(steps[place].colour or "", rgb))
+        steps = steps[place + 1 :]
+    for step in steps:
+        x = apply(step, x)
     return x
 
 

@@ -90,12 +90,10 @@ def _case(wording: testset.Wording, photo: Tensor, figure: tuple[Tensor, Tensor]
     background = next((step for step in task.steps if step.name == "background"), None)
     source = photo if background is None else drawing
     others = {step: edits.apply(step, source) for step in single_steps() if step.name != "background"}
-    clean = source
     if background is not None:
-        clean = edits.over(rgb, alpha, edits.colour_of(background.colour or "", rgb))
         for colour in edits.COLOURS:
             others[edits.Step("background", colour)] = edits.over(rgb, alpha, edits.colour_of(colour, rgb))
-    exact = edits.apply_all(task.steps, clean) if kind == "edit" else source
+    exact = edits.apply_all(task.steps, source, figure) if kind == "edit" else source
     named = {str(step): x for step, x in others.items() if (step,) != task.steps and x.shape == exact.shape}
     return Case(wording.prompt, task, [source], exact, named if kind == "unknown" else {"unedited": source} | named)
 

@@ -21,10 +21,11 @@ Words = Mapping[str, Sequence[str]]
 _SENTENCES = {"order": 0.4, "said": 0.1, "result": 0.2, "state": 0.1, "noun": 0.13, "doing": 0.07}
 _ROLES = ("order", "say", "doing", "result", "state", "noun")
 # What has not been learned: on its own, a known edit for a part of the picture, a whole sentence, and so on.
-# With `shade` a colour is none of the twelve; `empty` asks for nothing: greetings, thanks, numbers, code.
+# With `shade` a colour is none of the twelve; `empty` asks for nothing: greetings, thanks, numbers, code; `remark` is
+# what stands around a request, without one.
 _STRANGERS = {
     **{"alone": 0.32, "partial": 0.13, "whole": 0.19, "negated": 0.12, "mixed": 0.09, "foreign": 0.05},
-    **{"shade": 0.05, "empty": 0.05},
+    **{"shade": 0.05, "empty": 0.04, "remark": 0.03},
 }
 _EMPTY_SHARE = 0.15  # of what has not been learned, with no picture or with two
 # Edits that more or less of can be asked for.
@@ -77,6 +78,8 @@ class Lexicon:
         slots, strange_slots: what templates name; the latter only those of what has not been learned.
         picture_wordings: per task kind (`shape`, `subject`, `white`, `beside`, `onto`) its templates.
         unknown_pictures: per 0 or 2 sources, templates of what has not been learned.
+        prefixes, statement_prefixes, suffixes: politeness before orders, before statements, and behind either.
+        context: what stands around all that, `before` and `after`: what the picture is for, how it was taken.
     """
 
     language: Language
@@ -97,6 +100,7 @@ class Lexicon:
     prefixes: Sequence[str]
     statement_prefixes: Sequence[str]
     suffixes: Sequence[str]
+    context: Words
 
     def step(self, step: Step, rng: Random) -> tuple[str, bool]:
         """One edit in words, and whether it is an order (and not a statement)."""
@@ -158,6 +162,8 @@ class Lexicon:
         kind = rng.choices(list(_STRANGERS), list(_STRANGERS.values()))[0]
         if kind in ("whole", "foreign", "empty"):
             return grammar.draw(rng.choice(getattr(self, kind)), slots, rng)
+        if kind == "remark":
+            return self.remark("before", rng, coined)
         if kind == "alone":
             return self._one(self.alone, slots, rng)[0]
         if kind in ("partial", "shade"):
@@ -173,6 +179,11 @@ class Lexicon:
         numbers = rng.sample("12", 2)
         both = {**self._numbered(phrases, own, numbers[0]), **self._numbered(self.alone, slots, numbers[1])}
         return self._two(self.sentences["mixed"], {**slots, **both}, rng)[0]
+
+    def remark(self, where: str, rng: Random, coined: Sequence[str] = ()) -> str:
+        """What stands `before` or `after` a request and asks for nothing, with its spaces; `coined` as above."""
+        slots = {**self.strange_slots, **({"noun_thing": coined} if coined else {})}
+        return grammar.raw(rng.choice(self.context[where]), slots, rng)
 
     def knows(self, text: str, sources: int) -> bool:
         """Whether a core sentence (no politeness around it) is a known request, alone or as two."""
@@ -240,13 +251,17 @@ class Lexicon:
         union["c"] = [*self._any_colour, *self.strange_slots["odd"]]
         pictures = [t for ts in self.picture_wordings.values() for t in ts]
         one = [*self._core_templates, *self.sentences["negated"], *self.sentences["mixed"], *self.whole, *self.foreign]
+        one += [*self.empty, *self.context["before"]]
         many = [[*pictures, *self.unknown_pictures[sources], *self.empty] for sources in (0, 2)]
-        cores = (many[0], [*one, *self.empty], many[1])
+        cores = (many[0], one, many[1])
         around = {"before": [*self.prefixes, *self.statement_prefixes], "after": self.suffixes}
+        # Behind a question mark, say, a remark begins without its full stop.
+        bare = [t.replace("(. ", "( ").replace("|。|", "||") for t in self.context["after"]]
+        around |= {"lead": ["", *self.context["before"]], "trail": ["", *self.context["after"], *bare]}
         slots = [
             {**union, **(self._all_picture_slots if i != 1 else {}), **around, "core": c} for i, c in enumerate(cores)
         ]
-        return [grammar.Matcher(["{before}{core}{after}"], own) for own in slots]
+        return [grammar.Matcher(["{lead}{before}{core}{after}{trail}"], own) for own in slots]
 
 
 def _any_step(name: str, rng: Random) -> Step:
@@ -290,6 +305,7 @@ def _lexicon(language: Language) -> Lexicon:
         prefixes=politeness.PREFIXES[language],
         statement_prefixes=politeness.STATEMENT_PREFIXES[language],
         suffixes=politeness.SUFFIXES[language],
+        context=phrasebook.lines(f"context_{language}"),
     )
 
 

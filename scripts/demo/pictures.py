@@ -109,19 +109,17 @@ class Pictures:
 
     def _edited(self, requests: list[Request], h: int, w: int) -> tuple[Tensor, Tensor]:
         n = len(requests)
-        backgrounds = [next((s for s in r.task.steps if s.name == "background"), None) for r in requests]
         source = self._mixture(n, h, w, photo=0.62, sprite=0.26)
-        target = source.clone()
-        chosen = [i for i, step in enumerate(backgrounds) if step is not None]
+        chosen = [i for i, r in enumerate(requests) if any(step.name == "background" for step in r.task.steps)]
+        figures: dict[int, tuple[Tensor, Tensor]] = {}
         if chosen:
             rgb, alpha = self._figures(len(chosen), h, w)
             source[chosen] = over(rgb, alpha, self._behind(len(chosen), h, w))
-            colours = [colour_of(step.colour or "", source) for step in backgrounds if step is not None]
-            target[chosen] = over(rgb, alpha, torch.cat(colours))
+            figures = {i: (rgb[j : j + 1], alpha[j : j + 1]) for j, i in enumerate(chosen)}
         turned = edits.turned(requests[0].task.steps)
-        out = target.new_empty(n, 3, *((w, h) if turned else (h, w)))
+        out = source.new_empty(n, 3, *((w, h) if turned else (h, w)))
         for i, request in enumerate(requests):
-            out[i : i + 1] = apply_all(request.task.steps, target[i : i + 1])
+            out[i : i + 1] = apply_all(request.task.steps, source[i : i + 1], figures.get(i))
         return source, out
 
     def _two(self, requests: list[Request], h: int, w: int) -> tuple[list[Tensor], Tensor]:

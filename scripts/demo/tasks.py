@@ -70,19 +70,13 @@ _COLOUR_STEPS = ("bw", "sepia", "invert", "tint", "vivid", "pale", "warmer", "co
 _TONE_STEPS = ("brighter", "darker", "contrast", "flat")
 _DETAIL_STEPS = ("blur", "sharpen", "pixelate")
 _GEOMETRY_STEPS = ("mirror", "upside", "left", "right")
-_GROUPS = (("background",), _COLOUR_STEPS, _TONE_STEPS, _DETAIL_STEPS, _GEOMETRY_STEPS, ("frame",))
+_GROUPS = (_COLOUR_STEPS, _TONE_STEPS, ("background",), _DETAIL_STEPS, _GEOMETRY_STEPS, ("frame",))
 
 
 def go_together(first: Step, second: Step) -> bool:
-    """Whether two steps may be asked for at once: of two groups, and each still to be seen in the answer."""
+    """Whether two steps may be asked for at once: of two groups and, where both name a colour, of two colours."""
     group = {name: number for number, names in enumerate(_GROUPS) for name in names}
-    if group[first.name] == group[second.name]:
-        return False
-    names = {first.name, second.name}
-    if "background" in names:
-        # What comes after would change the background's colour, too.
-        return bool(names & {*_GEOMETRY_STEPS, "frame"}) and first.colour != second.colour
-    return not (names & {"tint"} and names & {"frame", "contrast", "flat"})
+    return group[first.name] != group[second.name] and (first.colour is None or first.colour != second.colour)
 
 
 def single_steps() -> list[Step]:

@@ -29,6 +29,8 @@ _TYPO_SHARE = 0.15
 _LOOSE_SHARE = 0.12
 _NONSENSE_SHARE = 0.04
 _COINED_SHARE = 0.2
+_CONTEXT_SHARE = 0.3
+_ENDS = tuple(".!?…。！？")
 # Longer prompts would not leave room for thoughts in training's sequences.
 _LONGEST = {"en": 130, "zh": 44}
 # Words that may go or come without changing what is meant.
@@ -37,7 +39,7 @@ _FILLERS = ("really", "just", "maybe", "please", "totally", "kind of", "somehow"
 # A background wants the most practice, each of the coloured edits is twelve, and some are mistaken more often.
 _WEIGHT = {
     **{"background": 8.0, "tint": 3.5, "frame": 2.5},
-    **{"sharpen": 1.6, "flat": 1.4, "pale": 1.4, "mirror": 1.3, "upside": 1.3},
+    **{"sharpen": 1.6, "flat": 1.4, "pale": 1.4, "mirror": 2.5, "upside": 2.5},
 }
 
 
@@ -107,7 +109,8 @@ def _step(rng: Random, names: Sequence[str]) -> Step:
 
 def _prompt(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> str:
     core, order = _core(lexicon, task, sources, rng)
-    return _disturbed(_loosened(_polite(lexicon, core, order, rng), rng), rng)
+    text = _loosened(_polite(lexicon, core, order, rng), rng)
+    return _disturbed(_in_context(lexicon, text, rng) if rng.random() < _CONTEXT_SHARE else text, rng)
 
 
 def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str, bool]:
@@ -137,6 +140,18 @@ def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
     if chance < 0.35:
         return text[:1].upper() + text[1:]
     return text.upper() if chance > 0.95 and len(text) < _LONGEST["en"] * 0.6 else text
+
+
+def _in_context(lexicon: Lexicon, text: str, rng: Random) -> str:
+    """Between remarks that ask for nothing, of which a part is about things that nobody knows."""
+    before, after = rng.choice(((True, False), (False, True), (False, True), (True, True)))
+    coined = _coined(lexicon, rng) if rng.random() < _COINED_SHARE else ()
+    lead, trail = (lexicon.remark(w, rng, coined) if on else "" for w, on in (("before", before), ("after", after)))
+    if lead.rstrip()[-1:] in _ENDS:
+        text = text[:1].upper() + text[1:]
+    if text[-1:] in _ENDS:
+        trail = trail.removeprefix(".").removeprefix("。")
+    return " ".join((lead + text + trail).split())
 
 
 def _loosened(text: str, rng: Random) -> str:

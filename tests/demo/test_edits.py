@@ -106,6 +106,22 @@ def test_the_order_of_the_words_does_not_count(photo):
     torch.testing.assert_close(framed[0, :, 0, 0], torch.tensor(COLOURS["red"]))
 
 
+def test_edits_of_colour_and_light_leave_the_new_background_as_it_was_asked_for(photo):
+    alpha = torch.zeros_like(photo[:, :1])
+    alpha[..., 50:80, 50:80] = 1
+    figure, before = (photo * alpha, alpha), edits.over(photo * alpha, alpha, edits.colour_of("green", photo))
+    for name in ("bw", "brighter", "contrast"):
+        got = apply_all([Step("background", "red"), Step(name)], before, figure)
+        torch.testing.assert_close(got[0, :, 0, 0], torch.tensor(COLOURS["red"]))
+        inside = ..., slice(50, 80), slice(50, 80)
+        torch.testing.assert_close(got[inside], apply(Step(name), photo)[inside])
+    blurred = apply_all([Step("blur"), Step("background", "red")], before, figure)
+    plain = apply_all([Step("background", "red")], before, figure)
+    torch.testing.assert_close(blurred, apply(Step("blur"), plain))
+    with pytest.raises(ValueError, match="background"):
+        apply_all([Step("background", "red"), Step("bw")], before)
+
+
 def test_a_background_without_its_object_is_an_error(photo):
     with pytest.raises(KeyError):
         apply(Step("background", "red"), photo)

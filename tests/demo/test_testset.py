@@ -58,11 +58,14 @@ def test_training_cannot_draw_a_held_out_wording(wording):
     assert not could_say(wording.prompt, wording.sources)
 
 
-def test_other_wordings_are_in_the_same_form() -> None:
-    others = testset.wordings(testset.FOLDER / "other_wordings.toml")
-    assert len(others) == 195
-    assert sum(wording.task.kind == "unknown" for wording in others) == 30
-    assert sum(len(wording.task.steps) == 2 for wording in others) == 35
+@pytest.mark.parametrize(
+    ("name", "count", "unknown", "pairs"), [("other_wordings", 195, 30, 35), ("blind_wordings", 160, 20, 30)]
+)
+def test_other_wordings_are_in_the_same_form(name: str, count: int, unknown: int, pairs: int) -> None:
+    others = testset.wordings(testset.FOLDER / f"{name}.toml")
+    assert len(others) == len({wording.prompt for wording in others}) == count
+    assert sum(wording.task.kind == "unknown" for wording in others) == unknown
+    assert sum(len(wording.task.steps) == 2 for wording in others) == pairs
     assert all(wording.task.steps == in_order(wording.task.steps) for wording in others)
     assert {wording.sources for wording in others} == {1}
 
