@@ -160,10 +160,9 @@ class Lexicon:
             templates = self.empty if rng.random() < _EMPTY_SHARE else self.unknown_pictures[sources]
             return grammar.draw(rng.choice(templates), {**slots, **self.picture_slots}, rng)
         kind = rng.choices(list(_STRANGERS), list(_STRANGERS.values()))[0]
-        if kind in ("whole", "foreign", "empty"):
-            return grammar.draw(rng.choice(getattr(self, kind)), slots, rng)
-        if kind == "remark":
-            return self.remark("before", rng, coined)
+        if kind in ("whole", "foreign", "empty", "remark"):
+            templates = self.context["before"] if kind == "remark" else getattr(self, kind)
+            return grammar.draw(rng.choice(templates), slots, rng)
         if kind == "alone":
             return self._one(self.alone, slots, rng)[0]
         if kind in ("partial", "shade"):
