@@ -187,6 +187,21 @@ def _squeezed(text: str) -> str:
 _literal = cache(_squeezed)
 
 
+SEPARATORS = ".,;。，；"
+
+
+def bare(template: str) -> str:
+    """A template without the separators that its sentences may begin with."""
+    return _text(_bare(parsed(template)))
+
+
+def _bare(nodes: Nodes) -> Nodes:
+    if not nodes or isinstance(nodes[0], tuple):
+        return nodes
+    first = nodes[0]
+    return [first.lstrip(SEPARATORS) if isinstance(first, str) else [_bare(option) for option in first], *nodes[1:]]
+
+
 def gerund(template: str) -> str:
     """An order's template with its first word as a gerund: `(turn|make) it red` becomes `(turning|making) it red`.
 

@@ -24,7 +24,7 @@ _ROLES = ("order", "say", "doing", "result", "state", "noun")
 # With `shade` a colour is none of the twelve; `empty` asks for nothing: greetings, thanks, numbers, code; `remark` is
 # what stands around a request, without one.
 _STRANGERS = {
-    **{"alone": 0.32, "partial": 0.13, "whole": 0.19, "negated": 0.12, "mixed": 0.09, "foreign": 0.05},
+    **{"alone": 0.30, "partial": 0.13, "whole": 0.19, "negated": 0.12, "mixed": 0.09, "foreign": 0.05},
     **{"shade": 0.05, "empty": 0.04, "remark": 0.03},
 }
 _EMPTY_SHARE = 0.15  # of what has not been learned, with no picture or with two
@@ -254,13 +254,19 @@ class Lexicon:
         many = [[*pictures, *self.unknown_pictures[sources], *self.empty] for sources in (0, 2)]
         cores = (many[0], one, many[1])
         around = {"before": [*self.prefixes, *self.statement_prefixes], "after": self.suffixes}
-        # Behind a question mark, say, a remark begins without its full stop.
-        bare = [t.replace("(. ", "( ").replace("|。|", "||") for t in self.context["after"]]
-        around |= {"lead": ["", *self.context["before"]], "trail": ["", *self.context["after"], *bare]}
         slots = [
             {**union, **(self._all_picture_slots if i != 1 else {}), **around, "core": c} for i, c in enumerate(cores)
         ]
+        for own in slots:
+            own |= {"lead": [""], "trail": [""]}
+        slots[1] |= {"lead": ["", *self.context["before"]], "trail": self._trails}
         return [grammar.Matcher(["{lead}{before}{core}{after}{trail}"], own) for own in slots]
+
+    @cached_property
+    def _trails(self) -> list[str]:
+        """Remarks behind a request, also without the sign that they begin with: behind a question mark, say."""
+        after = self.context["after"]
+        return ["", *after, *(grammar.bare(template) for template in after)]
 
 
 def _any_step(name: str, rng: Random) -> Step:

@@ -66,17 +66,19 @@ class Task:
 
 UNKNOWN = Task("unknown")
 
-_COLOUR_STEPS = ("bw", "sepia", "invert", "tint", "vivid", "pale", "warmer", "cooler")
-_TONE_STEPS = ("brighter", "darker", "contrast", "flat")
-_DETAIL_STEPS = ("blur", "sharpen", "pixelate")
-_GEOMETRY_STEPS = ("mirror", "upside", "left", "right")
-_GROUPS = (_COLOUR_STEPS, _TONE_STEPS, ("background",), _DETAIL_STEPS, _GEOMETRY_STEPS, ("frame",))
+_ONE_TONE, _SATURATION, _WARMTH = ("bw", "sepia", "invert", "tint"), ("vivid", "pale"), ("warmer", "cooler")
+# Of each of these at most one: two would undo or hide each other, or say the same.
+_APART = (
+    *((*_ONE_TONE, *_SATURATION), (*_ONE_TONE, *_WARMTH)),
+    *(("brighter", "darker"), ("contrast", "flat"), ("background",), ("blur", "sharpen", "pixelate")),
+    *(("mirror", "upside", "left", "right"), ("frame",)),
+)
 
 
 def go_together(first: Step, second: Step) -> bool:
-    """Whether two steps may be asked for at once: of two groups and, where both name a colour, of two colours."""
-    group = {name: number for number, names in enumerate(_GROUPS) for name in names}
-    return group[first.name] != group[second.name] and (first.colour is None or first.colour != second.colour)
+    """Whether two steps may be asked for at once: none hides the other and, where both name a colour, these are two."""
+    apart = any(first.name in names and second.name in names for names in _APART)
+    return not apart and (first.colour is None or first.colour != second.colour)
 
 
 def single_steps() -> list[Step]:

@@ -30,7 +30,7 @@ _LOOSE_SHARE = 0.12
 _NONSENSE_SHARE = 0.04
 _COINED_SHARE = 0.2
 _CONTEXT_SHARE = 0.3
-_ENDS = tuple(".!?…。！？")
+_ENDS, _PAUSES = tuple(".!?…。！？"), tuple(",;:，；：")
 # Longer prompts would not leave room for thoughts in training's sequences.
 _LONGEST = {"en": 130, "zh": 44}
 # Words that may go or come without changing what is meant.
@@ -110,7 +110,9 @@ def _step(rng: Random, names: Sequence[str]) -> Step:
 def _prompt(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> str:
     core, order = _core(lexicon, task, sources, rng)
     text = _loosened(_polite(lexicon, core, order, rng), rng)
-    return _disturbed(_in_context(lexicon, text, rng) if rng.random() < _CONTEXT_SHARE else text, rng)
+    if sources == 1 and rng.random() < _CONTEXT_SHARE:  # what a remark is about would be there to be drawn, too
+        text = _in_context(lexicon, text, rng)
+    return _disturbed(text, rng)
 
 
 def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str, bool]:
@@ -149,8 +151,8 @@ def _in_context(lexicon: Lexicon, text: str, rng: Random) -> str:
     lead, trail = (lexicon.remark(w, rng, coined) if on else "" for w, on in (("before", before), ("after", after)))
     if lead.rstrip()[-1:] in _ENDS:
         text = text[:1].upper() + text[1:]
-    if text[-1:] in _ENDS:
-        trail = trail.removeprefix(".").removeprefix("。")
+    if text[-1:] in (*_ENDS, *_PAUSES):
+        trail = trail.lstrip(grammar.SEPARATORS)
     return " ".join((lead + text + trail).split())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from argparse import Namespace
 from dataclasses import replace
@@ -59,6 +60,17 @@ def test_a_drawn_batch_trains_as_its_pictures_do(
     small = torch.nn.functional.interpolate(large, side, mode="bilinear", antialias=True)
     one, other = (transformer.vision_patches(p, grid, config) for p in (large, small))
     assert torch.equal(one, other)
+
+
+def test_a_drawing_process_gets_little_and_makes_the_rest_itself(folder: Path, config: CheckpointConfig) -> None:
+    """More than a pipe holds would make each process that is started wait for the one before."""
+    sequences = Sequences(folder, config, copies=1, dropout=0.0)
+    packed = pickle.dumps(sequences)
+    assert len(packed) < 65_536
+    there, here = (next(iter(Stream(s, Draws(), 4, seed=3)))[0] for s in (pickle.loads(packed), sequences))
+    assert torch.equal(there.prefix, here.prefix)
+    assert torch.equal(there.words, here.words)
+    assert there.conds == here.conds
 
 
 def test_pictures_serve_again_in_other_words(

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from scripts.demo import grammar
-from scripts.demo.grammar import Matcher, Scope
+from scripts.demo.grammar import Matcher, Scope, bare
 
 SLOTS = {"pic": ("it", "the (photo|picture)"), "c": ("red", "blue")}
 TEMPLATE = "make {pic} (very |){c}( (please|now)|)"
@@ -70,3 +70,16 @@ def test_gerunds(order, doing):
 def test_broken_templates(template):
     with pytest.raises(ValueError, match="template"):
         grammar.draw(template, {}, random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("(. It's|(. |; | - |, )it's) mine(, really|.|)", "( It's|( | | - | )it's) mine(, really|.|)"),
+        ("，(急|谢谢，)", "(急|谢谢，)"),
+        ("{core}, please", "{core}, please"),
+        ("", ""),
+    ],
+)
+def test_bare_begins_without_a_separator(template: str, expected: str) -> None:
+    assert bare(template) == expected

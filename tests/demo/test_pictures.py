@@ -62,6 +62,20 @@ def test_targets_are_exact(pictures):
         torch.testing.assert_close(target[i : i + 1], apply_all(task.steps, source[i : i + 1]))
 
 
+def test_only_those_who_ask_get_another_background(pictures):
+    red, both = Step("background", "red"), (Step("bw"), Step("background", "blue"))
+    asked = [(Step("bw"),), (red,), (Step("mirror"),), both]
+    (source,), target = pictures.draw([request(Task("edit", steps)) for steps in asked], 64, 64)
+    for i in (0, 2):
+        torch.testing.assert_close(target[i : i + 1], apply_all(asked[i], source[i : i + 1]))
+    for i, colour in ((1, "red"), (3, "blue")):
+        wanted = torch.tensor(edits.COLOURS[colour]).view(3, 1, 1)
+        assert ((target[i] - wanted).abs().amax(0) < 1e-3).any()
+    grey = (target[3].amax(0) - target[3].amin(0)) < 1e-3
+    blue = (target[3] - torch.tensor(edits.COLOURS["blue"]).view(3, 1, 1)).abs().amax(0) < 1e-3
+    assert (grey & ~blue).any()  # the figure's inside
+
+
 def test_a_background_changes_nothing_of_the_figure(pictures):
     tasks = [Task("edit", (Step("background", colour),)) for colour in ("red", "blue")]
     (source,), target = pictures.draw([request(task) for task in tasks] * 4, 64, 64)

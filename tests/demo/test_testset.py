@@ -5,7 +5,7 @@ import pytest
 from scripts.demo import pack, sources, testset
 from scripts.demo.credits_table import table
 from scripts.demo.edits import NAMES, in_order
-from scripts.demo.tasks import SUBJECTS, UNKNOWN
+from scripts.demo.tasks import SUBJECTS, UNKNOWN, go_together
 from scripts.demo.wordings import could_say
 
 
@@ -67,6 +67,7 @@ def test_other_wordings_are_in_the_same_form(name: str, count: int, unknown: int
     assert sum(wording.task.kind == "unknown" for wording in others) == unknown
     assert sum(len(wording.task.steps) == 2 for wording in others) == pairs
     assert all(wording.task.steps == in_order(wording.task.steps) for wording in others)
+    assert all(len(wording.task.steps) < 2 or go_together(*wording.task.steps) for wording in others)
     assert {wording.sources for wording in others} == {1}
 
 

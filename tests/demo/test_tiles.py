@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.demo.operations import BLOCK, Rule, top
+from scripts.demo.operations import BLOCK, TILES, Rule, top
 
 STRETCH = 257
 KINDS = {
@@ -73,6 +73,7 @@ def test_the_mask_stays_one_object_and_follows_the_kind() -> None:
     rule.set(torch.tensor([300]), torch.tensor([(9, 200), (0, 0)]), 11 * 22, other)
     assert rule.blocks is mask
     assert (tables(rule)[1] != whole).any()
+    assert all(torch.equal(getattr(mask, name), getattr(other, name)) for name in TILES)  # the backward pass's as well
     rule.set(torch.tensor([300]), torch.tensor([(9, 283), (0, 0)]), area, rule.tiles(conds, area))
     assert (tables(rule)[1] == whole).all()
 
