@@ -73,6 +73,11 @@ def turned(steps: Sequence[Step]) -> bool:
     return sum(step.name in TURNS for step in steps) % 2 == 1
 
 
+def changes_background(steps: Sequence[Step]) -> bool:
+    """Whether the edits need to know what is in front."""
+    return any(step.name == "background" for step in steps)
+
+
 def apply(step: Step, x: Tensor) -> Tensor:
     """One edit of [n, 3, h, w] in 0..1.
 
@@ -93,11 +98,11 @@ def apply_all(steps: Sequence[Step], x: Tensor, figure: tuple[Tensor, Tensor] | 
             of colour and light come before it and change the figure: the new background is of the colour asked for.
     """
     steps = in_order(steps)
-    place = next((i for i, step in enumerate(steps) if step.name == "background"), None)
-    if place is not None:
+    if changes_background(steps):
         if figure is None:
             raise ValueError("background: what is in front must be told")
         rgb, alpha = figure
+        place = [step.name for step in steps].index("background")
         for step in steps[:place]:
             rgb = alpha * apply(step, (rgb / alpha.clamp(min=1e-3)).clamp(0, 1))
         x = over(rgb, alpha, colour_of(steps[place].colour or "", rgb))

@@ -87,10 +87,10 @@ def _case(wording: testset.Wording, photo: Tensor, figure: tuple[Tensor, Tensor]
         ground_photo = edits.fill(photo, *drawing.shape[2:])
         exact = edits.over(rgb, alpha, ground_photo)
         return Case(wording.prompt, task, [drawing, ground_photo], exact, {"first": drawing, "second": ground_photo})
-    background = next((step for step in task.steps if step.name == "background"), None)
-    source = photo if background is None else drawing
+    on_ground = edits.changes_background(task.steps)
+    source = drawing if on_ground else photo
     others = {step: edits.apply(step, source) for step in single_steps() if step.name != "background"}
-    if background is not None:
+    if on_ground:
         for colour in edits.COLOURS:
             others[edits.Step("background", colour)] = edits.over(rgb, alpha, edits.colour_of(colour, rgb))
     exact = edits.apply_all(task.steps, source, figure) if kind == "edit" else source

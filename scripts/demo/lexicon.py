@@ -155,7 +155,7 @@ class Lexicon:
         Args:
             coined: words that are to stand for things.
         """
-        slots = {**self._all_slots, **({"noun_thing": coined} if coined else {})}
+        slots = _with_things(self._all_slots, coined)
         if sources != 1:
             templates = self.empty if rng.random() < _EMPTY_SHARE else self.unknown_pictures[sources]
             return grammar.draw(rng.choice(templates), {**slots, **self.picture_slots}, rng)
@@ -181,8 +181,7 @@ class Lexicon:
 
     def remark(self, where: str, rng: Random, coined: Sequence[str] = ()) -> str:
         """What stands `before` or `after` a request and asks for nothing, with its spaces; `coined` as above."""
-        slots = {**self.strange_slots, **({"noun_thing": coined} if coined else {})}
-        return grammar.raw(rng.choice(self.context[where]), slots, rng)
+        return grammar.raw(rng.choice(self.context[where]), _with_things(self.strange_slots, coined), rng)
 
     def knows(self, text: str, sources: int) -> bool:
         """Whether a core sentence (no politeness around it) is a known request, alone or as two."""
@@ -254,11 +253,10 @@ class Lexicon:
         many = [[*pictures, *self.unknown_pictures[sources], *self.empty] for sources in (0, 2)]
         cores = (many[0], one, many[1])
         around = {"before": [*self.prefixes, *self.statement_prefixes], "after": self.suffixes}
+        around |= {"lead": [""], "trail": [""]}
         slots = [
             {**union, **(self._all_picture_slots if i != 1 else {}), **around, "core": c} for i, c in enumerate(cores)
         ]
-        for own in slots:
-            own |= {"lead": [""], "trail": [""]}
         slots[1] |= {"lead": ["", *self.context["before"]], "trail": self._trails}
         return [grammar.Matcher(["{lead}{before}{core}{after}{trail}"], own) for own in slots]
 
@@ -276,6 +274,11 @@ def _any_step(name: str, rng: Random) -> Step:
 def _missing(slots: grammar.Slots) -> list[str]:
     """Slots that have no template."""
     return [name for name, slot in slots.items() if not (slot.templates if isinstance(slot, grammar.Scope) else slot)]
+
+
+def _with_things(slots: Words, coined: Sequence[str]) -> Words:
+    """With other words for things, if there are any."""
+    return {**slots, "noun_thing": coined} if coined else slots
 
 
 def _with_gerunds(slots: Words) -> Words:

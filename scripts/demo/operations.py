@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -103,15 +103,13 @@ class Rule:
         sample = torch.arange(len(self.length), device=index.device)[:, None, None]
         return self.visible(sample, sample, index[:, None], index)[:, None]
 
-    def tiles(self, conds: Sequence[tuple[int, int]], area: int) -> BlockMask:
-        """FlexAttention's tiles for batches that paint `area` tokens, their sources at `conds` (first and last + 1).
+    def tiles(self, conds: Tensor, area: int) -> BlockMask:
+        """FlexAttention's tiles for batches that paint `area` tokens, their sources at `conds`, on the CPU.
 
         Where every query sees every key in all of these batches, the kernel need not ask token by token; where none
         does, it leaves the tile out. Only the lengths differ among them: a text ends behind its last source, or later.
         """
-        bounds = torch.tensor([*conds, *[(0, 0)] * (MOST_CONDS - len(conds))], dtype=torch.int32)
-        least = max((stop for _, stop in conds), default=0)
-        shortest, longest = (self._seen(length, bounds, area) for length in (least, self.room))
+        shortest, longest = (self._seen(length, conds, area) for length in (int(conds[:, 1].max()), self.room))
         full = shortest.all(3).all(1)  # [rows, columns]
         part = longest.any(3).any(1) & ~full
         device = self.length.device
@@ -125,14 +123,7 @@ class Rule:
 
     def _seen(self, length: int, conds: Tensor, area: int) -> Tensor:
         """What is seen in a batch of such texts, bool `[rows, BLOCK, columns, BLOCK]`."""
-        alike = Rule(
-            self.room,
-            self.stretch,
-            self.copies,
-            torch.tensor([length], dtype=torch.int32),
-            conds,
-            torch.tensor([area], dtype=torch.int32),
-        )
+        alike = replace(self, length=torch.tensor([length]), conds=conds, area=torch.tensor([area]))
         fill = -self.tokens % BLOCK
         seen = F.pad(alike.dense()[0, 0], (0, fill, 0, fill))
         return seen.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))

@@ -110,7 +110,7 @@ class Pictures:
     def _edited(self, requests: list[Request], h: int, w: int) -> tuple[Tensor, Tensor]:
         n = len(requests)
         source = self._mixture(n, h, w, photo=0.62, sprite=0.26)
-        chosen = [i for i, r in enumerate(requests) if any(step.name == "background" for step in r.task.steps)]
+        chosen = [i for i, r in enumerate(requests) if edits.changes_background(r.task.steps)]
         figures: dict[int, tuple[Tensor, Tensor]] = {}
         if chosen:
             rgb, alpha = self._figures(len(chosen), h, w)

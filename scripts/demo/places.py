@@ -53,7 +53,7 @@ class Places:
     def create(cls, batch: Batch, rule: Rule, config: ModelConfig) -> Places:
         device = rule.length.device
         conds = [(c.vae.start, c.vit_stop) for c in batch.conds]
-        bounds = conds + [(0, 0)] * (MOST_CONDS - len(conds))
+        bounds = torch.tensor(conds + [(0, 0)] * (MOST_CONDS - len(conds)), dtype=torch.int32)
         grids = [grid for block in batch.conds for grid in (block.vae, block.vit)]
         copy = positions_2d(0, rule.stretch, [Grid(1, *batch.grid)]).repeat(rule.copies, 1)
         positions = torch.cat([positions_2d(0, rule.room, grids), copy])  # [tokens, 2]
@@ -63,7 +63,7 @@ class Places:
         text = torch.cat([torch.arange(*piece) for piece in pieces])
         resized, mask = _vision(batch.conds[0], config) if batch.conds else (None, None)
         return cls(
-            torch.tensor(bounds, dtype=torch.int32, device=device),
+            bounds.to(device),
             text.to(device),
             [stop - start for start, stop in pieces],
             axes.repeat(1, 2).to(device),
@@ -71,7 +71,7 @@ class Places:
             frequency.repeat(2).to(device),
             None if resized is None else resized.to(device),
             None if mask is None else mask.to(device),
-            rule.tiles(conds, math.prod(batch.grid)),
+            rule.tiles(bounds, math.prod(batch.grid)),
         )
 
     def rope(self, length: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,7 +120,7 @@ def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str,
     if task.kind == "unknown":
         if rng.random() < _NONSENSE_SHARE:
             return _nonsense(rng), False
-        coined = _coined(lexicon, rng) if rng.random() < _COINED_SHARE else ()
+        coined = _coined(lexicon, rng)
         text = lexicon.stranger(sources, rng, coined)
         while lexicon.knows(text, sources):
             text = lexicon.stranger(sources, rng, coined)
@@ -147,11 +147,11 @@ def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
 def _in_context(lexicon: Lexicon, text: str, rng: Random) -> str:
     """Between remarks that ask for nothing, of which a part is about things that nobody knows."""
     before, after = rng.choice(((True, False), (False, True), (False, True), (True, True)))
-    coined = _coined(lexicon, rng) if rng.random() < _COINED_SHARE else ()
+    coined = _coined(lexicon, rng)
     lead, trail = (lexicon.remark(w, rng, coined) if on else "" for w, on in (("before", before), ("after", after)))
-    if lead.rstrip()[-1:] in _ENDS:
+    if lead.rstrip().endswith(_ENDS):
         text = text[:1].upper() + text[1:]
-    if text[-1:] in (*_ENDS, *_PAUSES):
+    if text.endswith(_ENDS + _PAUSES):
         trail = trail.lstrip(grammar.SEPARATORS)
     return " ".join((lead + text + trail).split())
 
@@ -195,7 +195,9 @@ def _mistyped(word: str, rng: Random) -> str:
 
 
 def _coined(lexicon: Lexicon, rng: Random) -> tuple[str, ...]:
-    """Words that nobody knows, for things."""
+    """Words that nobody knows, for things; mostly none."""
+    if rng.random() >= _COINED_SHARE:
+        return ()
     signs, count = lexicon.signs, rng.choice((2, 2, 3)) if lexicon.language == "zh" else rng.choice((2, 3))
     return tuple("".join(rng.choice(signs) for _ in range(count)) for _ in range(4))
 

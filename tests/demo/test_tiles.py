@@ -22,7 +22,7 @@ def rule_of(room: int, conds: list[tuple[int, int]], area: int, lengths: list[in
     """The rule for a batch of such texts, its tiles in use."""
     rule = Rule.create(len(lengths), room, STRETCH, copies, torch.device("cpu"))
     bounds = torch.tensor([*conds, *[(0, 0)] * (2 - len(conds))])
-    rule.set(torch.tensor(lengths), bounds, area, rule.tiles(conds, area))
+    rule.set(torch.tensor(lengths), bounds, area, rule.tiles(bounds, area))
     return rule
 
 
@@ -69,12 +69,13 @@ def test_the_mask_stays_one_object_and_follows_the_kind() -> None:
     room, conds, area = KINDS["one"]
     rule = rule_of(room, conds, area, [300])
     mask, whole = rule.blocks, tables(rule)[1]
-    other = rule.tiles([(9, 200)], 11 * 22)
-    rule.set(torch.tensor([300]), torch.tensor([(9, 200), (0, 0)]), 11 * 22, other)
+    bounds, narrow = torch.tensor([(9, 283), (0, 0)]), torch.tensor([(9, 200), (0, 0)])
+    other = rule.tiles(narrow, 11 * 22)
+    rule.set(torch.tensor([300]), narrow, 11 * 22, other)
     assert rule.blocks is mask
     assert (tables(rule)[1] != whole).any()
     assert all(torch.equal(getattr(mask, name), getattr(other, name)) for name in TILES)  # the backward pass's as well
-    rule.set(torch.tensor([300]), torch.tensor([(9, 283), (0, 0)]), area, rule.tiles(conds, area))
+    rule.set(torch.tensor([300]), bounds, area, rule.tiles(bounds, area))
     assert (tables(rule)[1] == whole).all()
 
 

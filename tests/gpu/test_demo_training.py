@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 ROOM, STRETCH, LENGTHS = 383, 257, [300, 340, 383]
-KINDS = {"square": ([(9, 283)], 256), "small": ([(9, 200)], 11 * 22)}
+KINDS = {"square": ([(9, 283), (0, 0)], 256), "small": ([(9, 200), (0, 0)], 11 * 22)}
 
 
 @pytest.mark.parametrize("kinds", [["square"], ["square", "small", "square"]], ids=len)
@@ -24,13 +24,12 @@ def test_attention_in_tiles_and_its_gradients(device: torch.device, kinds: list[
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     rule, fast, plain = Rule.create(3, ROOM, STRETCH, 1, device), TrainingOperations(), TrainingOperations()
-    masks = {name: rule.tiles(*kind) for name, kind in KINDS.items()}
+    masks = {name: rule.tiles(torch.tensor(conds), area) for name, (conds, area) in KINDS.items()}
     attend = torch.compile(lambda q, k, v: fast.attend(q, k, v, []), dynamic=False)
     random = torch.Generator(device).manual_seed(1)
     for name in kinds:
         conds, area = KINDS[name]
-        bounds = torch.tensor([*conds, (0, 0)], device=device)
-        rule.set(torch.tensor(LENGTHS, device=device), bounds, area, masks[name])
+        rule.set(torch.tensor(LENGTHS, device=device), torch.tensor(conds, device=device), area, masks[name])
         shapes = [(3, rule.tokens, heads, 128) for heads in (4, 2, 2)]
         draws = [torch.randn(shape, generator=random, device=device, dtype=torch.bfloat16) for shape in shapes]
         fast.use(rule, flex=True)
