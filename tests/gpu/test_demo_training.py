@@ -14,24 +14,25 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and torch sees none"),
 ]
 
+DEVICE = torch.device("cuda")
 ROOM, STRETCH, LENGTHS = 383, 257, [300, 340, 383]
 KINDS = {"square": ([(9, 283), (0, 0)], 256), "small": ([(9, 200), (0, 0)], 11 * 22)}
 
 
 @pytest.mark.parametrize("kinds", [["square"], ["square", "small", "square"]], ids=len)
-def test_attention_in_tiles_and_its_gradients(device: torch.device, kinds: list[str]) -> None:
+def test_attention_in_tiles_and_its_gradients(kinds: list[str]) -> None:
     """Compiled once, for all kinds of batches of one length."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    rule, fast, plain = Rule.create(3, ROOM, STRETCH, 1, device), TrainingOperations(), TrainingOperations()
+    rule, fast, plain = Rule.create(3, ROOM, STRETCH, 1, DEVICE), TrainingOperations(), TrainingOperations()
     masks = {name: rule.tiles(torch.tensor(conds), area) for name, (conds, area) in KINDS.items()}
     attend = torch.compile(lambda q, k, v: fast.attend(q, k, v, []), dynamic=False)
-    random = torch.Generator(device).manual_seed(1)
+    random = torch.Generator(DEVICE).manual_seed(1)
     for name in kinds:
         conds, area = KINDS[name]
-        rule.set(torch.tensor(LENGTHS, device=device), torch.tensor(conds, device=device), area, masks[name])
+        rule.set(torch.tensor(LENGTHS, device=DEVICE), torch.tensor(conds, device=DEVICE), area, masks[name])
         shapes = [(3, rule.tokens, heads, 128) for heads in (4, 2, 2)]
-        draws = [torch.randn(shape, generator=random, device=device, dtype=torch.bfloat16) for shape in shapes]
+        draws = [torch.randn(shape, generator=random, device=DEVICE, dtype=torch.bfloat16) for shape in shapes]
         fast.use(rule, flex=True)
         plain.use(rule, flex=False)
         ours = run(attend, draws)
