@@ -19,7 +19,9 @@ Words = Mapping[str, Sequence[str]]
 
 # How often an edit is an order, a statement, what the answer is, what is wrong, what is missing, or a gerund.
 _SENTENCES = {"order": 0.4, "said": 0.1, "result": 0.2, "state": 0.1, "noun": 0.13, "doing": 0.07}
-_ROLES = ("order", "say", "doing", "result", "state", "noun")
+_ROLES = ("order", "say", "doing", "result", "state", "noun", "plain")
+_PLAIN_SHARE = 0.35
+"""How often an edit is asked for in ordinary words. Among all the others, "Mirror it" never came up."""
 # What has not been learned: on its own, a known edit for a part of the picture, a whole sentence, and so on.
 # With `shade` a colour is none of the twelve; `empty` asks for nothing: greetings, thanks, numbers, code; `remark` is
 # what stands around a request, without one.
@@ -47,6 +49,7 @@ class Phrases:
         order: what somebody is told to do; say: the same and statements.
         doing: the orders as gerunds.
         result, state, noun: what the answer is, what the picture is too much of, what it is to get.
+        ordinary: what most people type first, `~` before what is no order; plain: the same without that sign.
     """
 
     order: Sequence[str]
@@ -55,13 +58,18 @@ class Phrases:
     result: Sequence[str]
     state: Sequence[str]
     noun: Sequence[str]
+    ordinary: Sequence[str] = ()
 
     @classmethod
-    def of(cls, sections: Words, language: Language) -> Phrases:
+    def of(cls, sections: Words, language: Language, ordinary: Sequence[str] = ()) -> Phrases:
         orders = tuple(t for t in sections["orders"] if not t.startswith("~"))
         said = tuple(t.removeprefix("~") for t in sections["orders"])
         doing = tuple(grammar.gerund(t) for t in orders) if language == "en" else orders
-        return cls(orders, said, doing, sections["results"], sections["states"], sections["nouns"])
+        return cls(orders, said, doing, sections["results"], sections["states"], sections["nouns"], ordinary)
+
+    @cached_property
+    def plain(self) -> Sequence[str]:
+        return tuple(t.removeprefix("~") for t in self.ordinary)
 
     def slots(self, number: str = "") -> dict[str, Sequence[str]]:
         return {role + number: getattr(self, role) for role in _ROLES}
@@ -104,13 +112,18 @@ class Lexicon:
 
     def step(self, step: Step, rng: Random) -> tuple[str, bool]:
         """One edit in words, and whether it is an order (and not a statement)."""
-        return self._one(self.edits[step.name], self._step_slots(step), rng)
+        phrases, slots = self.edits[step.name], self._step_slots(step)
+        if rng.random() < _PLAIN_SHARE:
+            return _told(rng.choice(phrases.ordinary), slots, rng)
+        return self._one(phrases, slots, rng)
 
     def pair(self, steps: Sequence[Step], rng: Random) -> tuple[str, bool]:
         """Two edits in words, in the given order, and whether they begin as an order."""
         slots: dict[str, Sequence[str] | grammar.Scope] = dict(self.slots)
         for number, step in zip("12", steps, strict=True):
             slots |= self._numbered(self.edits[step.name], self._step_slots(step), number)
+        if rng.random() < _PLAIN_SHARE:
+            return _told(rng.choice(self.sentences["both_plain"]), slots, rng)
         return self._two(self.sentences["both"], slots, rng)
 
     def _one(self, phrases: Phrases, slots: grammar.Slots, rng: Random) -> tuple[str, bool]:
@@ -222,7 +235,8 @@ class Lexicon:
 
     @cached_property
     def _core_templates(self) -> list[str]:
-        return [t.removeprefix("~") for kind in (*_SENTENCES, "both") for t in self.sentences[kind]]
+        kinds = (*_SENTENCES, "both", "both_plain")
+        return ["{plain}", *(t.removeprefix("~") for kind in kinds for t in self.sentences[kind])]
 
     @cached_property
     def _known_edits(self) -> grammar.Matcher:
@@ -267,6 +281,11 @@ class Lexicon:
         return ["", *after, *(grammar.bare(template) for template in after)]
 
 
+def _told(template: str, slots: grammar.Slots, rng: Random) -> tuple[str, bool]:
+    """A sentence of the template, and whether it is an order."""
+    return grammar.draw(template.removeprefix("~"), slots, rng), not template.startswith("~")
+
+
 def _any_step(name: str, rng: Random) -> Step:
     return Step(name, rng.choice(list(COLOURS)) if name in COLOURED else None)
 
@@ -289,14 +308,14 @@ def _with_gerunds(slots: Words) -> Words:
 def _lexicon(language: Language) -> Lexicon:
     places = phrasebook.read(f"slots_{language}")
     groups = [phrasebook.read(f"edits_{language}_{group}") for group in ("colour", "light", "place")]
-    unknown = phrasebook.read(f"unknown_{language}")["alone"]
+    unknown, ordinary = phrasebook.read(f"unknown_{language}")["alone"], phrasebook.lines(f"plain_{language}")
     own = {name: (name,) for name in (*COLOURS, *SHAPES, *SUBJECTS)}
     names = {**own, **wordings_pictures.NAMES[language]}
     if language == "zh":
         names |= {name: (zh,) for name, zh in SUBJECTS_ZH.items()}
     return Lexicon(
         language=language,
-        edits={name: Phrases.of(sections, language) for group in groups for name, sections in group.items()},
+        edits={name: Phrases.of(kinds, language, ordinary[name]) for group in groups for name, kinds in group.items()},
         alone=Phrases.of(unknown, language),
         sentences=phrasebook.lines(f"sentences_{language}"),
         whole=unknown["whole"],

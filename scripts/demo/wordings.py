@@ -29,7 +29,7 @@ _TYPO_SHARE = 0.15
 _LOOSE_SHARE = 0.12
 _NONSENSE_SHARE = 0.04
 _COINED_SHARE = 0.2
-_CONTEXT_SHARE = 0.3
+_BARE_SHARE, _CONTEXT_SHARE = 0.35, 0.3  # with nothing around it; else, with a remark beside it
 _ENDS, _PAUSES = tuple(".!?…。！？"), tuple(",;:，；：")
 # Longer prompts would not leave room for thoughts in training's sequences.
 _LONGEST = {"en": 130, "zh": 44}
@@ -109,6 +109,8 @@ def _step(rng: Random, names: Sequence[str]) -> Step:
 
 def _prompt(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> str:
     core, order = _core(lexicon, task, sources, rng)
+    if rng.random() < _BARE_SHARE:
+        return _disturbed(_bare(lexicon, core, rng), rng)
     text = _loosened(_polite(lexicon, core, order, rng), rng)
     if sources == 1 and rng.random() < _CONTEXT_SHARE:  # what a remark is about would be there to be drawn, too
         text = _in_context(lexicon, text, rng)
@@ -130,6 +132,13 @@ def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str,
     if len(task.steps) == 1:
         return lexicon.step(task.steps[0], rng)
     return lexicon.pair(rng.sample(task.steps, 2), rng)
+
+
+def _bare(lexicon: Lexicon, core: str, rng: Random) -> str:
+    """As people type it: sometimes with a capital, sometimes with a full stop."""
+    text = core[:1].upper() + core[1:] if rng.random() < 0.5 else core
+    stop = "。" if lexicon.language == "zh" else "."
+    return text if text.endswith(_ENDS) or rng.random() < 0.7 else text + stop
 
 
 def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:

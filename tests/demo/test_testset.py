@@ -59,7 +59,7 @@ def test_training_cannot_draw_a_held_out_wording(wording):
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "unknown", "pairs"), [("other_wordings", 195, 30, 35), ("blind_wordings", 160, 20, 30)]
+    ("name", "count", "unknown", "pairs"), [("blind_wordings", 160, 20, 30), ("blind_wordings_2", 120, 21, 20)]
 )
 def test_other_wordings_are_in_the_same_form(name: str, count: int, unknown: int, pairs: int) -> None:
     others = testset.wordings(testset.FOLDER / f"{name}.toml")

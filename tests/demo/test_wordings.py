@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from scripts.demo import grammar, tokenizer, wordings
-from scripts.demo.edits import NAMES, steps_of
+from scripts.demo.edits import NAMES, TURNS, steps_of
 from scripts.demo.lexicon import LEXICONS
 from scripts.demo.tasks import SOURCES, UNKNOWN, Task, edit_tasks, family, text_tasks
 from scripts.demo.wordings import FAMILY_SHARE, draw, parse, recaption, think
@@ -167,6 +167,7 @@ def test_every_edit_is_an_order_a_statement_and_a_question_in_both_languages(lan
     assert len(phrases.say) > len(phrases.order), "no statement"
     assert len(phrases.result) >= 2
     assert phrases.noun
+    assert len(phrases.plain) >= 12
     rng, step = Random(6), steps_of(name)[0]
     drawn = [lexicon.step(step, rng) for _ in range(300)]
     assert len({text for text, _ in drawn}) > 150
@@ -177,10 +178,31 @@ def test_every_edit_is_an_order_a_statement_and_a_question_in_both_languages(lan
 
 
 @pytest.mark.parametrize(
-    "prompt", ["Make it black and white", "Make the background blue", "把背景换成蓝色", "Mirror it, please."]
+    "prompt",
+    [
+        *("Make it black and white", "Make the background blue", "把背景换成蓝色", "Mirror it, please."),
+        *("mirror it", "Blur it", "b&w", "Black and white.", "More saturation", "黑白", "镜像"),
+        "Blur it and mirror it",
+    ],
 )
 def test_plain_requests_are_learned(prompt):
     assert wordings.could_say(prompt, 1)
+
+
+def test_ordinary_requests_often_come_up_with_nothing_around_them():
+    """Weights that had met them only in company took "Mirror it" for something that they had not learned."""
+    rng, bare = Random(8), Counter()
+    matchers = {}
+    for language, lexicon in LEXICONS.items():
+        ordinary = [template for name in NAMES for template in lexicon.edits[name].plain]
+        stops = ["{plain}", "{plain}.", "{plain}。"]
+        matchers[language] = grammar.Matcher(stops, {**lexicon._known_edits._slots, "plain": ordinary})
+    known = [r for r in (draw(rng, "edit") for _ in range(3000)) if len(r.task.steps) == 1]
+    for request in known:
+        if matchers[request.language].fullmatch(request.prompt):
+            bare[request.task.steps[0].name] += 1
+    assert bare.total() > 0.06 * len(known)
+    assert set(bare) == {name for name in NAMES if name not in TURNS}
 
 
 @pytest.mark.parametrize("of", FAMILY_SHARE)
