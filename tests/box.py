@@ -77,9 +77,18 @@ class Box:
             time.sleep(0.1)
 
     def waiting(self) -> int:
+        return self._sum(r"haproxy_(?:backend|server)_current_queue")
+
+    def until_running(self, count: int, seconds: float = 10) -> None:
+        """Returns when that many edits are with the replicas; a busy machine may take a while to send them."""
+        end = time.monotonic() + seconds
+        while (running := self._sum("haproxy_server_current_sessions")) != count:
+            assert time.monotonic() < end, running
+            time.sleep(0.02)
+
+    def _sum(self, metric: str) -> int:
         text = httpx.get(f"{self.figures}/metrics").text
-        found = re.findall(r'haproxy_(?:backend|server)_current_queue\{proxy="edits"[^}]*\} (\d+)', text)
-        return sum(map(int, found))
+        return sum(map(int, re.findall(metric + r'\{proxy="edits"[^}]*\} (\d+)', text)))
 
 
 def configuration(replicas: Sequence[Server], port: int, figures: int, keys: Path, **changes: str) -> str:

@@ -135,7 +135,8 @@ class GoodCaller:
             if answer.status_code != 429:
                 break
             self.refusals.append(f"Retry-After: {answer.headers['retry-after']}")
-            time.sleep(int(answer.headers["retry-after"]))
+            # A little later than said: at that very moment the server may close the connection that was idle so long.
+            time.sleep(int(answer.headers["retry-after"]) + 0.25)
         self.waits.append(time.monotonic() - began)
         if answer.status_code != 200 or not answer.content.startswith(b"\x89PNG"):
             self.errors.append(f"{answer.status_code} {answer.text[:200]}")

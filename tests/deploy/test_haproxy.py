@@ -72,7 +72,7 @@ def test_the_queue_is_one(box: Box) -> None:
 def test_waiting_in_the_proxy_counts_towards_the_deadline(box: Box) -> None:
     with ThreadPoolExecutor(4) as pool:
         first = [pool.submit(box.edit, f"long-{n}", "good a", steps=50) for n in range(2)]
-        time.sleep(0.4)
+        box.until_running(2)
         began = time.monotonic()
         late = box.edit("late", "good b", steps=60)  # 3 s of work, 2 of waiting
         took = time.monotonic() - began
@@ -138,7 +138,7 @@ def test_an_answer_that_is_taken_slowly_holds_no_replica(box: Box) -> None:
 def test_who_leaves_the_queue_or_a_running_edit_costs_nobody_anything(box: Box) -> None:
     with ThreadPoolExecutor(8) as pool:
         running = [pool.submit(leave, box, f"left-{n}", 1.5) for n in range(2)]
-        time.sleep(0.2)
+        box.until_running(2)
         waiting = [pool.submit(leave, box, f"waited-{n}", 0.2) for n in range(4)]
         for one in [*running, *waiting]:
             one.result()
@@ -213,7 +213,7 @@ def test_a_full_queue_and_a_wait_that_ends(replicas: list[Server], tmp_path: Pat
         small.wait_for("gpu0", "gpu1")
         for path in ("/edit", "/v1/images/edits"):
             running = [pool.submit(small.edit, f"run-{n}", "good a", steps=30) for n in range(2)]
-            time.sleep(0.4)
+            small.until_running(2)
             waiting = pool.submit(small.edit, "wait", path=path)
             time.sleep(0.2)
             full = small.edit("full", path=path)
@@ -265,7 +265,7 @@ def test_a_replica_that_is_told_to_end_finishes_and_gets_nothing_more(tmp_path: 
     ):
         box.wait_for("gpu0", "gpu1")
         running = [pool.submit(box.edit, f"run-{n}", f"good {n}", steps=30) for n in range(2)]
-        time.sleep(0.5)
+        box.until_running(2)
         servers[0].process.send_signal(signal.SIGTERM)
         box.wait_for("gpu1", seconds=2)
         behind = [pool.submit(box.edit, f"behind-{n}", f"good b{n}", steps=4) for n in range(4)]
@@ -320,7 +320,7 @@ def test_jobs_leave_room_for_edits(jobs_box: Box) -> None:
     ids: list[str] = []
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(jobs_box.edit, f"room-{n}", "good a", steps=60) for n in range(2)]
-        time.sleep(0.5)
+        jobs_box.until_running(2)
         with pytest.raises(AssertionError, match="4 jobs wait here already"):
             ids.extend(jobs_box.submit(f"good many{number}", 2) for number in range(12))
         after = jobs_box.edit("room-after", steps=2)
