@@ -1,6 +1,6 @@
 """The wordings of both languages made ready for drawing: templates, slots and which sentences are known.
 
-Knows the templates and which task each belongs to; nothing of chances, typing errors or pictures.
+Knows the templates, which task each belongs to and how often each kind comes up; nothing of typing errors or pictures.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from random import Random
 
 from scripts.demo import grammar, phrasebook, politeness, wordings_pictures
 from scripts.demo.edits import COLOURED, COLOURS, Step
+from scripts.demo.phrases import ROLES, Phrases, Words
 from scripts.demo.speech import SUBJECTS_ZH, Language
 from scripts.demo.tasks import SHAPES, SUBJECTS, Task
 
-Words = Mapping[str, Sequence[str]]
-
-# How often an edit is an order, a statement, what the answer is, what is wrong, what is missing, or a gerund.
+_ORDINARY_SHARE = 0.35  # how often an edit is asked for in ordinary words
+# How often, in others, it is an order, a statement, what the answer is, what is wrong, what is missing, or a gerund.
 _SENTENCES = {"order": 0.4, "said": 0.1, "result": 0.2, "state": 0.1, "noun": 0.13, "doing": 0.07}
-_ROLES = ("order", "say", "doing", "result", "state", "noun", "plain")
-_PLAIN_SHARE = 0.35
-"""How often an edit is asked for in ordinary words. Among all the others, "Mirror it" never came up."""
 # What has not been learned: on its own, a known edit for a part of the picture, a whole sentence, and so on.
 # With `shade` a colour is none of the twelve; `empty` asks for nothing: greetings, thanks, numbers, code; `remark` is
 # what stands around a request, without one.
@@ -39,40 +36,6 @@ _GRADED = (
 _ABOUT_OBJECTS = ("background", "frame")
 # What Chinese also calls the colours of those; of a whole picture it would mean dark or light.
 _SHORT_ZH = {"black": "黑", "white": "白"}
-
-
-@dataclass(frozen=True)
-class Phrases:
-    """The wordings of one edit, or of all that has not been learned.
-
-    Attributes:
-        order: what somebody is told to do; say: the same and statements.
-        doing: the orders as gerunds.
-        result, state, noun: what the answer is, what the picture is too much of, what it is to get.
-        ordinary: what most people type first, `~` before what is no order; plain: the same without that sign.
-    """
-
-    order: Sequence[str]
-    say: Sequence[str]
-    doing: Sequence[str]
-    result: Sequence[str]
-    state: Sequence[str]
-    noun: Sequence[str]
-    ordinary: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, sections: Words, language: Language, ordinary: Sequence[str] = ()) -> Phrases:
-        orders = tuple(t for t in sections["orders"] if not t.startswith("~"))
-        said = tuple(t.removeprefix("~") for t in sections["orders"])
-        doing = tuple(grammar.gerund(t) for t in orders) if language == "en" else orders
-        return cls(orders, said, doing, sections["results"], sections["states"], sections["nouns"], ordinary)
-
-    @cached_property
-    def plain(self) -> Sequence[str]:
-        return tuple(t.removeprefix("~") for t in self.ordinary)
-
-    def slots(self, number: str = "") -> dict[str, Sequence[str]]:
-        return {role + number: getattr(self, role) for role in _ROLES}
 
 
 @dataclass(frozen=True)
@@ -113,8 +76,9 @@ class Lexicon:
     def step(self, step: Step, rng: Random) -> tuple[str, bool]:
         """One edit in words, and whether it is an order (and not a statement)."""
         phrases, slots = self.edits[step.name], self._step_slots(step)
-        if rng.random() < _PLAIN_SHARE:
-            return _told(rng.choice(phrases.ordinary), slots, rng)
+        if rng.random() < _ORDINARY_SHARE:
+            template = rng.choice(phrases.ordinary)
+            return grammar.draw(template, slots, rng), template in phrases.ordinary_orders
         return self._one(phrases, slots, rng)
 
     def pair(self, steps: Sequence[Step], rng: Random) -> tuple[str, bool]:
@@ -122,8 +86,9 @@ class Lexicon:
         slots: dict[str, Sequence[str] | grammar.Scope] = dict(self.slots)
         for number, step in zip("12", steps, strict=True):
             slots |= self._numbered(self.edits[step.name], self._step_slots(step), number)
-        if rng.random() < _PLAIN_SHARE:
-            return _told(rng.choice(self.sentences["both_plain"]), slots, rng)
+        if rng.random() < _ORDINARY_SHARE:
+            template = rng.choice(self.sentences["both_ordinary"])
+            return grammar.draw(template.removeprefix("~"), slots, rng), not template.startswith("~")
         return self._two(self.sentences["both"], slots, rng)
 
     def _one(self, phrases: Phrases, slots: grammar.Slots, rng: Random) -> tuple[str, bool]:
@@ -179,10 +144,7 @@ class Lexicon:
         if kind == "alone":
             return self._one(self.alone, slots, rng)[0]
         if kind in ("partial", "shade"):
-            names = COLOURED if kind == "shade" else [name for name in self.edits if name not in _ABOUT_OBJECTS]
-            step = _any_step(rng.choice(names), rng)
-            other = {"c": self.strange_slots["odd"]} if kind == "shade" else {"pic": self.strange_slots["the"]}
-            return self._one(self.edits[step.name], {**slots, **self._step_slots(step), **other}, rng)[0]
+            return self._near_miss(kind, slots, rng)
         step = _any_step(rng.choice(list(self.edits)), rng)
         phrases, own = self.edits[step.name], {**slots, **self._step_slots(step)}
         if kind == "negated":
@@ -191,6 +153,17 @@ class Lexicon:
         numbers = rng.sample("12", 2)
         both = {**self._numbered(phrases, own, numbers[0]), **self._numbered(self.alone, slots, numbers[1])}
         return self._two(self.sentences["mixed"], {**slots, **both}, rng)[0]
+
+    def _near_miss(self, kind: str, slots: Words, rng: Random) -> str:
+        """A known edit of a thing in the picture (`partial`), or with a colour that is none of the twelve (`shade`)."""
+        names = COLOURED if kind == "shade" else [name for name in self.edits if name not in _ABOUT_OBJECTS]
+        step = _any_step(rng.choice(names), rng)
+        other = {"c": self.strange_slots["odd"]} if kind == "shade" else {"pic": self.strange_slots["the"]}
+        phrases, own = self.edits[step.name], {**slots, **self._step_slots(step), **other}
+        places = ("{c}",) if kind == "shade" else ("{pic}", "{ba}")
+        if rng.random() < _ORDINARY_SHARE:  # else short words would tell that an edit is known
+            return grammar.draw(rng.choice([t for t in phrases.ordinary if any(p in t for p in places)]), own, rng)
+        return self._one(phrases, own, rng)[0]
 
     def remark(self, where: str, rng: Random, coined: Sequence[str] = ()) -> str:
         """What stands `before` or `after` a request and asks for nothing, with its spaces; `coined` as above."""
@@ -221,22 +194,25 @@ class Lexicon:
     @cached_property
     def _all_slots(self) -> Words:
         known = [t for name, phrases in self.edits.items() if name not in _ABOUT_OBJECTS for t in phrases.result]
-        more = {"c": self._any_colour, "deg": self.slots["deg_graded"], "known": known}
+        asked = [t for phrases in self.edits.values() for t in phrases.ordinary]
+        more = {"c": self._any_colour, "deg": self.slots["deg_graded"], "known": known, "asked": asked}
         verbs = [grammar.gerund(verb) for verb in self.strange_slots["verb"]] if self.language == "en" else []
         return {**self.slots, **self.strange_slots, **more, "verb_ing": verbs}
 
     def _union(self, *phrases: Phrases) -> dict[str, Sequence[str]]:
         """Every role's templates of several phrases, as `order`, `order1` and `order2`."""
-        roles = {role: [t for p in phrases for t in getattr(p, role)] for role in _ROLES}
+        names = (*ROLES, "ordinary", "ordinary_orders")
+        roles = {role: [t for p in phrases for t in getattr(p, role)] for role in names}
         numbered = {role + number: templates for role, templates in roles.items() for number in "12"}
-        numbered |= {"order1": roles["say"], "order2": roles["say"]}
+        for number in "12":
+            numbered |= {"order" + number: roles["say"], "ordinary" + number: roles["ordinary_orders"]}
         degrees = [*self.slots["deg_graded"], *self.slots["deg_plain"]]
         return {**roles, **numbered, "c": self._any_colour, "deg": degrees}
 
     @cached_property
     def _core_templates(self) -> list[str]:
-        kinds = (*_SENTENCES, "both", "both_plain")
-        return ["{plain}", *(t.removeprefix("~") for kind in kinds for t in self.sentences[kind])]
+        kinds = (*_SENTENCES, "both", "both_ordinary")
+        return ["{ordinary}", *(t.removeprefix("~") for kind in kinds for t in self.sentences[kind])]
 
     @cached_property
     def _known_edits(self) -> grammar.Matcher:
@@ -281,11 +257,6 @@ class Lexicon:
         return ["", *after, *(grammar.bare(template) for template in after)]
 
 
-def _told(template: str, slots: grammar.Slots, rng: Random) -> tuple[str, bool]:
-    """A sentence of the template, and whether it is an order."""
-    return grammar.draw(template.removeprefix("~"), slots, rng), not template.startswith("~")
-
-
 def _any_step(name: str, rng: Random) -> Step:
     return Step(name, rng.choice(list(COLOURS)) if name in COLOURED else None)
 
@@ -308,7 +279,7 @@ def _with_gerunds(slots: Words) -> Words:
 def _lexicon(language: Language) -> Lexicon:
     places = phrasebook.read(f"slots_{language}")
     groups = [phrasebook.read(f"edits_{language}_{group}") for group in ("colour", "light", "place")]
-    unknown, ordinary = phrasebook.read(f"unknown_{language}")["alone"], phrasebook.lines(f"plain_{language}")
+    unknown, ordinary = phrasebook.read(f"unknown_{language}")["alone"], phrasebook.lines(f"ordinary_{language}")
     own = {name: (name,) for name in (*COLOURS, *SHAPES, *SUBJECTS)}
     names = {**own, **wordings_pictures.NAMES[language]}
     if language == "zh":

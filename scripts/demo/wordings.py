@@ -6,6 +6,7 @@ tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -29,7 +30,8 @@ _TYPO_SHARE = 0.15
 _LOOSE_SHARE = 0.12
 _NONSENSE_SHARE = 0.04
 _COINED_SHARE = 0.2
-_BARE_SHARE, _CONTEXT_SHARE = 0.35, 0.3  # with nothing around it; else, with a remark beside it
+_UNADORNED_SHARE, _CONTEXT_SHARE = 0.35, 0.3  # with nothing around it; else, with a remark beside it
+_QUESTION = re.compile(r"吗$|^(can|could|would|will|may|is|are|do|does|how|what|why|who|where)\b", re.IGNORECASE)
 _ENDS, _PAUSES = tuple(".!?…。！？"), tuple(",;:，；：")
 # Longer prompts would not leave room for thoughts in training's sequences.
 _LONGEST = {"en": 130, "zh": 44}
@@ -109,8 +111,8 @@ def _step(rng: Random, names: Sequence[str]) -> Step:
 
 def _prompt(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> str:
     core, order = _core(lexicon, task, sources, rng)
-    if rng.random() < _BARE_SHARE:
-        return _disturbed(_bare(lexicon, core, rng), rng)
+    if rng.random() < _UNADORNED_SHARE:
+        return _disturbed(_unadorned(lexicon, core, rng), rng)
     text = _loosened(_polite(lexicon, core, order, rng), rng)
     if sources == 1 and rng.random() < _CONTEXT_SHARE:  # what a remark is about would be there to be drawn, too
         text = _in_context(lexicon, text, rng)
@@ -134,11 +136,13 @@ def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str,
     return lexicon.pair(rng.sample(task.steps, 2), rng)
 
 
-def _bare(lexicon: Lexicon, core: str, rng: Random) -> str:
-    """As people type it: sometimes with a capital, sometimes with a full stop."""
-    text = core[:1].upper() + core[1:] if rng.random() < 0.5 else core
-    stop = "。" if lexicon.language == "zh" else "."
-    return text if text.endswith(_ENDS) or rng.random() < 0.7 else text + stop
+def _unadorned(lexicon: Lexicon, core: str, rng: Random) -> str:
+    """As people type it first: sometimes with a full stop or a question mark."""
+    text = _cased(core.strip(), rng)
+    if text.endswith((*_ENDS, *_PAUSES, "-")) or rng.random() < 0.7:
+        return text
+    chinese, asked = lexicon.language == "zh", _QUESTION.search(text)
+    return text + (("？" if chinese else "?") if asked else ("。" if chinese else "."))
 
 
 def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
@@ -146,7 +150,11 @@ def _polite(lexicon: Lexicon, core: str, order: bool, rng: Random) -> str:
     around = [
         grammar.raw(rng.choice(templates), lexicon.strange_slots, rng) for templates in (before, lexicon.suffixes)
     ]
-    text = " ".join((around[0] + core + around[1]).split())
+    return _cased(" ".join((around[0] + core + around[1]).split()), rng)
+
+
+def _cased(text: str, rng: Random) -> str:
+    """Sometimes with a capital, rarely in capitals."""
     chance = rng.random()
     if chance < 0.35:
         return text[:1].upper() + text[1:]
