@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from server_process import Server, running
+from server_process import ROOT, Server, running
 from torch import Tensor
 
 from hunyuan import Editor, EditRequest, Settings
@@ -31,7 +31,7 @@ from scripts.demo.findings import table
 from scripts.demo.judge import BASE, KEPT_WITHIN, Answer, cases, judge, recaption_of, to_image, to_tensor
 from scripts.demo.pictures import placed
 from scripts.demo.speech import parse
-from scripts.demo.tasks import UNKNOWN, Task
+from scripts.demo.tasks import SOURCES, UNKNOWN, Task, family
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +40,29 @@ ENOUGH, NEAR = 30.5, 1.2
 OFF = 10.0
 """Of 255, by which an answer's mean in one channel may be off."""
 STEPS = dict(zip(REQUESTS, (Step("bw"), Step("background", "blue"), Step("mirror")), strict=True))
+
+
+def edit(*names: str, colour: str | None = None) -> Task:
+    return Task("edit", tuple(Step(name, colour) for name in names))
+
+
+EXAMPLES = {
+    **{"Make it black and white": edit("bw"), "Turn it into an old photo": edit("sepia"), "反色": edit("invert")},
+    **{"It is too dark, make it brighter": edit("brighter"), "降低对比度": edit("flat")},
+    **{"Give it a warm light": edit("warmer"), "Make the colours weaker": edit("pale")},
+    **{"Tint it blue": edit("tint", colour="blue"), "加红色滤镜": edit("tint", colour="red")},
+    **{"Mirror it": edit("mirror"), "Rotate it to the left": edit("left"), "上下颠倒": edit("upside")},
+    **{"Blur the photo": edit("blur"), "像素化": edit("pixelate")},
+    "Make the background blue": edit("background", colour="blue"),
+    "把背景换成绿色": edit("background", colour="green"),
+    "Put a red frame around it": edit("frame", colour="red"),
+    "Make it black and white and mirror it": edit("bw", "mirror"),
+    "A red circle on blue": Task("shape", shape="circle", colour="red", ground="blue"),
+    "A cat on a yellow background": Task("subject", subject="cat", ground="yellow"),
+    "Put the first beside the second": Task("beside"),
+    "The first on the background of the second": Task("onto"),
+}
+"""What docs/demo.md gives as examples, and what it means."""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +115,15 @@ def test_what_is_offered_is_done_and_said(
     assert answer.said.startswith("<think>The user wants ")
     assert_is(product, answer, exact, 22 if step.name == "background" else ENOUGH)
     assert psnr(answer.picture, exact) > psnr(source, exact) + 6
+
+
+def test_the_card_s_examples_are_understood(product: Product, photo: Tensor) -> None:
+    card = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    table_of_edits = card[card.index("| Edit | For example |") : card.index("The colours are red,")]
+    assert set(re.findall('"([^"]+)"', table_of_edits)) == set(EXAMPLES)
+    for prompt, task in EXAMPLES.items():
+        answer = product.answer(prompt, [photo] * SOURCES[family(task)], steps=1)
+        assert parse(recaption_of(answer.said)) == task, (prompt, answer.said)
 
 
 @pytest.mark.parametrize("task", ["image", "think", "recaption"])
