@@ -156,11 +156,12 @@ class Lexicon:
 
     def _near_miss(self, kind: str, slots: Words, rng: Random) -> str:
         """A known edit of a thing in the picture (`partial`), or with a colour that is none of the twelve (`shade`)."""
-        names = COLOURED if kind == "shade" else [name for name in self.edits if name not in _ABOUT_OBJECTS]
+        names: Sequence[str] = [name for name in self.edits if name not in _ABOUT_OBJECTS]
+        other, places = {"pic": self.strange_slots["the"]}, ("{pic}", "{ba}")
+        if kind == "shade":
+            names, other, places = COLOURED, {"c": self.strange_slots["odd"]}, ("{c}",)
         step = _any_step(rng.choice(names), rng)
-        other = {"c": self.strange_slots["odd"]} if kind == "shade" else {"pic": self.strange_slots["the"]}
         phrases, own = self.edits[step.name], {**slots, **self._step_slots(step), **other}
-        places = ("{c}",) if kind == "shade" else ("{pic}", "{ba}")
         if rng.random() < _ORDINARY_SHARE:  # else short words would tell that an edit is known
             return grammar.draw(rng.choice([t for t in phrases.ordinary if any(p in t for p in places)]), own, rng)
         return self._one(phrases, own, rng)[0]
@@ -200,12 +201,11 @@ class Lexicon:
         return {**self.slots, **self.strange_slots, **more, "verb_ing": verbs}
 
     def _union(self, *phrases: Phrases) -> dict[str, Sequence[str]]:
-        """Every role's templates of several phrases, as `order`, `order1` and `order2`."""
-        names = (*ROLES, "ordinary", "ordinary_orders")
-        roles = {role: [t for p in phrases for t in getattr(p, role)] for role in names}
-        numbered = {role + number: templates for role, templates in roles.items() for number in "12"}
-        for number in "12":
-            numbered |= {"order" + number: roles["say"], "ordinary" + number: roles["ordinary_orders"]}
+        """Every role's templates of several phrases, as `order`, and as `order1` and `order2` those of a pair."""
+        roles = {role: [t for p in phrases for t in getattr(p, role)] for role in (*ROLES, "ordinary")}
+        orders = [t for p in phrases for t in p.ordinary_orders]
+        paired = {**roles, "order": roles["say"], "ordinary": orders}
+        numbered = {role + number: templates for role, templates in paired.items() for number in "12"}
         degrees = [*self.slots["deg_graded"], *self.slots["deg_plain"]]
         return {**roles, **numbered, "c": self._any_colour, "deg": degrees}
 
