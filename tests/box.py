@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +80,29 @@ class Box:
     def waiting(self) -> int:
         return self._sum(r"haproxy_(?:backend|server)_current_queue")
 
-    def until_running(self, count: int, seconds: float = 10) -> None:
-        """Returns when that many edits are with the replicas; a busy machine may take a while to send them."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Each of the scripted replicas works on an edit until the `with` ends; these edits all succeed."""
+        releases = [replica.folder / "release" for replica in self.replicas]
+        with ThreadPoolExecutor(len(releases)) as pool:
+            edits = [pool.submit(self.edit, f"held-{n}", "held edit") for n in range(len(releases))]
+            try:
+                self.until_running(edits)
+                yield
+            finally:
+                for file in releases:
+                    file.touch()
+            assert [one.result().status_code for one in edits] == [200] * len(edits)
+        for file in releases:
+            file.unlink()
+
+    def until_running(self, edits: Sequence[Future[Any]], seconds: float = 20) -> None:
+        """Returns when all of `edits` are with the replicas; a busy machine may take a while to send them."""
         end = time.monotonic() + seconds
-        while (running := self._sum("haproxy_server_current_sessions")) != count:
-            assert time.monotonic() < end, running
+        while (running := self._sum("haproxy_server_current_sessions")) != len(edits):
+            ended = [one.exception() or one.result() for one in edits if one.done()]
+            assert not ended, (ended, self.log.read_text())
+            assert time.monotonic() < end, (running, self.log.read_text())
             time.sleep(0.02)
 
     def _sum(self, metric: str) -> int:

@@ -72,7 +72,7 @@ def test_the_queue_is_one(box: Box) -> None:
 def test_waiting_in_the_proxy_counts_towards_the_deadline(box: Box) -> None:
     with ThreadPoolExecutor(4) as pool:
         first = [pool.submit(box.edit, f"long-{n}", "good a", steps=50) for n in range(2)]
-        box.until_running(2)
+        box.until_running(first)
         began = time.monotonic()
         late = box.edit("late", "good b", steps=60)  # 3 s of work, 2 of waiting
         took = time.monotonic() - began
@@ -138,7 +138,7 @@ def test_an_answer_that_is_taken_slowly_holds_no_replica(box: Box) -> None:
 def test_who_leaves_the_queue_or_a_running_edit_costs_nobody_anything(box: Box) -> None:
     with ThreadPoolExecutor(8) as pool:
         running = [pool.submit(leave, box, f"left-{n}", 1.5) for n in range(2)]
-        box.until_running(2)
+        box.until_running(running)
         waiting = [pool.submit(leave, box, f"waited-{n}", 0.2) for n in range(4)]
         for one in [*running, *waiting]:
             one.result()
@@ -208,19 +208,17 @@ def test_no_spelling_of_a_path_gets_past_the_queue(box: Box, path: str) -> None:
 def test_a_full_queue_and_a_wait_that_ends(replicas: list[Server], tmp_path: Path) -> None:
     with (
         proxy_before(replicas, tmp_path, {"QUEUE_SIZE": "1"}, timeout_queue="500ms") as small,
-        ThreadPoolExecutor(6) as pool,
+        ThreadPoolExecutor(1) as pool,
     ):
         small.wait_for("gpu0", "gpu1")
         for path in ("/edit", "/v1/images/edits"):
-            running = [pool.submit(small.edit, f"run-{n}", "good a", steps=30) for n in range(2)]
-            small.until_running(2)
-            waiting = pool.submit(small.edit, "wait", path=path)
-            time.sleep(0.2)
-            full = small.edit("full", path=path)
-            error_of(full, 429, "queue_full")
-            assert 1 <= int(full.headers["retry-after"]) <= 30
-            error_of(waiting.result(), 504, "timeout")
-            assert [one.result().status_code for one in running] == [200, 200]
+            with small.held():
+                waiting = pool.submit(small.edit, "wait", path=path)
+                time.sleep(0.2)
+                full = small.edit("full", path=path)
+                error_of(full, 429, "queue_full")
+                assert 1 <= int(full.headers["retry-after"]) <= 30
+                error_of(waiting.result(), 504, "timeout")
 
 
 def test_no_replica_and_a_slow_request(replicas: list[Server], tmp_path: Path) -> None:
@@ -261,15 +259,14 @@ def test_a_replica_that_is_told_to_end_finishes_and_gets_nothing_more(tmp_path: 
     with (
         replicas_in(tmp_path / "replicas", target=FAULTY) as servers,
         proxy_before(servers, tmp_path / "proxy") as box,
-        ThreadPoolExecutor(8) as pool,
+        ThreadPoolExecutor(4) as pool,
     ):
         box.wait_for("gpu0", "gpu1")
-        running = [pool.submit(box.edit, f"run-{n}", f"good {n}", steps=30) for n in range(2)]
-        box.until_running(2)
-        servers[0].process.send_signal(signal.SIGTERM)
-        box.wait_for("gpu1", seconds=2)
-        behind = [pool.submit(box.edit, f"behind-{n}", f"good b{n}", steps=4) for n in range(4)]
-        assert [one.result().status_code for one in [*running, *behind]] == [200] * 6
+        with box.held():
+            servers[0].process.send_signal(signal.SIGTERM)
+            box.wait_for("gpu1", seconds=2)
+            behind = [pool.submit(box.edit, f"behind-{n}", f"good b{n}", steps=4) for n in range(4)]
+        assert [one.result().status_code for one in behind] == [200] * 4
         assert servers[0].process.wait(20) == 0
     ended = Counter(line["status"] for server in servers for line in server.requests() if line["path"] == "/edit")
     assert ended == {200: 6}
@@ -318,14 +315,12 @@ def test_jobs_go_to_free_replicas_and_their_ids_lead_there(jobs_box: Box) -> Non
 
 def test_jobs_leave_room_for_edits(jobs_box: Box) -> None:
     ids: list[str] = []
-    with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(jobs_box.edit, f"room-{n}", "good a", steps=60) for n in range(2)]
-        jobs_box.until_running(2)
-        with pytest.raises(AssertionError, match="4 jobs wait here already"):
-            ids.extend(jobs_box.submit(f"good many{number}", 2) for number in range(12))
-        after = jobs_box.edit("room-after", steps=2)
-        assert [one.result().status_code for one in running] == [200, 200]
-    assert after.status_code == 200
+    with ThreadPoolExecutor(1) as pool:
+        with jobs_box.held():
+            with pytest.raises(AssertionError, match="4 jobs wait here already"):
+                ids.extend(jobs_box.submit(f"good many{number}", 2) for number in range(12))
+            after = pool.submit(jobs_box.edit, "room-after", steps=2)
+        assert after.result().status_code == 200
     assert len(ids) == 8
     for name in ids:
         until(jobs_box, name, "completed")
