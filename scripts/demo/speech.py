@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
+from scripts.demo.grammar import articled
 from scripts.demo.tasks import SHAPES, SUBJECTS, UNKNOWN, Task, edit_tasks, text_tasks
 
 Language = Literal["en", "zh"]
@@ -86,7 +87,8 @@ def think(task: Task, language: Language, sources: int = 1) -> str:
         table = {"en": _EN, "zh": _ZH}[language]
         parts = [tuple(text.replace("{c}", _colour(s.colour, language)) for text in table[s.name]) for s in task.steps]
         if language == "en":
-            return f"The user wants {' and '.join(p[0] for p in parts)}. I {', then I '.join(p[1] for p in parts)}."
+            wants, does = " and ".join(p[0] for p in parts), ", then I ".join(p[1] for p in parts)
+            return articled(f"The user wants {wants}. I {does}.")
         return f"用户想要{'和'.join(p[0] for p in parts)}。我{'，再'.join(p[1] for p in parts)}。"
     what = _picture(task, language)
     if language == "en":
@@ -103,12 +105,12 @@ def recaption(task: Task, language: Language, sources: int = 1) -> str:
         return what[0].upper() + what[1:] + "." if language == "en" else what + "。"
     table = {"en": _EN, "zh": _ZH}[language]
     parts = [table[s.name][2].replace("{c}", _colour(s.colour, language)) for s in task.steps]
-    return f"The same picture, {', '.join(parts)}." if language == "en" else f"同一张图，{'，'.join(parts)}。"
+    return articled(f"The same picture, {', '.join(parts)}.") if language == "en" else f"同一张图，{'，'.join(parts)}。"
 
 
 def parse(text: str) -> Task | None:
-    """The task that a recaption names, in either language; None if it is nobody's."""
-    return _recaptions().get(text.strip())
+    """The task that a recaption names, in either language; None if it is nobody's. `a` or `an` does not matter."""
+    return _recaptions().get(articled(text.strip()))
 
 
 @cache
@@ -134,8 +136,7 @@ def _picture(task: Task, language: Language) -> str:
         what = _colour(task.colour, language) + SHAPES_ZH[task.shape] if task.shape else SUBJECTS_ZH[task.subject or ""]
         return f"{ground}背景上的{what}"
     what = f"{task.colour} {task.shape}" if task.shape else str(task.subject)
-    article = "an" if what[0] in "aeiou" else "a"
-    return f"{article} {what} on a {ground} background"
+    return articled(f"a {what} on a {ground} background")
 
 
 _TWO: dict[tuple[Language, str], str] = {

@@ -112,11 +112,12 @@ def _step(rng: Random, names: Sequence[str]) -> Step:
 def _prompt(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> str:
     core, order = _core(lexicon, task, sources, rng)
     if rng.random() < _UNADORNED_SHARE:
-        return _disturbed(_unadorned(lexicon, core, rng), rng)
-    text = _loosened(_polite(lexicon, core, order, rng), rng)
-    if sources == 1 and rng.random() < _CONTEXT_SHARE:  # what a remark is about would be there to be drawn, too
-        text = _in_context(lexicon, text, rng)
-    return _disturbed(text, rng)
+        text = _unadorned(lexicon, core, rng)
+    else:
+        text = _loosened(_polite(lexicon, core, order, rng), rng)
+        if sources == 1 and rng.random() < _CONTEXT_SHARE:  # what a remark is about would be there to be drawn, too
+            text = _in_context(lexicon, text, rng)
+    return _disturbed(grammar.articled(text), rng)
 
 
 def _core(lexicon: Lexicon, task: Task, sources: int, rng: Random) -> tuple[str, bool]:

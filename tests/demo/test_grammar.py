@@ -83,3 +83,25 @@ def test_broken_templates(template):
 )
 def test_bare_begins_without_a_separator(template: str, expected: str) -> None:
     assert bare(template) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a orange frame", "an orange frame"),
+        ("on an blue background", "on a blue background"),
+        ("Like an a old photo", "Like an old photo"),
+        ("A ORANGE ONE", "AN ORANGE ONE"),
+        ("An uniform one for a hour", "A uniform one for an hour"),
+        ("a one-off, a unicorn, a unusual one", "a one-off, a unicorn, an unusual one"),
+        ("plan a, x a b", "plan a, x a b"),
+    ],
+)
+def test_an_article_goes_by_the_word_behind_it(text: str, expected: str) -> None:
+    assert grammar.articled(text) == expected
+
+
+def test_a_matcher_takes_either_article() -> None:
+    matcher = Matcher(["put an {c} frame", "bananas"], {"c": ("red", "orange")})
+    assert all(matcher.fullmatch(text) for text in ("put a red frame", "put an red frame", "put an orange frame"))
+    assert not matcher.fullmatch("baaas")

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from scripts.demo import grammar, tokenizer, wordings
-from scripts.demo.edits import NAMES, steps_of
+from scripts.demo.edits import NAMES, Step, steps_of
 from scripts.demo.lexicon import LEXICONS
 from scripts.demo.tasks import SOURCES, UNKNOWN, Task, edit_tasks, family, text_tasks
 from scripts.demo.wordings import FAMILY_SHARE, draw, parse, recaption, think
@@ -20,6 +20,14 @@ def test_a_recaption_leads_back_to_its_task(language):
     assert all(parse(recaption(task, language)) == task for task in every)
     assert parse(recaption(UNKNOWN, language, sources=0)) == UNKNOWN
     assert parse("The same picture, better.") is None
+
+
+def test_what_is_said_has_the_right_articles():
+    orange = Task("edit", (Step("background", "orange"),))
+    assert recaption(orange, "en") == "The same picture, on an orange background."
+    assert think(orange, "en").startswith("The user wants an orange background.")
+    assert parse("The same picture, on a orange background.") == orange
+    assert recaption(Task("subject", subject="apple", ground="red"), "en") == "An apple on a red background."
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
