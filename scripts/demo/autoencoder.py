@@ -74,10 +74,11 @@ def build(config: VaeConfig, seed: int) -> Vae:
 
 
 def matrices_and_others(vae: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Kernels for Muon; norms, biases and the kernels that meet pixels or make latents for AdamW."""
+    """Of what is trained: kernels for Muon; norms, biases and kernels that meet pixels or make latents for AdamW."""
     outer = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_out.weight")
-    inner = {name: p for name, p in vae.named_parameters() if p.dim() == 4 and name not in outer}
-    return list(inner.values()), [p for name, p in vae.named_parameters() if name not in inner]
+    trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
+    inner = {name: p for name, p in trained.items() if p.dim() == 4 and name not in outer}
+    return list(inner.values()), [p for name, p in trained.items() if name not in inner]
 
 
 def reconstruct(vae: Vae, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The demo checkpoint from nothing, in one command: pictures, tokenizer, autoencoder, transformer, folder, test set.
+"""The demo checkpoint from nothing, in one command: pictures, tokenizer, the three trainings, folder, test set.
 
     python -m scripts.demo.build WORK
 
@@ -20,8 +20,12 @@ import torch
 
 from scripts.demo import state
 
-RESULTS = {"autoencoder": "autoencoder_average", "transformer": "transformer"}
-"""What a finished training has left in the state folder."""
+RESULTS = {
+    "autoencoder": ("autoencoder_average", "step"),
+    "transformer": ("transformer", "step"),
+    "decoder": ("autoencoder_average", "decoder_step"),
+}
+"""What a finished training has left in the state folder, and where its steps are told."""
 UNFINISHED = 75
 """Exit status (EX_TEMPFAIL): the slice is over, not the training."""
 
@@ -54,6 +58,7 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
         Part("tokenizer", module("scripts.demo.tokenizer", tokenizer), tokenizer.exists),
         training("autoencoder", args.autoencoder_steps, args.autoencoder_count),
         training("transformer", args.transformer_steps, args.count, ranks),
+        training("decoder", args.decoder_steps, args.decoder_count),
         Part("folder", module("scripts.demo.export", folder, *trained, "--packed", work / "packed")),
         Part("test set", module("scripts.demo.judge", folder, "--steps", 8, "--sheet", work / "sheet.png")),
     ]
@@ -66,8 +71,9 @@ def module(*words: object) -> list[str]:
 
 def steps_of(folder: Path, name: str) -> int:
     """How many steps are in what a training has left; -1 where it has left nothing."""
-    kept = state.load(folder, RESULTS[name])
-    return -1 if kept is None else int(kept.get("step", 0))  # `resume` leaves an autoencoder without a step
+    result, step = RESULTS[name]
+    kept = state.load(folder, result)
+    return -1 if kept is None else int(kept.get(step, 0))  # `resume` leaves an autoencoder without a step
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,6 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder-count", type=int, default=64, help="pictures per step")
     parser.add_argument("--transformer-steps", type=int, default=40000)
     parser.add_argument("--count", type=int, default=96, help="samples per step of the transformer, on each GPU")
+    parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--decoder-count", type=int, default=32, help="samples per step of the decoder")
     parser.add_argument("--gpus", type=int, default=max(1, torch.cuda.device_count()), help="for the transformer")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--slice-seconds", type=float, help="end each training of a call after that long")

@@ -42,6 +42,7 @@ class Drawn:
         sources: per source, pictures fp32 `[n, 3, rows, columns]` in 0..1, as small as the vision tower takes them.
         conds: per source, its scaled latents fp32 `[n, channels, h, w]`.
         clean: the scaled latents of the exact answers.
+        exact: these answers themselves, uint8 `[n, 3, rows, columns]`, if they were asked for.
         guess: the network's own latest answers, once it has given some.
     """
 
@@ -49,19 +50,22 @@ class Drawn:
     sources: list[Tensor]
     conds: list[Tensor]
     clean: Tensor
+    exact: Tensor | None = None
     guess: Tensor | None = None
 
     def to(self, device: torch.device) -> Drawn:
         """On a device, in fp32; copies from pinned memory do not wait."""
         sources, conds = ([_sent(x, device) for x in part] for part in (self.sources, self.conds))
         batches = tuple(batch.to(device) for batch in self.batches)
-        return Drawn(batches, sources, conds, _sent(self.clean, device))
+        exact = None if self.exact is None else self.exact.to(device, non_blocking=True)
+        return Drawn(batches, sources, conds, _sent(self.clean, device), exact)
 
     def pin_memory(self) -> Drawn:
         """In memory that a GPU copies from by itself."""
         sources, conds = ([x.pin_memory() for x in part] for part in (self.sources, self.conds))
         batches = tuple(batch.pin_memory() for batch in self.batches)
-        return Drawn(batches, sources, conds, self.clean.pin_memory())
+        exact = None if self.exact is None else self.exact.pin_memory()
+        return Drawn(batches, sources, conds, self.clean.pin_memory(), exact)
 
     def packed(self) -> bytes:
         """For another process, floats in fp16.
@@ -71,7 +75,7 @@ class Drawn:
         """
         sources, conds = ([x.half() for x in part] for part in (self.sources, self.conds))
         file = io.BytesIO()
-        _Pickler(file, protocol=5).dump(Drawn(self.batches, sources, conds, self.clean.half()))
+        _Pickler(file, protocol=5).dump(Drawn(self.batches, sources, conds, self.clean.half(), self.exact))
         return file.getvalue()
 
     @classmethod
@@ -129,8 +133,8 @@ class Pool:
         return Drawn.unpacked(next(self.packed), self.device)
 
 
-def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device) -> Vae:
-    """The planar autoencoder that a finished training left in a state folder; in bfloat16 on a GPU.
+def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Vae:
+    """The planar autoencoder that a finished training left in a state folder; by default in bfloat16 on a GPU.
 
     Raises:
         FileNotFoundError: there is none.
@@ -141,7 +145,7 @@ def autoencoder_of(config: ModelConfig, folder: Path, device: torch.device) -> V
     vae = planar(Vae(config.vae))
     vae.load_state_dict({key: value.float() for key, value in done["weights"].items()})
     vae.requires_grad_(False)
-    return vae.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return vae.to(device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32))
 
 
 class DrawnStream(IterableDataset):
@@ -152,10 +156,11 @@ class DrawnStream(IterableDataset):
         archive: the pictures, from `pack.py`.
         folder: the state folder, with a finished autoencoder.
         device: where to draw and encode.
+        exact: whether the answers are wanted as pictures, too.
     """
 
-    def __init__(self, stream: Stream, archive: Path, folder: Path, device: torch.device) -> None:
-        self.stream, self.archive, self.folder, self.device = stream, archive, folder, device
+    def __init__(self, stream: Stream, archive: Path, folder: Path, device: torch.device, exact: bool = False) -> None:
+        self.stream, self.archive, self.folder, self.device, self.exact = stream, archive, folder, device, exact
 
     def __iter__(self) -> Iterator[bytes]:
         worker = torch.utils.data.get_worker_info()
@@ -164,11 +169,11 @@ class DrawnStream(IterableDataset):
         config = self.stream.sequences.config
         vae, pictures = autoencoder_of(config, self.folder, self.device), Pictures(self.archive, self.device, seed)
         for batches in self.stream:
-            yield drawn(batches, pictures, vae, config).packed()
+            yield drawn(batches, pictures, vae, config, self.exact).packed()
 
 
 @torch.no_grad()
-def drawn(batches: tuple[Batch, ...], pictures: Pictures, vae: Vae, config: ModelConfig) -> Drawn:
+def drawn(batches: tuple[Batch, ...], pictures: Pictures, vae: Vae, config: ModelConfig, exact: bool = False) -> Drawn:
     """Draws and encodes the pictures of batches that ask for the same."""
     batch = batches[0]
     sources, target = pictures.draw(list(batch.requests), *batch.size)
@@ -180,4 +185,5 @@ def drawn(batches: tuple[Batch, ...], pictures: Pictures, vae: Vae, config: Mode
     ]
     # Requests are for drawing only; without them less is copied between processes.
     silent = tuple(replace(batch, requests=()) for batch in batches)
-    return Drawn(silent, [x.cpu() for x in small], conds, latents(vae, target, draw=False).cpu())
+    kept = (target * 255).round().byte().cpu() if exact else None
+    return Drawn(silent, [x.cpu() for x in small], conds, latents(vae, target, draw=False).cpu(), kept)

@@ -157,9 +157,10 @@ class Lexicon:
     def _near_miss(self, kind: str, slots: Words, rng: Random) -> str:
         """A known edit of a thing in the picture (`partial`), or with a colour that is none of the twelve (`shade`)."""
         names: Sequence[str] = [name for name in self.edits if name not in _ABOUT_OBJECTS]
-        other, places = {"pic": self.strange_slots["the"]}, ("{pic}", "{ba}")
+        places: Sequence[str] = ("{pic}", "{ba}")
+        other = {"pic": self.strange_slots["the"]}
         if kind == "shade":
-            names, other, places = COLOURED, {"c": self.strange_slots["odd"]}, ("{c}",)
+            names, places, other = COLOURED, ("{c}",), {"c": self.strange_slots["odd"]}
         step = _any_step(rng.choice(names), rng)
         phrases, own = self.edits[step.name], {**slots, **self._step_slots(step), **other}
         if rng.random() < _ORDINARY_SHARE:  # else short words would tell that an edit is known

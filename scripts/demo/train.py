@@ -2,10 +2,11 @@
 
     python -m scripts.demo.train autoencoder --steps 2200
     python -m scripts.demo.train transformer --steps 40000 --count 96 --seconds 500
+    python -m scripts.demo.train decoder --steps 1500 --count 32
 
 On several GPUs with `torchrun --nproc-per-node 2 -m scripts.demo.train transformer ...`; each takes `--count` samples.
-Each call goes on from the state folder and says how far it is; the transformer needs a finished autoencoder. Knows the
-order of things; what a step computes is in `autoencoder.py` and `transformer.py`.
+Each call goes on from the state folder and says how far it is; each part needs those before it. Knows the order of
+things; what a step computes is in `autoencoder.py`, `transformer.py` and `decoder.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import argparse
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,131 +23,24 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hunyuan.formats.config import CheckpointConfig
 from hunyuan.model.vae import Vae
-from scripts.demo import autoencoder, sensitivity, sizes, state, transformer, wordings
-from scripts.demo.drawing import DrawnStream, Pool
-from scripts.demo.optimizer import Average, Optimizer, trapezoid
+from scripts.demo import autoencoder, decoder, sensitivity, sizes, state, transformer, wordings
+from scripts.demo.drawing import DrawnStream, Pool, autoencoder_of
+from scripts.demo.optimizer import Optimizer
 from scripts.demo.pictures import SIZES, Pictures
 from scripts.demo.ranks import ALONE, Ranks
 from scripts.demo.sequences import Sequences, Stream
 from scripts.demo.tasks import SOURCES, Family, beside_size
+from scripts.demo.training import Plan, Training
 
-LOG_SECONDS, SAVE_SECONDS = 15.0, 120.0
-OVER = -1.0  # instead of a learning rate
 RANK_SEEDS = 1_000_003
 POOL = 6
 """Drawings at hand, at least: the steps on one of them lie so far apart."""
-
-
-@dataclass
-class Plan:
-    """How long a training is.
-
-    Attributes:
-        steps: of the whole training; the learning rate falls towards it.
-        until: when this slice ends, by `time.monotonic`; earlier when all steps are done.
-        last: no slice follows: the learning rate has fallen when this one ends, whatever the step.
-        falling: part of the training, or of the last slice, in which the learning rate falls.
-        count: samples per step.
-    """
-
-    steps: int
-    until: float
-    count: int
-    seed: int = 0
-    last: bool = False
-    warm: int = 200
-    falling: float = 0.45
-
-    def over(self, step: int) -> bool:
-        return step >= self.steps or time.monotonic() >= self.until
-
-    def factor(self, step: int, fresh: int, began: float) -> float:
-        """The learning rate's, at `step` of the training, `fresh` of this slice, which runs since `began`."""
-        done = step / self.steps
-        if self.last:
-            done = max(done, (time.monotonic() - began) / (self.until - began))
-        return min((fresh + 1) / self.warm, trapezoid(done, self.falling))
-
-
-@dataclass
-class Training:
-    """Parameters on their way: optimizer, average, and what is kept between two slices."""
-
-    name: str
-    model: nn.Module
-    optimizer: Optimizer
-    folder: Path
-    ranks: Ranks = ALONE
-    step: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        self.average = Average([p for p in self.model.parameters() if p.requires_grad], decay=0.999)
-
-    def resume(self) -> None:
-        """Takes over the state folder's state, if there is one."""
-        kept = state.load(self.folder, self.name)
-        if kept is None:
-            return
-        self.step = kept["step"]
-        with torch.no_grad():
-            for name, parameter, mean in zip(self.names, self.average.parameters, self.average.values, strict=True):
-                parameter.copy_(kept["parameters"][name])
-                mean.copy_(kept["average"][name])
-
-    def save(self) -> None:
-        if not self.ranks.leads:
-            return
-        values = {
-            "parameters": dict(zip(self.names, self.average.parameters, strict=True)),
-            "average": dict(zip(self.names, self.average.values, strict=True)),
-        }
-        state.save(self.folder, self.name, {"step": self.step, **values})
-
-    def run(self, plan: Plan, one: Callable[[], dict[str, Tensor]]) -> None:
-        """Steps until the plan's steps or time are over, then saves.
-
-        Args:
-            one: forward and backward of one step; returns scalars for the progress line.
-        """
-        first = last_step = self.step
-        ready = began = logged = saved = time.monotonic()
-        while (rate := self._rate(plan, first, began)) != OVER:
-            found = one()
-            if self.step == first:
-                began = time.monotonic()  # before this, kernels were compiled
-                self._say(f"{self.name}: the first step, with what it compiles, took {began - ready:.0f} s")
-            self.ranks.average(self.optimizer.parameters)
-            self.optimizer.step(rate)
-            self.step += 1
-            self.average.update(self.step)
-            for key, value in found.items():
-                self.sums[key] = self.sums.get(key, 0) + value.detach()
-            now = time.monotonic()
-            if now - logged > LOG_SECONDS or self.step == plan.steps:
-                self._log(plan, self.step - last_step, now - logged, now - began)
-                logged, last_step = now, self.step
-            if now - saved > SAVE_SECONDS:
-                self.save()
-                saved = now
-        self.save()
-
-    def _rate(self, plan: Plan, first: int, began: float) -> float:
-        """The learning rate's factor for the next step, or that there is none; the same for all ranks."""
-        return self.ranks.agreed(OVER if plan.over(self.step) else plan.factor(self.step, self.step - first, began))
-
-    def _log(self, plan: Plan, steps: int, seconds: float, total: float) -> None:
-        """The progress line: means since the last one."""
-        rate = steps * plan.count * self.ranks.count / seconds
-        means = ", ".join(f"{k} {float(v) / steps:.4f}" for k, v in self.sums.items())
-        self._say(f"{self.name} {self.step}/{plan.steps} {total:.0f} s, {rate:.0f} pictures/s, {means}")
-        self.sums = {}
-
-    def _say(self, line: str) -> None:
-        if self.ranks.leads:
-            print(line, flush=True)
+DECODER_WORDINGS = 2
+"""Steps of the decoder that each drawn batch serves: what it is to learn is in the pictures."""
+RATES = {"autoencoder": (1.5e-3, 1e-3), "transformer": (1.5e-3, 1e-3), "decoder": (3e-4, 2e-4)}
+"""Learning rates of matrices and of all others."""
 
 
 def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
@@ -180,12 +73,17 @@ def train_autoencoder(args: argparse.Namespace, plan: Plan) -> None:
 
 def finish_autoencoder(vae: Vae, pictures: Pictures, folder: Path, step: int) -> None:
     """Prints how good the averaged autoencoder is, and writes it with its step and latents' scale."""
-    device = next(vae.parameters()).device
-    found = autoencoder.held_out(vae, [square(p).to(device) for p in pictures.held_photos()])
     scale = autoencoder.latent_statistics(vae, lambda: pictures.autoencoder(64, 256, 256) * 2 - 1)
-    print(f"autoencoder on {len(found)} held-out photographs: {sum(found) / len(found):.2f} dB, {scale}", flush=True)
+    print(f"{held_out(vae, pictures)}, {scale}", flush=True)
     content = {"step": step, "weights": vae.state_dict(), "scaling": 1 / scale["std"], "shift": scale["mean"]}
     state.save(folder, "autoencoder_average", content)
+
+
+def held_out(vae: Vae, pictures: Pictures) -> str:
+    """How good an autoencoder is on pictures that it has not been trained on."""
+    device = next(vae.parameters()).device
+    found = autoencoder.held_out(vae, [square(p).to(device) for p in pictures.held_photos()])
+    return f"autoencoder on {len(found)} held-out photographs: {sum(found) / len(found):.2f} dB"
 
 
 def square(picture: Tensor) -> Tensor:
@@ -224,12 +122,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     """One slice of the transformer; every rank's samples are its own."""
     device = torch.device(args.device)
     ranks = Ranks.join(device)
-    done = state.load(args.state, "autoencoder_average")
-    if done is None:
-        raise SystemExit(f"{args.state} holds no autoencoder: train that first")
-    tokenizer = Tokenizer.from_file(str(args.tokenizer))
-    folder = args.state / f"small{ranks.rank or ''}"  # each rank writes its own
-    config = sizes.write_small_files(folder, tokenizer, sizes.model_config(tokenizer, done["scaling"], done["shift"]))
+    folder, config = _small_files(args, ranks)
     model, operations = transformer.build(config, plan.seed)
     model.to(device)
     optimizer = _optimizer(transformer.matrices_and_others(model), args)
@@ -239,7 +132,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     torch.manual_seed(seed)
     weighing = sensitivity.weighing(args.state, args.pack, config, device, ranks)
     trainee = transformer.Trainee(model, operations, plan.count, args.copies, device.type == "cuda", weighing)
-    batches = iter(_loader(args, Sequences(folder, config, args.copies), plan.count, seed))
+    batches = iter(_loader(args, Sequences(folder, config, args.copies), seed, args.wordings))
     pool = Pool(batches, device, POOL * args.wordings, seed)
 
     def one() -> dict[str, Tensor]:
@@ -260,11 +153,63 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     ranks.leave()
 
 
-def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: int) -> Iterable[bytes]:
+def train_decoder(args: argparse.Namespace, plan: Plan) -> None:
+    """One slice of the decoder alone, on the transformer's answers; at its end writes `autoencoder_average` anew."""
     device = torch.device(args.device)
-    stream = DrawnStream(Stream(sequences, Draws(), count, seed, args.wordings), args.pack, args.state, device)
+    folder, config = _small_files(args, ALONE)
+    done, answering = state.load(args.state, "autoencoder_average"), state.load(args.state, "transformer")
+    if done is None or answering is None:
+        raise SystemExit(f"{args.state} holds no transformer: train that first")
+    model, operations = transformer.build(config, plan.seed)
+    weights = dict(model.requires_grad_(False).named_parameters())
+    for name, value in answering["average"].items():
+        weights[name].copy_(value)
+    model.to(device)
+    vae = autoencoder_of(config, args.state, device, torch.float32)
+    vae.decoder.requires_grad_(True)
+    training = Training("decoder", vae, _optimizer(autoencoder.matrices_and_others(vae), args), args.state)
+    training.resume()
+    seed = plan.seed + training.step
+    torch.manual_seed(seed)
+    # Not compiled: that takes as long as a third of this training.
+    trainee = transformer.Trainee(model, operations, plan.count, copies=1)
+    batches = iter(_loader(args, Sequences(folder, config, 1), seed, DECODER_WORDINGS, exact=True))
+    pool = Pool(batches, device, POOL * DECODER_WORDINGS, seed)
+
+    def one() -> dict[str, Tensor]:
+        drawn, batch = pool.take()
+        assert drawn.exact is not None
+        latents = decoder.lesson(decoder.answers(trainee, drawn, batch), drawn.clean)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            total, error = decoder.loss(vae, latents, drawn.exact)
+        total.backward()
+        return {"loss": total, "PSNR": -10 * error.log10()}
+
+    training.run(plan, one)
+    pool.close()
+    training.average.swap()
+    print(held_out(vae, Pictures(args.pack, device, seed)), flush=True)
+    content = {**done, "weights": vae.state_dict(), "decoder_step": training.step}
+    state.save(args.state, "autoencoder_average", content)
+
+
+def _small_files(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, CheckpointConfig]:
+    """The checkpoint's small files, written for the finished autoencoder, and the configuration in them."""
+    done = state.load(args.state, "autoencoder_average")
+    if done is None:
+        raise SystemExit(f"{args.state} holds no autoencoder: train that first")
+    tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    folder = args.state / f"small{ranks.rank or ''}"  # each rank writes its own
+    config = sizes.model_config(tokenizer, done["scaling"], done["shift"])
+    return folder, sizes.write_small_files(folder, tokenizer, config)
+
+
+def _loader(
+    args: argparse.Namespace, sequences: Sequences, seed: int, wordings: int, exact: bool = False
+) -> Iterable[bytes]:
+    stream = Stream(sequences, Draws(), args.count, seed, wordings)
     return DataLoader(
-        stream,
+        DrawnStream(stream, args.pack, args.state, torch.device(args.device), exact),
         batch_size=None,
         num_workers=args.workers,
         multiprocessing_context="spawn",
@@ -273,14 +218,19 @@ def _loader(args: argparse.Namespace, sequences: Sequences, count: int, seed: in
 
 
 def _optimizer(parameters: tuple[list[nn.Parameter], list[nn.Parameter]], args: argparse.Namespace) -> Optimizer:
-    return Optimizer(*parameters, matrix_rate=args.matrix_rate, other_rate=args.other_rate)
+    matrix_rate, other_rate = RATES[args.part]
+    return Optimizer(
+        *parameters,
+        matrix_rate=matrix_rate if args.matrix_rate is None else args.matrix_rate,
+        other_rate=other_rate if args.other_rate is None else args.other_rate,
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train the demo checkpoint.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("part", choices=("autoencoder", "transformer"))
+    parser.add_argument("part", choices=tuple(RATES))
     parser.add_argument(
         "--pack", type=Path, default=Path("demo_work/pack.npz"), help="pictures, from scripts.demo.pack"
     )
@@ -298,9 +248,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=64, help="samples per step")
     parser.add_argument("--copies", type=int, default=1, help="noisy answers per sample (transformer)")
     parser.add_argument("--wordings", type=int, default=8, help="steps that each drawn batch serves (transformer)")
-    parser.add_argument("--workers", type=int, default=6, help="processes that draw batches (transformer)")
-    parser.add_argument("--matrix-rate", type=float, default=1.5e-3, help="learning rate of matrices (Muon)")
-    parser.add_argument("--other-rate", type=float, default=1e-3, help="learning rate of all others (AdamW)")
+    parser.add_argument("--workers", type=int, default=6, help="processes that draw batches (not the autoencoder's)")
+    parser.add_argument("--matrix-rate", type=float, help=f"learning rate of matrices (Muon); for each part: {RATES}")
+    parser.add_argument("--other-rate", type=float, help="learning rate of all others (AdamW)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda")
     return parser
@@ -312,15 +262,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Worth it for one shape; the transformer's pictures have twenty, and each process would try them all.
     torch.backends.cudnn.benchmark = args.part == "autoencoder"
     torch.set_float32_matmul_precision("high")
-    if args.part == "transformer" and args.workers < 1:
+    if args.part != "autoencoder" and args.workers < 1:
         raise SystemExit("--workers: at least 1; drawing in this process would share its random numbers")
-    if args.part == "autoencoder" and "WORLD_SIZE" in os.environ:
-        raise SystemExit("the autoencoder is trained on one GPU, without torchrun")
+    if args.part != "transformer" and "WORLD_SIZE" in os.environ:
+        raise SystemExit(f"the {args.part} is trained on one GPU, without torchrun")
     if args.device == "cuda":
         args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # torchrun sets it
         torch.cuda.set_device(args.device)
     plan = Plan(args.steps, began + args.seconds, args.count, args.seed, args.last, falling=args.falling)
-    {"autoencoder": train_autoencoder, "transformer": train_transformer}[args.part](args, plan)
+    parts = {"autoencoder": train_autoencoder, "transformer": train_transformer, "decoder": train_decoder}
+    parts[args.part](args, plan)
     return 0
 
 

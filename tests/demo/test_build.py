@@ -12,7 +12,8 @@ import torch
 from scripts.demo import build, state, train
 
 SMALL = ["--gpus", "1", "--device", "cpu", "--autoencoder-steps", "4", "--transformer-steps", "10"]
-ORDER = ["pack", "tokenizer", "train autoencoder", "train transformer", "export", "judge"]
+SMALL += ["--decoder-steps", "5"]
+ORDER = ["pack", "tokenizer", "train autoencoder", "train transformer", "train decoder", "export", "judge"]
 
 
 class Commands:
@@ -41,8 +42,9 @@ class Commands:
         kept = state.load(folder, name) or {"step": 0}
         steps = {"step": kept["step"] + 5, "parameters": {"x": torch.zeros(1)}}
         state.save(folder, name, steps)
-        if name == "autoencoder" and not self.cut:
-            state.save(folder, "autoencoder_average", {"step": steps["step"]})
+        if name != "transformer" and not self.cut:
+            counted = "step" if name == "autoencoder" else "decoder_step"
+            state.save(folder, "autoencoder_average", {"step": 5} | {counted: steps["step"]})
 
 
 @pytest.fixture
@@ -81,6 +83,17 @@ def test_an_autoencoder_without_its_average_is_not_done(tmp_path: Path, commands
     commands.cut = False
     assert build.main([str(tmp_path), *SMALL, "--transformer-steps", "5"]) == 0
     assert commands.called == [*ORDER[:3], *ORDER[2:]]
+
+
+def test_a_decoder_without_its_average_is_not_done(tmp_path: Path, commands: Commands) -> None:
+    line = [str(tmp_path), *SMALL, "--transformer-steps", "5"]
+    assert build.main([*line, "--decoder-steps", "10"]) == build.UNFINISHED
+    assert commands.called == ORDER[:5]
+    commands.cut = True
+    assert build.main([*line, "--decoder-steps", "10"]) == build.UNFINISHED
+    commands.cut = False
+    assert build.main([*line, "--decoder-steps", "10"]) == 0
+    assert commands.called == [*ORDER[:5], ORDER[4], *ORDER[4:]]
 
 
 def test_only_the_transformer_takes_several_gpus(tmp_path: Path, commands: Commands) -> None:

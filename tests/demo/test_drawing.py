@@ -21,7 +21,8 @@ from scripts.demo import autoencoder, drawing, resume, state, transformer, wordi
 from scripts.demo.drawing import Drawn, DrawnStream, Pool
 from scripts.demo.export import official_weights
 from scripts.demo.sequences import Sequences, Stream
-from scripts.demo.train import Draws, Plan, train_transformer
+from scripts.demo.train import Draws, train_decoder, train_transformer
+from scripts.demo.training import Plan
 
 CPU = torch.device("cpu")
 
@@ -113,10 +114,12 @@ def test_a_drawing_that_fails_ends_the_training() -> None:
 
 
 @pytest.mark.slow
-def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_its_folder(
+def test_slices_of_training_with_a_drawing_process_and_one_that_goes_on_from_their_folder(
     folder: Path, config: CheckpointConfig, archive: Path, trained: Path, tmp_path: Path, capsys
 ) -> None:
     args = Namespace(
+        part="transformer",
+        count=1,
         device="cpu",
         state=trained,
         pack=archive,
@@ -132,12 +135,27 @@ def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_it
         patch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
         patch.setattr("scripts.demo.sensitivity.PICTURES", 1)
         train_transformer(args, Plan(steps=2, until=math.inf, count=1))
+        before = state.load(trained, "autoencoder_average")
+        args.part = "decoder"
+        train_decoder(args, Plan(steps=2, until=math.inf, count=1))
     told = capsys.readouterr().out
     assert "transformer 2/2" in told
     assert "ms for pictures" in told
     kept = state.load(trained, "transformer")
     assert kept is not None
     assert kept["step"] == 2
+    assert "decoder 2/2" in told
+    after = state.load(trained, "autoencoder_average")
+    assert before is not None
+    assert after is not None
+    assert after["decoder_step"] == 2
+    assert (after["scaling"], after["shift"]) == (0.7, 0.1)
+    assert before["weights"].keys() == after["weights"].keys()
+    for name, value in before["weights"].items():
+        if name.startswith("encoder."):
+            assert torch.equal(value, after["weights"][name]), name
+        elif value.dim() == 4:  # a norm's weights of 1 change too little for fp16
+            assert not torch.equal(value, after["weights"][name]), name
 
     out, vae = tmp_path / "exported", drawing.autoencoder_of(config, trained, CPU)
     _export(folder, config, vae, kept["average"], out)

@@ -33,7 +33,7 @@ from scripts.demo.export import official_weights
 from scripts.demo.optimizer import Optimizer, as_matrices, groups_of, orthogonalized
 from scripts.demo.sequences import TASKS, Batch, Sequences
 from scripts.demo.tasks import UNKNOWN
-from scripts.demo.train import Plan
+from scripts.demo.training import Plan
 from scripts.demo.transformer import Noisy, Trainee
 from scripts.demo.wordings import Request
 

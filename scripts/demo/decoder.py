@@ -1,0 +1,49 @@
+"""Trains the demo's decoder once more, on what the finished transformer answers.
+
+At work the decoder never gets what the encoder makes of a picture: it gets the transformer's answer, whose errors are
+of a kind, which it can learn to undo. The encoder stays as it is, and so do the latents that the transformer knows.
+Knows one step; does not know where pictures come from or how long a training is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hunyuan.model.vae import Vae
+from scripts.demo.autoencoder import picture_loss
+from scripts.demo.drawing import Drawn
+from scripts.demo.sequences import Batch
+from scripts.demo.transformer import Noisy, Trainee
+
+FAR = 0.35
+"""Mean squared error of an answer, whose latents are of about unit variance, that is another picture: the prompt was
+left out, or a figure hid what was asked for. From these nothing can be learned."""
+RIGHT_SHARE = 0.25
+
+
+@torch.no_grad()
+def answers(trainee: Trainee, drawn: Drawn, batch: Batch) -> Tensor:
+    """What the network answers at time 1, scaled latents fp32 `[n, channels, h, w]`; later steps change little."""
+    noisy = Noisy.draw(drawn.clean, trainee.copies)
+    predicted = trainee.losses(batch, drawn.sources, drawn.conds, noisy).predicted
+    return noisy.answer(predicted, trainee.copies)
+
+
+def lesson(answered: Tensor, right: Tensor) -> Tensor:
+    """What to decode, `[n, channels, h, w]`: the answers; for a share and where one is far off, the right latents."""
+    far = (answered - right).square().mean((1, 2, 3)) > FAR
+    shown = torch.rand(len(right), device=right.device) < RIGHT_SHARE
+    return torch.where((far | shown)[:, None, None, None], right, answered)
+
+
+def loss(vae: Vae, latents: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+    """The training loss, and the mean squared error of pixels in 0..1 for the log.
+
+    Args:
+        latents: scaled, fp32 `[n, channels, h, w]`.
+        exact: uint8 `[n, 3, rows, columns]`, the pictures that these should be.
+    """
+    wanted = exact.float() / 127.5 - 1
+    made = vae.decoder(vae.unscale(latents)[:, :, None])[:, :, 0].float()
+    return picture_loss(made, wanted), (made - wanted).detach().square().mean() / 4
