@@ -84,6 +84,8 @@ class Box:
     def held(self) -> Iterator[None]:
         """Each of the scripted replicas works on an edit until the `with` ends; these edits all succeed."""
         releases = [replica.folder / "release" for replica in self.replicas]
+        for file in releases:
+            file.unlink(missing_ok=True)
         with ThreadPoolExecutor(len(releases)) as pool:
             edits = [pool.submit(self.edit, f"held-{n}", "held edit") for n in range(len(releases))]
             try:
@@ -93,8 +95,6 @@ class Box:
                 for file in releases:
                     file.touch()
             assert [one.result().status_code for one in edits] == [200] * len(edits)
-        for file in releases:
-            file.unlink()
 
     def until_running(self, edits: Sequence[Future[Any]], seconds: float = 20) -> None:
         """Returns when all of `edits` are with the replicas; a busy machine may take a while to send them."""

@@ -19,13 +19,10 @@ from pathlib import Path
 import torch
 
 from scripts.demo import state
+from scripts.demo.train import decoder_step
 
-RESULTS = {
-    "autoencoder": ("autoencoder_average", "step"),
-    "transformer": ("transformer", "step"),
-    "decoder": ("autoencoder_average", "decoder_step"),
-}
-"""What a finished training has left in the state folder, and where its steps are told."""
+RESULTS = {"autoencoder": "autoencoder_average", "transformer": "transformer", "decoder": "autoencoder_average"}
+"""What a finished training has left in the state folder."""
 UNFINISHED = 75
 """Exit status (EX_TEMPFAIL): the slice is over, not the training."""
 
@@ -70,10 +67,16 @@ def module(*words: object) -> list[str]:
 
 
 def steps_of(folder: Path, name: str) -> int:
-    """How many steps are in what a training has left; -1 where it has left nothing."""
-    result, step = RESULTS[name]
-    kept = state.load(folder, result)
-    return -1 if kept is None else int(kept.get(step, 0))  # `resume` leaves an autoencoder without a step
+    """How many steps are in what a training has left; -1 where it has left nothing.
+
+    The decoder's count only if the transformer is still the one whose answers it has learned from.
+    """
+    kept = state.load(folder, RESULTS[name])
+    if kept is None:
+        return -1
+    if name == "decoder":
+        return decoder_step(kept, steps_of(folder, "transformer"))
+    return int(kept.get("step", 0))  # `resume` leaves an autoencoder without a step
 
 
 def build_parser() -> argparse.ArgumentParser:

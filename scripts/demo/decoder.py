@@ -17,9 +17,10 @@ from scripts.demo.sequences import Batch
 from scripts.demo.transformer import Noisy, Trainee
 
 FAR = 0.35
-"""Mean squared error of an answer, whose latents are of about unit variance, that is another picture: the prompt was
+"""An answer whose mean squared error is larger (latents are of about unit variance) is another picture: the prompt was
 left out, or a figure hid what was asked for. From these nothing can be learned."""
 RIGHT_SHARE = 0.25
+"""How often the right latents are decoded, so that a picture which comes back unchanged does not become worse."""
 
 
 @torch.no_grad()
@@ -30,11 +31,15 @@ def answers(trainee: Trainee, drawn: Drawn, batch: Batch) -> Tensor:
     return noisy.answer(predicted, trainee.copies)
 
 
-def lesson(answered: Tensor, right: Tensor) -> Tensor:
-    """What to decode, `[n, channels, h, w]`: the answers; for a share and where one is far off, the right latents."""
+def lesson(answered: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """What to decode, and which answers are far off, bool `[n]`.
+
+    Args:
+        answered, right: fp32 `[n, channels, h, w]`; the right latents are for a share, and where an answer is far off.
+    """
     far = (answered - right).square().mean((1, 2, 3)) > FAR
     shown = torch.rand(len(right), device=right.device) < RIGHT_SHARE
-    return torch.where((far | shown)[:, None, None, None], right, answered)
+    return torch.where((far | shown)[:, None, None, None], right, answered), far
 
 
 def loss(vae: Vae, latents: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:

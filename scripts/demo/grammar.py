@@ -90,7 +90,7 @@ def _draw(nodes: Nodes, slots: Slots, rng: random.Random) -> str:
 
 
 class Matcher:
-    """Tells whether a sentence is one of the templates', blind to case, to `a` or `an` and to where its spaces are."""
+    """Tells whether a sentence is one of the templates', blind to case, spaces, and `an` for `a`."""
 
     def __init__(self, templates: Sequence[str], slots: Slots) -> None:
         self._whole, self._slots = tuple(templates), slots
@@ -185,17 +185,22 @@ def _squeezed(text: str) -> str:
 
 
 _AN = re.compile(r"\ban\b")
-_ARTICLES = re.compile(r"\b([Aa])([Nn]?) (?:an? )?(?=([A-Za-z]{2,}))")
+_ARTICLES = re.compile(r"\b([Aa])([Nn]?) (?:an? )?(?=([A-Za-z]{2,}))(?!(?:is|and|or|in|of|on|as|at|if)\b)")
 _VOWELS_AS_SPOKEN = re.compile(
-    r"(?!eu|on(?:e|ce)\b|u(?:s[eu]|ni(?!n|m)|to))[aeiou]|hour|heir|honest|honou?r", re.IGNORECASE
+    r"(?!eu|on(?:e|ce)\b|u(?:s[eu]|ni(?![dmn])|to|fo))[aeiou]|hour|heir|honest|honou?r", re.IGNORECASE
 )
 
 
 def articled(text: str) -> str:
-    """English with `a` or `an` as the word behind wants, whatever the template said, and only one of them at a time."""
+    """English with `a` or `an` as the word behind wants, whatever the template said, and only one of them at a time.
+
+    Knows the phrasebook's words, not all of English; what is short for something, in capitals, keeps what it has.
+    """
 
     def article(found: re.Match[str]) -> str:
         a, word = found[1], found[3]
+        if word.isupper() and not a.isupper():
+            return found[0]
         n = "n" if _VOWELS_AS_SPOKEN.match(word) else ""
         return a + (n.upper() if a.isupper() and word.isupper() else n) + " "
 

@@ -1,4 +1,4 @@
-"""The optimizer of both trainings: Muon for the matrices inside, AdamW for tables, norms and biases.
+"""The optimizer of all three trainings: Muon for the matrices inside, AdamW for tables, norms and biases.
 
 Muon (Jordan et al., 2024) steps along the orthogonalized momentum of a matrix, which makes small models learn in
 about half the steps of AdamW. Knows parameters and their gradients; knows no model.

@@ -70,7 +70,8 @@ def root(matrix: Tensor) -> Tensor:
 def weighing(folder: Path, archive: Path, config: ModelConfig, device: torch.device, ranks: Ranks) -> Tensor:
     """What a training's errors are multiplied by, fp32 `[channels, channels]`, for the autoencoder in a state folder.
 
-    Measured once per autoencoder, by the leading rank, on pictures of the archive; kept in the folder.
+    Measured once per autoencoder, by the leading rank, on pictures of the archive; kept in the folder. The decoder's
+    own training, which comes after the transformer's, does not make it be measured again.
 
     Raises:
         FileNotFoundError: the folder holds no finished autoencoder.

@@ -15,8 +15,9 @@ import argparse
 import os
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -122,7 +123,7 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
     """One slice of the transformer; every rank's samples are its own."""
     device = torch.device(args.device)
     ranks = Ranks.join(device)
-    folder, config = _small_files(args, ranks)
+    folder, config, _ = _small_files(args, ranks)
     model, operations = transformer.build(config, plan.seed)
     model.to(device)
     optimizer = _optimizer(transformer.matrices_and_others(model), args)
@@ -154,11 +155,14 @@ def train_transformer(args: argparse.Namespace, plan: Plan) -> None:
 
 
 def train_decoder(args: argparse.Namespace, plan: Plan) -> None:
-    """One slice of the decoder alone, on the transformer's answers; at its end writes `autoencoder_average` anew."""
+    """One slice of the decoder alone, on the transformer's answers; at its end writes `autoencoder_average` anew.
+
+    That is all it keeps: a slice that is stopped on its way is lost, and one that follows begins with the average.
+    """
     device = torch.device(args.device)
-    folder, config = _small_files(args, ALONE)
-    done, answering = state.load(args.state, "autoencoder_average"), state.load(args.state, "transformer")
-    if done is None or answering is None:
+    folder, config, done = _small_files(args, ALONE)
+    answering = state.load(args.state, "transformer")
+    if answering is None:
         raise SystemExit(f"{args.state} holds no transformer: train that first")
     model, operations = transformer.build(config, plan.seed)
     weights = dict(model.requires_grad_(False).named_parameters())
@@ -167,8 +171,8 @@ def train_decoder(args: argparse.Namespace, plan: Plan) -> None:
     model.to(device)
     vae = autoencoder_of(config, args.state, device, torch.float32)
     vae.decoder.requires_grad_(True)
-    training = Training("decoder", vae, _optimizer(autoencoder.matrices_and_others(vae), args), args.state)
-    training.resume()
+    training = Training("decoder", vae, _optimizer(autoencoder.matrices_and_others(vae), args), folder=None)
+    training.step = decoder_step(done, answering["step"])
     seed = plan.seed + training.step
     torch.manual_seed(seed)
     # Not compiled: that takes as long as a third of this training.
@@ -179,29 +183,35 @@ def train_decoder(args: argparse.Namespace, plan: Plan) -> None:
     def one() -> dict[str, Tensor]:
         drawn, batch = pool.take()
         assert drawn.exact is not None
-        latents = decoder.lesson(decoder.answers(trainee, drawn, batch), drawn.clean)
+        latents, far = decoder.lesson(decoder.answers(trainee, drawn, batch), drawn.clean)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             total, error = decoder.loss(vae, latents, drawn.exact)
         total.backward()
-        return {"loss": total, "PSNR": -10 * error.log10()}
+        return {"loss": total, "PSNR": -10 * error.log10(), "far off": far.float().mean()}
 
     training.run(plan, one)
     pool.close()
     training.average.swap()
-    print(held_out(vae, Pictures(args.pack, device, seed)), flush=True)
-    content = {**done, "weights": vae.state_dict(), "decoder_step": training.step}
-    state.save(args.state, "autoencoder_average", content)
+    print(f"on what the encoder makes, {held_out(vae, Pictures(args.pack, device, seed))}", flush=True)
+    steps = {"decoder_step": training.step, "decoder_for": answering["step"]}
+    state.save(args.state, "autoencoder_average", {**done, "weights": vae.state_dict(), **steps})
 
 
-def _small_files(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, CheckpointConfig]:
-    """The checkpoint's small files, written for the finished autoencoder, and the configuration in them."""
+def decoder_step(autoencoder_average: Mapping[str, Any], transformer_step: int) -> int:
+    """How many steps the decoder has made on the answers of the transformer as it is now."""
+    current = autoencoder_average.get("decoder_for") == transformer_step
+    return int(autoencoder_average["decoder_step"]) if current else 0
+
+
+def _small_files(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, CheckpointConfig, dict[str, Any]]:
+    """The checkpoint's small files, written for the finished autoencoder, the configuration in them, and its state."""
     done = state.load(args.state, "autoencoder_average")
     if done is None:
         raise SystemExit(f"{args.state} holds no autoencoder: train that first")
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     folder = args.state / f"small{ranks.rank or ''}"  # each rank writes its own
     config = sizes.model_config(tokenizer, done["scaling"], done["shift"])
-    return folder, sizes.write_small_files(folder, tokenizer, config)
+    return folder, sizes.write_small_files(folder, tokenizer, config), done
 
 
 def _loader(
@@ -249,7 +259,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--copies", type=int, default=1, help="noisy answers per sample (transformer)")
     parser.add_argument("--wordings", type=int, default=8, help="steps that each drawn batch serves (transformer)")
     parser.add_argument("--workers", type=int, default=6, help="processes that draw batches (not the autoencoder's)")
-    parser.add_argument("--matrix-rate", type=float, help=f"learning rate of matrices (Muon); for each part: {RATES}")
+    rates = {part: f"{matrix:g} and {other:g}" for part, (matrix, other) in RATES.items()}
+    told = ", ".join(f"{both} for the {part}" for part, both in rates.items())
+    parser.add_argument("--matrix-rate", type=float, help=f"learning rate of matrices (Muon); with the other {told}")
     parser.add_argument("--other-rate", type=float, help="learning rate of all others (AdamW)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda")

@@ -54,12 +54,12 @@ class Plan:
 
 @dataclass
 class Training:
-    """Parameters on their way: optimizer, average, and what is kept between two slices."""
+    """Parameters on their way: optimizer, average, and what is kept between two slices, if there is a folder for it."""
 
     name: str
     model: nn.Module
     optimizer: Optimizer
-    folder: Path
+    folder: Path | None
     ranks: Ranks = ALONE
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Training:
 
     def resume(self) -> None:
         """Takes over the state folder's state, if there is one."""
-        kept = state.load(self.folder, self.name)
+        kept = None if self.folder is None else state.load(self.folder, self.name)
         if kept is None:
             return
         self.step = kept["step"]
@@ -80,7 +80,7 @@ class Training:
                 mean.copy_(kept["average"][name])
 
     def save(self) -> None:
-        if not self.ranks.leads:
+        if self.folder is None or not self.ranks.leads:
             return
         values = {
             "parameters": dict(zip(self.names, self.average.parameters, strict=True)),

@@ -31,7 +31,8 @@ class Commands:
         if name == "train":
             assert train.build_parser().parse_args(words[1:]).part == words[1]
             name += f" {words[1]}"
-            self.train(Path(words[words.index("--state") + 1]), words[1])
+            kept = Path(words[words.index("--state") + 1])
+            self.train_decoder(kept) if words[1] == "decoder" else self.train(kept, words[1])
         elif name in ("pack", "tokenizer"):
             Path(words[-1]).touch()
         self.called.append(name)
@@ -42,9 +43,16 @@ class Commands:
         kept = state.load(folder, name) or {"step": 0}
         steps = {"step": kept["step"] + 5, "parameters": {"x": torch.zeros(1)}}
         state.save(folder, name, steps)
-        if name != "transformer" and not self.cut:
-            counted = "step" if name == "autoencoder" else "decoder_step"
-            state.save(folder, "autoencoder_average", {"step": 5} | {counted: steps["step"]})
+        if name == "autoencoder" and not self.cut:
+            state.save(folder, "autoencoder_average", {"step": steps["step"]})
+
+    def train_decoder(self, folder: Path) -> None:
+        kept, transformer = (state.load(folder, name) for name in ("autoencoder_average", "transformer"))
+        assert kept is not None
+        assert transformer is not None
+        before = train.decoder_step(kept, transformer["step"])
+        steps = {"decoder_step": before + 5, "decoder_for": transformer["step"]}
+        state.save(folder, "autoencoder_average", {**kept, **steps})
 
 
 @pytest.fixture
@@ -85,15 +93,17 @@ def test_an_autoencoder_without_its_average_is_not_done(tmp_path: Path, commands
     assert commands.called == [*ORDER[:3], *ORDER[2:]]
 
 
-def test_a_decoder_without_its_average_is_not_done(tmp_path: Path, commands: Commands) -> None:
-    line = [str(tmp_path), *SMALL, "--transformer-steps", "5"]
-    assert build.main([*line, "--decoder-steps", "10"]) == build.UNFINISHED
-    assert commands.called == ORDER[:5]
-    commands.cut = True
-    assert build.main([*line, "--decoder-steps", "10"]) == build.UNFINISHED
-    commands.cut = False
-    assert build.main([*line, "--decoder-steps", "10"]) == 0
-    assert commands.called == [*ORDER[:5], ORDER[4], *ORDER[4:]]
+def test_the_decoder_goes_on_in_slices_and_anew_after_more_of_the_transformer(
+    tmp_path: Path, commands: Commands
+) -> None:
+    line = [str(tmp_path), *SMALL, "--decoder-steps", "10"]
+    assert build.main([*line, "--transformer-steps", "5"]) == build.UNFINISHED
+    assert build.main([*line, "--transformer-steps", "5"]) == 0
+    assert commands.called == [*ORDER[:5], *ORDER[4:]]
+    commands.called.clear()
+    assert build.main(line) == build.UNFINISHED
+    assert commands.called == ["train transformer", "train decoder"]
+    assert build.main(line) == 0
 
 
 def test_only_the_transformer_takes_several_gpus(tmp_path: Path, commands: Commands) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
+import shutil
 from argparse import Namespace
 from dataclasses import replace
 from itertools import pairwise
@@ -114,48 +115,19 @@ def test_a_drawing_that_fails_ends_the_training() -> None:
 
 
 @pytest.mark.slow
-def test_slices_of_training_with_a_drawing_process_and_one_that_goes_on_from_their_folder(
-    folder: Path, config: CheckpointConfig, archive: Path, trained: Path, tmp_path: Path, capsys
+def test_a_slice_of_training_with_a_drawing_process_and_one_that_goes_on_from_its_folder(
+    folder: Path, config: CheckpointConfig, archive: Path, trained: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    args = Namespace(
-        part="transformer",
-        count=1,
-        device="cpu",
-        state=trained,
-        pack=archive,
-        tokenizer=folder / "tokenizer.json",
-        copies=1,
-        wordings=2,
-        workers=1,
-        matrix_rate=1e-3,
-        other_rate=1e-3,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        # Sizes come from the tokenizer and the constants; the autoencoder is this test's narrow one.
-        patch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
-        patch.setattr("scripts.demo.sensitivity.PICTURES", 1)
-        train_transformer(args, Plan(steps=2, until=math.inf, count=1))
-        before = state.load(trained, "autoencoder_average")
-        args.part = "decoder"
-        train_decoder(args, Plan(steps=2, until=math.inf, count=1))
+    # Sizes come from the tokenizer and the constants; the autoencoder is this test's narrow one.
+    monkeypatch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
+    monkeypatch.setattr("scripts.demo.sensitivity.PICTURES", 1)
+    train_transformer(_arguments("transformer", folder, archive, trained), Plan(steps=2, until=math.inf, count=1))
     told = capsys.readouterr().out
     assert "transformer 2/2" in told
     assert "ms for pictures" in told
     kept = state.load(trained, "transformer")
     assert kept is not None
     assert kept["step"] == 2
-    assert "decoder 2/2" in told
-    after = state.load(trained, "autoencoder_average")
-    assert before is not None
-    assert after is not None
-    assert after["decoder_step"] == 2
-    assert (after["scaling"], after["shift"]) == (0.7, 0.1)
-    assert before["weights"].keys() == after["weights"].keys()
-    for name, value in before["weights"].items():
-        if name.startswith("encoder."):
-            assert torch.equal(value, after["weights"][name]), name
-        elif value.dim() == 4:  # a norm's weights of 1 change too little for fp16
-            assert not torch.equal(value, after["weights"][name]), name
 
     out, vae = tmp_path / "exported", drawing.autoencoder_of(config, trained, CPU)
     _export(folder, config, vae, kept["average"], out)
@@ -169,6 +141,50 @@ def test_slices_of_training_with_a_drawing_process_and_one_that_goes_on_from_the
     for name, value in vae.state_dict().items():
         assert torch.equal(encoder["weights"][name], value.half()), name
     assert (encoder["scaling"], encoder["shift"]) == (0.7, 0.1)
+
+
+@pytest.mark.slow
+def test_the_decoder_learns_alone_in_slices_and_anew_for_another_transformer(
+    folder: Path, config: CheckpointConfig, archive: Path, trained: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("scripts.demo.sizes.model_config", lambda *_: _raw(folder))
+    monkeypatch.setattr("scripts.demo.decoder.FAR", math.inf)  # a network at its start is far off
+    shutil.copytree(trained, tmp_path / "state", ignore=lambda _, names: [n for n in names if "transformer" in n])
+    model, _ = transformer.build(config, seed=0)
+    average = {name: p for name, p in model.named_parameters() if not name.startswith("vae.")}
+    args = _arguments("decoder", folder, archive, tmp_path / "state")
+    kept = [state.load(args.state, "autoencoder_average")]
+    for at, steps in ((7, 1), (7, 3), (9, 1)):
+        state.save(args.state, "transformer", {"step": at, "average": average})
+        train_decoder(args, Plan(steps=steps, until=math.inf, count=1))
+        kept.append(state.load(args.state, "autoencoder_average"))
+        assert (kept[-1]["decoder_step"], kept[-1]["decoder_for"]) == (steps, at)
+        assert (kept[-1]["scaling"], kept[-1]["shift"]) == (0.7, 0.1)
+    told = capsys.readouterr().out
+    assert all(f"decoder {progress} " in told for progress in ("1/1", "3/3"))
+    assert "far off 0.0000" in told
+    for before, after in pairwise(kept):
+        for name, value in before["weights"].items():
+            if name.startswith("encoder."):
+                assert torch.equal(value, after["weights"][name]), name
+            elif value.dim() == 4:  # a norm's weights of 1 change too little for fp16
+                assert not torch.equal(value, after["weights"][name]), name
+
+
+def _arguments(part: str, folder: Path, archive: Path, kept: Path) -> Namespace:
+    return Namespace(
+        part=part,
+        count=1,
+        device="cpu",
+        state=kept,
+        pack=archive,
+        tokenizer=folder / "tokenizer.json",
+        copies=1,
+        wordings=2,
+        workers=1,
+        matrix_rate=1e-3,
+        other_rate=1e-3,
+    )
 
 
 def _export(folder: Path, config: CheckpointConfig, vae: Vae, average: dict[str, torch.Tensor], out: Path) -> None:

@@ -94,7 +94,8 @@ def test_bare_begins_without_a_separator(template: str, expected: str) -> None:
         ("A ORANGE ONE", "AN ORANGE ONE"),
         ("An uniform one for a hour", "A uniform one for an hour"),
         ("a one-off, a unicorn, a unusual one", "a one-off, a unicorn, an unusual one"),
-        ("plan a, x a b", "plan a, x a b"),
+        ("plan a, x a b, option a is it", "plan a, x a b, option a is it"),
+        ("an HDR look, an unidentified one", "an HDR look, an unidentified one"),
     ],
 )
 def test_an_article_goes_by_the_word_behind_it(text: str, expected: str) -> None:
