@@ -1,7 +1,7 @@
 """Trains the demo's decoder once more, on what the finished transformer answers.
 
-At work the decoder never gets what the encoder makes of a picture: it gets the transformer's answer, whose errors are
-of a kind, which it can learn to undo. The encoder stays as it is, and so do the latents that the transformer knows.
+At work the decoder never gets what the encoder makes of a picture: it gets the transformer's answer, whose errors have
+a pattern that it can learn to undo. The encoder stays as it is, and so do the latents that the transformer knows.
 Knows one step; does not know where pictures come from or how long a training is.
 """
 
