@@ -111,12 +111,17 @@ def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
     return loss
 
 
+def pixel_error(made: Tensor, wanted: Tensor) -> Tensor:
+    """The mean squared error of pictures in -1..1, as if their pixels were in 0..1; a scalar without a gradient."""
+    return (made - wanted).detach().square().mean() / 4
+
+
 def loss(vae: Vae, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """The training loss, and the mean squared error of pixels in 0..1 for the log."""
     made, mean, logvar = reconstruct(vae, pixels, noise)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     total = picture_loss(made, pixels) + KL_WEIGHT * kl
-    return total, (made - pixels).detach().square().mean() / 4
+    return total, pixel_error(made, pixels)
 
 
 def latent_shape(config: VaeConfig, pixels: Tensor) -> tuple[int, ...]:

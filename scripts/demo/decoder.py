@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hunyuan.model.vae import Vae
-from scripts.demo.autoencoder import picture_loss
+from scripts.demo.autoencoder import picture_loss, pixel_error
 from scripts.demo.drawing import Drawn
 from scripts.demo.sequences import Batch
 from scripts.demo.transformer import Noisy, Trainee
@@ -50,5 +50,5 @@ def loss(vae: Vae, latents: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
         exact: uint8 `[n, 3, rows, columns]`, the pictures that these should be.
     """
     wanted = exact.float() / 127.5 - 1
-    made = vae.decoder(vae.unscale(latents)[:, :, None])[:, :, 0].float()
-    return picture_loss(made, wanted), (made - wanted).detach().square().mean() / 4
+    made = vae.decode(vae.unscale(latents)).float()
+    return picture_loss(made, wanted), pixel_error(made, wanted)

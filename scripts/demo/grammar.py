@@ -180,11 +180,16 @@ class Matcher:
         return firsts
 
 
+_AN = re.compile(r"\ban\b")
+
+
 def _squeezed(text: str) -> str:
     return "".join(_AN.sub("a", text.lower()).split())
 
 
-_AN = re.compile(r"\ban\b")
+_literal = cache(_squeezed)
+
+
 _ARTICLES = re.compile(r"\b([Aa])([Nn]?) (?:an? )?(?=([A-Za-z]{2,}))(?!(?:is|and|or|in|of|on|as|at|if)\b)")
 _VOWELS_AS_SPOKEN = re.compile(
     r"(?!eu|on(?:e|ce)\b|u(?:s[eu]|ni(?![dmn])|to|fo))[aeiou]|hour|heir|honest|honou?r", re.IGNORECASE
@@ -205,9 +210,6 @@ def articled(text: str) -> str:
         return a + (n.upper() if a.isupper() and word.isupper() else n) + " "
 
     return _ARTICLES.sub(article, text)
-
-
-_literal = cache(_squeezed)
 
 
 SEPARATORS = ".,;。，；"

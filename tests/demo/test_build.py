@@ -32,7 +32,10 @@ class Commands:
             assert train.build_parser().parse_args(words[1:]).part == words[1]
             name += f" {words[1]}"
             kept = Path(words[words.index("--state") + 1])
-            self.train_decoder(kept) if words[1] == "decoder" else self.train(kept, words[1])
+            if words[1] == "decoder":
+                self.train_decoder(kept)
+            else:
+                self.train(kept, words[1])
         elif name in ("pack", "tokenizer"):
             Path(words[-1]).touch()
         self.called.append(name)
