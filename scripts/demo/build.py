@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from scripts.demo import state
-from scripts.demo.train import decoder_step
 
 RESULTS = {"autoencoder": "autoencoder_average", "transformer": "transformer", "decoder": "autoencoder_average"}
 """What a finished training has left in the state folder."""
@@ -75,7 +74,7 @@ def steps_of(folder: Path, name: str) -> int:
     if kept is None:
         return -1
     if name == "decoder":
-        return decoder_step(kept, steps_of(folder, "transformer"))
+        return state.decoder_step(kept, steps_of(folder, "transformer"))
     return int(kept.get("step", 0))  # `resume` leaves an autoencoder without a step
 
 

@@ -58,6 +58,12 @@ def load(folder: Path, name: str) -> dict[str, Any] | None:
     return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
 
 
+def decoder_step(autoencoder_average: Mapping[str, Any], transformer_step: int) -> int:
+    """How many steps the decoder has made on the answers of the transformer as it is now."""
+    current = autoencoder_average.get("decoder_for") == transformer_step
+    return int(autoencoder_average["decoder_step"]) if current else 0
+
+
 def _parts(folder: Path, name: str) -> list[Path]:
     return sorted(folder.glob(f"{name}.*.part"), key=lambda path: int(path.suffixes[-2][1:]))
 

@@ -15,7 +15,7 @@ import argparse
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,7 @@ def train_decoder(args: argparse.Namespace, plan: Plan) -> None:
     vae = autoencoder_of(config, args.state, device, torch.float32)
     vae.decoder.requires_grad_(True)
     training = Training("decoder", vae, _optimizer(autoencoder.matrices_and_others(vae), args), folder=None)
-    training.step = decoder_step(done, answering["step"])
+    training.step = state.decoder_step(done, answering["step"])
     seed = plan.seed + training.step
     torch.manual_seed(seed)
     # Not compiled: that takes as long as a third of this training.
@@ -195,12 +195,6 @@ def train_decoder(args: argparse.Namespace, plan: Plan) -> None:
     print(f"on what the encoder makes, {held_out(vae, Pictures(args.pack, device, seed))}", flush=True)
     steps = {"decoder_step": training.step, "decoder_for": answering["step"]}
     state.save(args.state, "autoencoder_average", {**done, "weights": vae.state_dict(), **steps})
-
-
-def decoder_step(autoencoder_average: Mapping[str, Any], transformer_step: int) -> int:
-    """How many steps the decoder has made on the answers of the transformer as it is now."""
-    current = autoencoder_average.get("decoder_for") == transformer_step
-    return int(autoencoder_average["decoder_step"]) if current else 0
 
 
 def _small_files(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, CheckpointConfig, dict[str, Any]]:

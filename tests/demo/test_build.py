@@ -53,7 +53,7 @@ class Commands:
         kept, transformer = (state.load(folder, name) for name in ("autoencoder_average", "transformer"))
         assert kept is not None
         assert transformer is not None
-        before = train.decoder_step(kept, transformer["step"])
+        before = state.decoder_step(kept, transformer["step"])
         steps = {"decoder_step": before + 5, "decoder_for": transformer["step"]}
         state.save(folder, "autoencoder_average", {**kept, **steps})
 
